@@ -1,0 +1,274 @@
+"""The schema of the configuration: plain dataclasses, a field a setting.
+
+YAML in `conf/` holds only values; whatever it leaves out has its default here. This module knows neither Hydra nor
+torch nor Ray: the command line resolves a configuration to these classes before anything else sees it. A
+`__post_init__` raises ValueError with one line that names the setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class Stage(StrEnum):
+    """What was done to a checkpoint after pre-training."""
+
+    base = "base"
+    instruct = "instruct"
+    reasoning = "reasoning"
+    vision = "vision"
+    vision_reasoning = "vision_reasoning"
+    code = "code"
+    math = "math"
+    behavioural = "behavioural"
+
+
+class CheckpointSource(StrEnum):
+    """Where the checkpoints of a sweep come from."""
+
+    demo = "demo"
+    local = "local"
+    hub = "hub"
+
+
+class TranscriptSource(StrEnum):
+    """Where the transcripts of a sweep come from."""
+
+    demo = "demo"
+    files = "files"
+    psych201 = "psych201"
+    psych101 = "psych101"
+
+
+class OnError(StrEnum):
+    """What a transcript that cannot be used does to the sweep."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+class EngineName(StrEnum):
+    """How a replica holds the weights."""
+
+    auto = "auto"
+    transformers = "transformers"
+    deepspeed_tp = "deepspeed_tp"
+    deepspeed_zero = "deepspeed_zero"
+
+
+class Dtype(StrEnum):
+    """Number format of weights and activations; likelihoods are always computed in float32."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class CutBy(StrEnum):
+    """What the length of a transcript is counted in."""
+
+    tokens = "tokens"
+    characters = "characters"
+
+
+class ClusterKind(StrEnum):
+    """Which Ray cluster carries the sweep."""
+
+    local = "local"
+    existing = "existing"
+
+
+class TrackingKind(StrEnum):
+    """Who is told how the sweep goes."""
+
+    console = "console"
+    wandb = "wandb"
+
+
+class TrackingMode(StrEnum):
+    """Whether Weights & Biases writes to disk only or also to its server."""
+
+    offline = "offline"
+    online = "online"
+
+
+@dataclass(kw_only=True)
+class CheckpointCard:
+    """What is known about one checkpoint before it is loaded."""
+
+    id: str
+    """Hub id, or the name that a local checkpoint goes by."""
+    path: str | None = None
+    """Directory in the hub's layout; None: fetched from the hub by its id."""
+    revision: str | None = None
+    """Hub revision; None: the one that `main` names when the sweep is planned."""
+    family: str = "unknown"
+    """For example llama, olmo, qwen."""
+    generation: str = "unknown"
+    """For example qwen2.5."""
+    size_b: float | None = None
+    """Billions of parameters, as the checkpoint's name gives it."""
+    stage: Stage | None = None
+    """None: not known; the checkpoint is scored and listed, but compared with no base."""
+    base: str | None = None
+    """Id of the base checkpoint that this one is compared with."""
+    quantization: str | None = None
+    """For example bnb-4bit."""
+    adapter: bool = False
+    """The weights are an adapter on `base`."""
+    trust_remote_code: bool = False
+    """Run modelling code that comes with the checkpoint."""
+
+
+@dataclass(kw_only=True)
+class CheckpointsConfig:
+    """Which checkpoints are swept."""
+
+    source: CheckpointSource = CheckpointSource.demo
+    paths: list[str] = field(default_factory=list)
+    """For local: directories in the hub's layout (config.json, *.safetensors, tokenizer)."""
+    only: list[str] = field(default_factory=list)
+    """Keep the checkpoints whose id matches one of these globs; empty: all."""
+    cards: list[CheckpointCard] = field(default_factory=list)
+    """For hub: the checkpoints, and what is known about them."""
+    allow_pickle: bool = False
+    """Also load weights that are not safetensors; unpickling runs code that comes with the checkpoint."""
+    cache: str = "~/.cache/psych-ray"
+    """Where demo checkpoints are kept once made."""
+
+    def __post_init__(self) -> None:
+        if self.source == CheckpointSource.local and not self.paths:
+            raise ValueError("checkpoints=local needs checkpoints.paths=[DIR,...]")
+
+
+@dataclass(kw_only=True)
+class TranscriptsConfig:
+    """Which transcripts are scored."""
+
+    source: TranscriptSource = TranscriptSource.demo
+    path: str | None = None
+    """For files: .jsonl, .jsonl.zip, .parquet, or a folder of studies. For psych201 and psych101: a local copy."""
+    studies: list[str] = field(default_factory=list)
+    """Keep the studies that match one of these globs; empty: all."""
+    limit: int | None = None
+    """The first N participants (transcripts) of each study; None: all."""
+    on_error: OnError = OnError.stop
+    """A transcript that cannot be used stops the sweep before it starts, or is skipped and listed."""
+    participants: int = 24
+    """For demo: simulated participants of each task."""
+    seed: int = 201
+    """For demo: the same seed gives the same transcripts."""
+
+    def __post_init__(self) -> None:
+        if self.source == TranscriptSource.files and self.path is None:
+            raise ValueError("transcripts=files needs transcripts.path=PATH")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"transcripts.limit={self.limit}: must be 1 or more")
+        if self.participants < 1:
+            raise ValueError(f"transcripts.participants={self.participants}: must be 1 or more")
+
+
+@dataclass(kw_only=True)
+class ScoringConfig:
+    """How responses are scored. `dtype`, `cut`, `cut_at` and `parity` change scores; a results root holds one set."""
+
+    engine: EngineName = EngineName.auto
+    dtype: Dtype = Dtype.float32
+    cut: CutBy = CutBy.tokens
+    cut_at: int | None = None
+    """Length at which transcripts are cut; None: the checkpoint's context (tokens) or 32,768 (characters)."""
+    parity: bool = False
+    """Follow the rules of the study's authors in everything."""
+    device: str = "auto"
+    """auto (a GPU where the replica has one), cpu or cuda."""
+    unit_tokens: int = 200_000
+    """Tokens of transcripts that one unit holds, about; no more than this is lost when a replica dies."""
+
+    def __post_init__(self) -> None:
+        if self.cut_at is not None and self.cut_at < 2:
+            raise ValueError(f"scoring.cut_at={self.cut_at}: must be 2 or more")
+        if self.unit_tokens < 1:
+            raise ValueError(f"scoring.unit_tokens={self.unit_tokens}: must be 1 or more")
+        if self.device not in {"auto", "cpu", "cuda"}:
+            raise ValueError(f"scoring.device={self.device}: must be auto, cpu or cuda")
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """The Ray cluster that carries the sweep."""
+
+    kind: ClusterKind = ClusterKind.local
+    address: str = "auto"
+    """For existing: address of the running Ray cluster."""
+    cpus: int | None = None
+    """For local: CPU cores to use; None: all."""
+    gpus: int | None = None
+    """For local: GPUs to use; None: all that are found."""
+    cpus_per_replica: int | None = None
+    """None: the cores of a node shared by as many replicas as it can hold."""
+    attempts: int = 2
+    """How often a unit may fail, and a replica fail to load, before it is split or set aside."""
+
+
+@dataclass(kw_only=True)
+class ResultsConfig:
+    """Where the tables go."""
+
+    root: str = "outputs"
+    """Local path, or s3:// or gs:// URI."""
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Who is told how the sweep goes. The terminal always is."""
+
+    kind: TrackingKind = TrackingKind.wandb
+    mode: TrackingMode = TrackingMode.offline
+    project: str = "psych-ray"
+    entity: str | None = None
+    name: str | None = None
+    """Name of the sweep, the group of its W&B runs; None: the last part of results.root."""
+    root: str | None = None
+    """Where W&B keeps its files; None: in results.root, or the working directory when that is a URI."""
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """Where figures and page go."""
+
+    root: str | None = None
+    """None: `report` in results.root, or in the working directory when that is a URI."""
+
+
+@dataclass(kw_only=True)
+class Config:
+    """All of it."""
+
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    transcripts: TranscriptsConfig = field(default_factory=TranscriptsConfig)
+    conditions: list[str] = field(default_factory=lambda: ["plain"])
+    """How a transcript is put before a checkpoint: names of conditions."""
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    results: ResultsConfig = field(default_factory=ResultsConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if not self.conditions:
+            raise ValueError("conditions=[]: name at least one, for example conditions=[plain]")
+        if len(set(self.conditions)) < len(self.conditions):
+            raise ValueError(f"conditions={self.conditions}: one stands twice")
+
+    def report_root(self) -> Path:
+        """Directory of figures and page."""
+        return Path(self.report.root) if self.report.root else self._beside_results("report")
+
+    def tracking_root(self) -> Path:
+        """Directory of the tracking files."""
+        return Path(self.tracking.root) if self.tracking.root else self._beside_results("tracking")
+
+    def _beside_results(self, name: str) -> Path:
+        root = self.results.root
+        return Path(name) if "://" in root else Path(root) / name

@@ -1,0 +1,1 @@
+"""Simulated participants' language models: tiny checkpoints with known, planted differences."""

@@ -1,0 +1,78 @@
+"""The table of responses: its columns, and what a part says about itself. Nothing about where it lies."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+
+RESPONSES = pa.schema(
+    [
+        pa.field("study", _NAME, nullable=False),
+        pa.field("experiment", _NAME, nullable=False),
+        pa.field("participant", _NAME, nullable=False),
+        pa.field("transcript", _NAME, nullable=False),
+        pa.field("response", pa.int32(), nullable=False),
+        pa.field("char_start", pa.int32(), nullable=False),
+        pa.field("char_end", pa.int32(), nullable=False),
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("nll", pa.float32()),
+        pa.field("top1", pa.bool_()),
+        pa.field("status", _NAME, nullable=False),
+    ]
+)
+"""One row a response. `nll` in nats, summed over its tokens; `nll` and `top1` are null unless scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringIdentity:
+    """The settings that change scores. A results root holds one set of them."""
+
+    dtype: str
+    cut: str
+    cut_at: int | None
+    parity: bool
+
+    def differences(self, other: ScoringIdentity) -> list[str]:
+        """`name=mine, not theirs` for every setting in which the two differ."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"scoring.{name}={mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """The checkpoint that made a part, as the statistics need it."""
+
+    slug: str
+    """Name in paths: the id with every character that a path or a partition would mind replaced."""
+    id: str
+    fingerprint: str
+    """Changes when the weights, their configuration or their tokenizer do."""
+    revision: str | None = None
+    family: str = "unknown"
+    generation: str = "unknown"
+    size_b: float | None = None
+    stage: str | None = None
+    base: str | None = None
+    """Slug of the base checkpoint that this one is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footer:
+    """What made a part; stands as JSON under the key `psych_ray` in its Parquet metadata."""
+
+    unit: str
+    condition: str
+    checkpoint: CheckpointFacts
+    scoring: ScoringIdentity
+    engine: str
+    versions: dict[str, str] = field(default_factory=dict)
+    rows_by_status: dict[str, int] = field(default_factory=dict)
+    straddling_tokens: dict[str, int] = field(default_factory=dict)
+    """By study: tokens that reach over the edge of a response."""
+    tokens: int = 0
+    """Tokens read."""
+    seconds: float = 0.0
+    """Spent scoring."""

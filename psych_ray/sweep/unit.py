@@ -1,0 +1,72 @@
+"""The unit of work and what is told about it once done. Only these travel between driver and replicas: the responses
+themselves go from the replica to the results and never back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptRef:
+    """A transcript of the plan and where its text stands in `sources/` of the results root."""
+
+    id: str
+    study: str
+    file: str
+    row: int
+    n_characters: int
+    n_responses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Checkpoint x condition x some transcripts: what is scheduled, retried and committed."""
+
+    checkpoint: str
+    """Slug."""
+    condition: str
+    transcripts: tuple[TranscriptRef, ...]
+
+    @property
+    def id(self) -> str:
+        """Hash of the ids of the transcripts; with checkpoint and condition it names the part."""
+        return hashlib.blake2b(",".join(t.id for t in self.transcripts).encode(), digest_size=12).hexdigest()
+
+    @property
+    def n_characters(self) -> int:
+        """Of all its transcripts; what cost is estimated from."""
+        return sum(t.n_characters for t in self.transcripts)
+
+    @property
+    def n_responses(self) -> int:
+        """Marked responses, and so rows of its part."""
+        return sum(t.n_responses for t in self.transcripts)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Scored responses of one study: how many, and the sums that a running mean needs."""
+
+    responses: int = 0
+    nll_nats: float = 0.0
+    top1: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReport:
+    """What a replica tells the driver of a committed unit."""
+
+    checkpoint: str
+    condition: str
+    unit: str
+    tokens: int
+    """Tokens read."""
+    responses: int
+    """Rows of the part."""
+    seconds: float
+    """Spent reading, scoring and committing."""
+    by_study: dict[str, Tally] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+    """Of the replica's process (of its GPU where it has one)."""

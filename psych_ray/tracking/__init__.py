@@ -1,0 +1,1 @@
+"""Who is told how a sweep goes: the terminal and Weights & Biases."""

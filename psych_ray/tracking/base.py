@@ -1,0 +1,80 @@
+"""What a tracker is told while a sweep runs. Aggregates only: no response and no text reaches a tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
+from psych_ray.sweep.unit import UnitReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One checkpoint under one condition: a bar in the terminal, a run in Weights & Biases."""
+
+    checkpoint: CheckpointFacts
+    condition: str
+    units: int
+    """Units still to do."""
+    responses: int
+    """Responses in the plan."""
+    responses_committed: int
+    """Of those, committed by earlier runs."""
+    characters: int
+    """Characters of the transcripts still to do; what the remaining time is estimated from."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Slug of the checkpoint, name of the condition."""
+        return self.checkpoint.slug, self.condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepStart:
+    """What a sweep is about to do."""
+
+    name: str
+    results_root: str
+    scoring: ScoringIdentity
+    tasks: tuple[Task, ...]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """The resolved configuration, for the record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepEnd:
+    """How a sweep ended."""
+
+    seconds: float
+    failures: tuple[str, ...] = ()
+    """A line each: what could not be scored, and why."""
+    interrupted: bool = False
+    tables: Mapping[str, Path] = field(default_factory=dict)
+
+
+class Tracker(Protocol):
+    """Told of every step, in order, from one thread. It may not raise and may not stall its caller."""
+
+    def started(self, start: SweepStart) -> None:
+        """Before the first replica starts."""
+
+    def loading(self, checkpoint: str) -> None:
+        """A replica of the checkpoint (slug) begins to load."""
+
+    def ready(self, checkpoint: str, seconds: float) -> None:
+        """A replica has loaded and begins to score."""
+
+    def unit_started(self, checkpoint: str, condition: str, unit: str) -> None:
+        """A replica has taken a unit."""
+
+    def unit_done(self, report: UnitReport) -> None:
+        """A part is committed."""
+
+    def trouble(self, message: str) -> None:
+        """Something failed and is retried or set aside; one line."""
+
+    def ended(self, end: SweepEnd) -> None:
+        """Nothing follows."""

@@ -1,0 +1,1 @@
+"""What is scored: sources of transcripts, the responses marked in them, and conditions. Text only."""

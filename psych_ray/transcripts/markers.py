@@ -14,7 +14,7 @@ from psych_ray.errors import MarkerError
 OPEN, CLOSE = "<<", ">>"
 _MARKER = re.compile(r"<<|>>")
 # A button that some contributed transcripts print; the study's authors treat it as text, not as a marker.
-_PLAIN_CLOSE = re.compile(r"More Details $")
+_PLAIN_CLOSE = re.compile(r"More Details \Z")
 
 
 class Response(NamedTuple):

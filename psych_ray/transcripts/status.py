@@ -4,13 +4,13 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """What became of one response. The order is the code that columns of numbers use (`Status.code`)."""
+    """What became of one response."""
 
     scored = "scored"
     cut = "cut"
-    """Beyond the cut."""
+    """Beyond the cut, or in the very first token, which nothing predicts."""
     empty = "empty"
-    """There is nothing between its markers."""
+    """There is nothing between its markers, or no token that is its own."""
     altered = "altered"
     """The chat template changed its text."""
     not_applicable = "not_applicable"
@@ -18,5 +18,5 @@ class Status(StrEnum):
 
     @property
     def code(self) -> int:
-        """Small integer for numpy columns."""
+        """Place in the order above, for columns of small integers."""
         return list(Status).index(self)

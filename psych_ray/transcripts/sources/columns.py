@@ -1,0 +1,80 @@
+"""The hub's schema, a row a participant: from Parquet files, or streamed from the hub.
+
+Transcripts are long, so rows come in small batches and only the columns that can matter are decoded. What the values
+mean is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from psych_ray.transcripts.sources.faults import Rejected, file_error, one_line, reading, said
+from psych_ray.transcripts.sources.origin import Raw, Records
+
+HUB_COLUMNS = ("text", "study", "experiment", "participant")
+PSYCH101_COLUMNS = ("text", "experiment", "participant")
+_BATCH_ROWS = 32
+_BUFFER_BYTES = 2**20
+_LISTS = frozenset({"RTs", "true_nll_nats"})
+
+
+def read_parquet(path: Path, *, needed: Collection[str] = HUB_COLUMNS) -> Records:
+    """The rows of a Parquet file in order. TranscriptError where the file lacks a column of `needed`."""
+    row = 0
+    for batch in _batches(path, needed):
+        for at in range(batch.num_rows):
+            row += 1
+            where = one_line(f"{path} row {row}")
+            try:
+                fields = {name: batch.column(name)[at].as_py() for name in batch.schema.names}
+            except UnicodeDecodeError as error:
+                yield Rejected(where, f"not UTF-8 at byte {error.start}")
+            else:
+                yield Raw(where, fields)
+
+
+def read_hub(dataset: str, *, needed: Collection[str] = HUB_COLUMNS) -> Records:
+    """The rows of the test split of a hub data set, in order, fetched as they are asked for."""
+    for row, fields in enumerate(_hub_rows(dataset), start=1):
+        if row == 1:
+            _check_columns(fields, needed, dataset)
+        yield Raw(f"{dataset} row {row}", fields)
+
+
+def _batches(path: Path, needed: Collection[str]) -> Iterator[pa.RecordBatch]:
+    with reading(path):
+        source = pa.OSFile(str(path))
+    try:
+        with source, pq.ParquetFile(source, buffer_size=_BUFFER_BYTES) as file:
+            schema = file.schema_arrow
+            _check_columns(schema.names, needed, path)
+            wanted = [x.name for x in schema if x.name in _LISTS or not pa.types.is_nested(x.type)]
+            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted)
+            yield from batches
+    except (pa.ArrowException, OSError) as error:
+        raise file_error(
+            path, f"is not a Parquet file that can be read ({said(error)}); fetch or make it anew"
+        ) from error
+
+
+def _check_columns(names: Collection[str], needed: Collection[str], where: Path | str) -> None:
+    missing = [name for name in needed if name not in names]
+    if missing == ["study"]:
+        raise file_error(where, "has no column study; transcripts=psych101 takes the study from experiment")
+    if missing:
+        raise file_error(where, f"has no column {', '.join(missing)}; needed are {', '.join(needed)}")
+
+
+def _hub_rows(dataset: str) -> Iterator[dict[str, object]]:
+    """Whatever goes wrong on the way to the hub, its libraries have an exception of their own for it."""
+    import datasets
+
+    try:
+        yield from datasets.load_dataset(dataset, split="test", streaming=True)
+    except Exception as error:
+        problem = f"the hub could not be reached ({said(error)}); transcripts.path=PATH reads a local copy"
+        raise file_error(dataset, problem) from error

@@ -1,0 +1,161 @@
+"""From the fields of one record to a transcript: the one place that says what a usable record is.
+
+Every layout ends here, so that a line of a contribution and a row of the hub data set are held to the same rules.
+Knows no file: BadRecordError says what is wrong, the caller where.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from psych_ray.errors import MarkerError
+from psych_ray.transcripts.record import Transcript
+from psych_ray.transcripts.sources.faults import BadRecordError, shown
+
+# What the study makers write about a record, as against what is known about the participant.
+_NOT_METADATA = frozenset(
+    {
+        "study",
+        "experiment",
+        "participant",
+        "text",
+        "RTs",
+        "true_nll_nats",
+        "is_psych101",
+        "is_psych101_test",
+        "participant_reindexed",
+        "in_eval",
+    }
+)
+_UNKNOWN = frozenset({"", "N/A"})
+_KINDS = {
+    "NoneType": "null",
+    "bool": "a boolean",
+    "int": "a number",
+    "float": "a number",
+    "str": "a string",
+    "list": "a list",
+    "dict": "an object",
+}
+
+
+def named_study(fields: Mapping[str, object]) -> str | None:
+    """The study that the record names itself; None where it names none."""
+    return None if fields.get("study") is None else _string(fields, "study")
+
+
+def study_in_experiment(fields: Mapping[str, object]) -> str:
+    """The part of `experiment` before the first slash: where Psych-101 keeps the study."""
+    study = _string(fields, "experiment").split("/", 1)[0]
+    if not study.strip():
+        raise BadRecordError(f"`experiment` {shown(fields['experiment'])} names no study before its first slash")
+    return study
+
+
+def to_transcript(fields: Mapping[str, object], *, study: str) -> Transcript:
+    """The transcript that `fields` describe. Raises BadRecordError."""
+    transcript = Transcript(
+        study=study,
+        experiment=_string(fields, "experiment"),
+        participant=_participant(fields),
+        text=_string(fields, "text"),
+        metadata=_metadata(fields),
+        reaction_times_ms=_reaction_times_ms(fields.get("RTs")),
+        true_nll_nats=_true_nll_nats(fields.get("true_nll_nats")),
+    )
+    try:
+        n_responses = len(transcript.responses)
+    except MarkerError as error:
+        raise BadRecordError(f"`text`, {error}") from error
+    for name, values in (("RTs", fields.get("RTs")), ("true_nll_nats", fields.get("true_nll_nats"))):
+        if isinstance(values, list) and len(values) != n_responses:
+            raise BadRecordError(f"`{name}` has {len(values)} entries for {n_responses} responses")
+    return transcript
+
+
+def _string(fields: Mapping[str, object], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        raise BadRecordError(f"`{name}` is missing")
+    if not isinstance(value, str):
+        raise BadRecordError(f"`{name}` is {_kind(value)}, not a string")
+    if not value.strip():
+        raise BadRecordError(f"`{name}` is empty")
+    return _encodable(value, name)
+
+
+def _participant(fields: Mapping[str, object]) -> str:
+    value = fields.get("participant")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise BadRecordError(f"`participant` is {_kind(value)}, not a string or a whole number")
+    return _string(fields, "participant")
+
+
+def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
+    """What is known about the participant as a whole: scalars only, since lists go with the responses."""
+    known = {}
+    for name, value in fields.items():
+        if name in _NOT_METADATA or not isinstance(value, str | int | float):
+            continue
+        if isinstance(value, float) and math.isnan(value):
+            continue
+        text = str(value)
+        if text.strip() not in _UNKNOWN:
+            known[_encodable(name, "a field's name")] = _encodable(text, name)
+    return known
+
+
+def _reaction_times_ms(values: object) -> tuple[float | None, ...] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list):
+        raise BadRecordError(f"`RTs` is {_kind(values)}, not a list")
+    times = tuple(_reaction_time_ms(value, at) for at, value in enumerate(values))
+    return times if any(time is not None for time in times) else None
+
+
+def _reaction_time_ms(value: object, at: int) -> float | None:
+    if value is None or (isinstance(value, str) and value.strip() in _UNKNOWN):
+        return None
+    time = _number(value, f"`RTs` entry {at}")
+    return None if math.isnan(time) else time
+
+
+def _true_nll_nats(values: object) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list):
+        raise BadRecordError(f"`true_nll_nats` is {_kind(values)}, not a list")
+    costs = tuple(_number(value, f"`true_nll_nats` entry {at}") for at, value in enumerate(values))
+    if any(math.isnan(cost) for cost in costs):
+        raise BadRecordError("`true_nll_nats` has an entry that is not a number")
+    return costs
+
+
+def _number(value: object, what: str) -> float:
+    """`value` as a float, digits in a string included; infinity is refused, NaN is the caller's to judge."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.inf
+        if not math.isinf(number):
+            return number
+    raise BadRecordError(f"{what} is {shown(value)}, not a number")
+
+
+def _encodable(text: str, what: str) -> str:
+    """`text`, unless it has half a surrogate pair: JSON can say that, no table can hold it."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadRecordError(f"`{what}` has half a surrogate pair at character {error.start}") from error
+    return text
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value).__name__, type(value).__name__)

@@ -1,0 +1,99 @@
+"""What stands at `transcripts.path`: one contributed file, one study's folder, a folder of studies, or Parquet files.
+
+Names alone decide; no file is opened here. A folder that could be read in two ways is refused rather than guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from psych_ray.config import TranscriptsConfig, TranscriptSource
+from psych_ray.transcripts.sources.columns import HUB_COLUMNS, PSYCH101_COLUMNS, read_hub, read_parquet
+from psych_ray.transcripts.sources.faults import file_error, reading
+from psych_ray.transcripts.sources.json_lines import read_json_lines
+from psych_ray.transcripts.sources.origin import Origin
+from psych_ray.transcripts.sources.selection import Selection
+
+# The unpacked file comes first: where a study has both it is the one that somebody may have worked on.
+_CONTRIBUTED = ("prompts.jsonl", "prompts.jsonl.zip")
+_HUB = {
+    TranscriptSource.psych201: "marcelbinz/Psych-201-test",
+    TranscriptSource.psych101: "marcelbinz/Psych-101-test",
+}
+
+
+def origins(config: TranscriptsConfig, selection: Selection) -> Iterator[Origin]:
+    """The files of the source in their order, without the studies that `selection` does not want."""
+    if config.path is None:
+        in_experiment = config.source == TranscriptSource.psych101
+        read = partial(read_hub, _HUB[config.source], needed=_needed(config))
+        yield Origin(read=read, study_in_experiment=in_experiment)
+        return
+    path = Path(config.path).expanduser()
+    with reading(path):
+        if not path.exists():
+            raise file_error(path, "does not exist; check transcripts.path")
+        found = list(_in_folder(path, config, selection) if path.is_dir() else [_of_file(path, config)])
+    yield from found
+
+
+def _in_folder(folder: Path, config: TranscriptsConfig, selection: Selection) -> Iterator[Origin]:
+    contributed, tables = _contribution(folder), _tables(folder)
+    studies = {sub.name: file for sub in folder.iterdir() if (file := _in_study_folder(sub)) is not None}
+    if (contributed is not None) + bool(studies) + bool(tables) > 1:
+        raise file_error(folder, "holds transcripts in more than one layout; let transcripts.path name one of them")
+    if contributed is not None:
+        yield _of_file(contributed, config)
+    elif studies:
+        for study in sorted(studies):
+            if selection.wants(study):
+                yield Origin(read=partial(read_json_lines, studies[study]), own_study=study, chosen=True)
+    elif tables:
+        yield from (_of_file(table, config) for table in tables)
+    else:
+        raise file_error(folder, "holds no study: no */prompts.jsonl, */prompts.jsonl.zip or *.parquet in it")
+
+
+def _of_file(path: Path, config: TranscriptsConfig) -> Origin:
+    in_experiment = config.source == TranscriptSource.psych101
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        read = partial(read_parquet, path, needed=_needed(config))
+        return Origin(read=read, study_in_experiment=in_experiment)
+    if suffix in {".jsonl", ".zip"}:
+        own = None if in_experiment else _study_by_name(path)
+        return Origin(read=partial(read_json_lines, path), own_study=own, study_in_experiment=in_experiment)
+    raise file_error(path, "is none of .jsonl, .jsonl.zip, .zip, .parquet or a folder; check transcripts.path")
+
+
+def _study_by_name(path: Path) -> str:
+    name = path.absolute().parent.name if path.name in _CONTRIBUTED else path.name
+    if name == path.name:
+        name = name[: -len(".zip")] if name.lower().endswith(".zip") else name
+        name = name[: -len(".jsonl")] if name.lower().endswith(".jsonl") else name
+    return name or path.stem
+
+
+def _needed(config: TranscriptsConfig) -> tuple[str, ...]:
+    return PSYCH101_COLUMNS if config.source == TranscriptSource.psych101 else HUB_COLUMNS
+
+
+def _contribution(folder: Path) -> Path | None:
+    return next((folder / name for name in _CONTRIBUTED if (folder / name).is_file()), None)
+
+
+def _in_study_folder(folder: Path) -> Path | None:
+    if folder.name.startswith(".") or folder.name == "__MACOSX" or not folder.is_dir():
+        return None
+    return _contribution(folder)
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Parquet files in the folder, or in `data` in it, where a copy of a hub repository has them."""
+    for place in (folder, folder / "data"):
+        found = sorted(file for file in place.glob("*.parquet") if file.is_file() and not file.name.startswith("."))
+        if found:
+            return found
+    return []

@@ -1,0 +1,232 @@
+"""The hub's schema: Parquet files, and the hub itself behind a stand-in for its library."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
+from psych_ray.errors import TranscriptError
+from psych_ray.transcripts.record import Transcript
+from psych_ray.transcripts.sources import Rejected, read_transcripts
+
+NAN = float("nan")
+ROW = {
+    "text": "You press <<A>> and <<B>>.",
+    "study": "s",
+    "experiment": "s/1",
+    "participant": "1",
+    "is_psych101": False,
+    "RTs": [3.0, NAN],
+    "age": "37.0",
+    "gender": "N/A",
+    "participant_reindexed": "0",
+    "in_eval": True,
+}
+
+
+def read(path: Path, source: TranscriptSource = TranscriptSource.files, **settings: Any) -> list[Transcript]:
+    return list(read_transcripts(TranscriptsConfig(source=source, path=str(path), **settings)))
+
+
+def refusal(config: TranscriptsConfig) -> str:
+    with pytest.raises(TranscriptError) as raised:
+        list(read_transcripts(config))
+    assert len(str(raised.value).splitlines()) == 1
+    return str(raised.value)
+
+
+def table(path: Path, rows: list[dict[str, Any]], drop: tuple[str, ...] = ()) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [{name: value for name, value in row.items() if name not in drop} for row in rows]
+    pq.write_table(pa.Table.from_pylist(kept), path)
+    return path
+
+
+def rows(n: int, **fields: Any) -> list[dict[str, Any]]:
+    return [ROW | {"participant": str(i)} | fields for i in range(n)]
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, served: Any) -> list[tuple[Any, ...]]:
+    """Stand in for `datasets.load_dataset`; what it was asked is noted."""
+    import datasets
+
+    asked: list[tuple[Any, ...]] = []
+
+    def load_dataset(name: str, *, split: str, streaming: bool) -> Any:
+        asked.append((name, split, streaming))
+        if isinstance(served, Exception):
+            raise served
+        return served
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_row_becomes_a_transcript(tmp_path: Path) -> None:
+    (transcript,) = read(table(tmp_path / "t.parquet", [ROW]))
+    assert transcript == Transcript(
+        study="s",
+        experiment="s/1",
+        participant="1",
+        text="You press <<A>> and <<B>>.",
+        metadata={"age": "37.0"},
+        reaction_times_ms=(3.0, None),
+    )
+
+
+def test_reaction_times_that_are_all_unknown(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", [ROW | {"RTs": times} for times in ([NAN, NAN], None, [None, None])])
+    assert [t.reaction_times_ms for t in read(path)] == [None] * 3
+
+
+def test_other_types_of_columns(tmp_path: Path) -> None:
+    row = ROW | {"participant": 5, "age": 37, "lists": [1], "pair": {"a": 1}, "true_nll_nats": [0.5, 0.25]}
+    (transcript,) = read(table(tmp_path / "t.parquet", [row]))
+    assert transcript.participant == "5"
+    assert transcript.metadata == {"age": "37"}
+    assert transcript.true_nll_nats == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"text": "a\n<<b"}, "`text`, character 2: `<<` opens a response that is never closed"),
+        ({"text": None}, "`text` is missing"),
+        ({"study": None}, "`study` is missing"),
+        ({"experiment": ""}, "`experiment` is empty"),
+        ({"participant": None}, "`participant` is missing"),
+        ({"RTs": [1.0]}, "`RTs` has 1 entries for 2 responses"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
+    path = table(tmp_path / "t.parquet", [*rows(40), ROW | fields, ROW | {"participant": "z"}])
+    message = refusal(TranscriptsConfig(source=TranscriptSource.files, path=str(path)))
+    assert message == f"{path} row 41: {reason}; transcripts.on_error=skip skips it"
+    rejected: list[Rejected] = []
+    config = TranscriptsConfig(source=TranscriptSource.psych201, path=str(path), on_error=OnError.skip)
+    assert len(list(read_transcripts(config, on_rejected=rejected.append))) == 41
+    assert rejected == [Rejected(f"{path} row 41", reason)]
+
+
+def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
+    broken = pa.array([b"<<a>>", b"\xff"], pa.binary()).cast(pa.string(), safe=False)
+    names = pa.array(["s", "s"])
+    columns = {"text": broken, "study": names, "experiment": names, "participant": names}
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(columns), path)
+    assert len(read(path, on_error=OnError.skip)) == 1
+    with pytest.raises(TranscriptError, match=r"row 2: not UTF-8 at byte 0; transcripts.on_error=skip skips it"):
+        read(path)
+
+
+def test_columns_that_are_needed(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", [ROW], drop=("text", "participant"))
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(path), on_error=OnError.skip)
+    assert refusal(config) == (
+        f"{path}: has no column text, participant; needed are text, study, experiment, participant"
+    )
+
+
+def test_files_that_are_not_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    for content in (b"", b"words", b"PAR1" + b"\0" * 40 + b"PAR1"):
+        path.write_bytes(content)
+        message = refusal(TranscriptsConfig(source=TranscriptSource.files, path=str(path)))
+        assert message.startswith(f"{path}: is not a Parquet file that can be read (")
+    whole = table(path, rows(300)).read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 296 + whole[300:])
+    message = refusal(TranscriptsConfig(source=TranscriptSource.files, path=str(path)))
+    assert message.startswith(f"{path}: is not a Parquet file that can be read (")
+
+
+def test_limit_counts_in_each_study_over_all_files(tmp_path: Path) -> None:
+    table(tmp_path / "t-0.parquet", rows(3, study="x") + rows(1, study="y"))
+    table(tmp_path / "t-1.parquet", [ROW | {"study": "x", "text": "<<"}, *rows(3, study="y"), *rows(2, study="z")])
+    (tmp_path / "._t-2.parquet").write_bytes(b"\0")
+    assert [t.study for t in read(tmp_path, limit=2)] == ["x", "x", "y", "y", "z", "z"]
+    assert [t.study for t in read(tmp_path, limit=1, studies=["[yz]"])] == ["y", "z"]
+    with pytest.raises(TranscriptError, match=r"t-1.parquet row 1"):
+        read(tmp_path, limit=4)
+    with pytest.raises(TranscriptError, match=r"\[a\] matches no study; there are x, y, z$"):
+        read(tmp_path, studies=["a"])
+
+
+def test_rejected_rows_do_not_count_for_the_limit(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", [ROW | {"text": "<<"}, *rows(3)])
+    assert [t.participant for t in read(path, limit=2, on_error=OnError.skip)] == ["0", "1"]
+
+
+def test_a_copy_of_a_hub_repository_has_its_files_in_data(tmp_path: Path) -> None:
+    table(tmp_path / "data" / "test-0.parquet", rows(2))
+    assert len(read(tmp_path, TranscriptSource.psych201)) == 2
+
+
+def test_psych101_has_the_study_in_the_experiment(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", [ROW | {"experiment": "a2020/exp1.csv"}, ROW], drop=("study",))
+    assert [t.study for t in read(path, TranscriptSource.psych101)] == ["a2020", "s"]
+    assert [t.study for t in read(path, TranscriptSource.psych101, studies=["a*"])] == ["a2020"]
+    for source in (TranscriptSource.files, TranscriptSource.psych201):
+        message = refusal(TranscriptsConfig(source=source, path=str(path)))
+        assert message.endswith("has no column study; transcripts=psych101 takes the study from experiment")
+    path = table(tmp_path / "t.parquet", [ROW | {"experiment": "/x"}], drop=("study",))
+    with pytest.raises(TranscriptError, match=r"row 1: `experiment` '/x' names no study before its first slash"):
+        read(path, TranscriptSource.psych101)
+
+
+def test_psych101_as_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(
+        "".join(f'{{"text": "<<a>>", "experiment": "{e}/x", "participant": {i}}}\n' for i, e in enumerate("aab"))
+    )
+    assert [t.study for t in read(path, TranscriptSource.psych101, limit=1)] == ["a", "b"]
+
+
+def test_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def serve() -> Iterator[dict[str, Any]]:
+        for row in rows(100):
+            fetched.append(row)
+            yield row
+
+    asked = hub(monkeypatch, serve())
+    stream = read_transcripts(TranscriptsConfig(source=TranscriptSource.psych201))
+    first = next(stream)
+    assert (first.study, first.metadata, first.reaction_times_ms) == ("s", {"age": "37.0"}, (3.0, None))
+    assert len(fetched) == 1
+    assert asked == [("marcelbinz/Psych-201-test", "test", True)]
+    assert len(list(stream)) == 99
+
+
+def test_psych101_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = [{"text": "<<a>>", "experiment": f"{study}/x", "participant": "1"} for study in "ab"]
+    asked = hub(monkeypatch, served)
+    assert [t.study for t in read_transcripts(TranscriptsConfig(source=TranscriptSource.psych101))] == ["a", "b"]
+    assert asked == [("marcelbinz/Psych-101-test", "test", True)]
+    message = refusal(TranscriptsConfig(source=TranscriptSource.psych201))
+    assert message.startswith("marcelbinz/Psych-201-test: has no column study")
+
+
+def test_a_bad_row_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, [ROW, ROW | {"text": "<<"}])
+    message = refusal(TranscriptsConfig(source=TranscriptSource.psych201))
+    assert message.startswith("marcelbinz/Psych-201-test row 2: `text`, character 0")
+
+
+def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks_off() -> Iterator[dict[str, Any]]:
+        yield ROW
+        raise TimeoutError
+
+    config = TranscriptsConfig(source=TranscriptSource.psych201)
+    hub(monkeypatch, ConnectionError("Couldn't reach it\non the hub"))
+    assert refusal(config) == (
+        "marcelbinz/Psych-201-test: the hub could not be reached (Couldn't reach it); "
+        "transcripts.path=PATH reads a local copy"
+    )
+    hub(monkeypatch, breaks_off())
+    assert "the hub could not be reached (TimeoutError)" in refusal(config)

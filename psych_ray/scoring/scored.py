@@ -1,0 +1,58 @@
+"""What scoring hands on: the responses of a transcript with their likelihoods, and who can make it. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psych_ray.transcripts.conditions import Condition, response_places
+from psych_ray.transcripts.record import Transcript
+from psych_ray.transcripts.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTranscript:
+    """The responses of one transcript under one checkpoint and condition. Arrays have one entry a response [R]."""
+
+    transcript: Transcript
+    n_tokens_R: NDArray[np.int32]
+    nll_R: NDArray[np.float32]
+    """Nats, summed over the tokens of the response; NaN unless scored."""
+    top1_R: NDArray[np.bool_] | None
+    """Every token is the arg max of the vocabulary; False unless scored. None: the scorer has no arg max."""
+    status_R: NDArray[np.int8]
+    """Codes of `Status`."""
+    tokens_read: int
+    straddling: int = 0
+    """Edges of responses that a scored token reaches over."""
+
+
+class Scorer(Protocol):
+    """Whatever can say how probable it found a human response."""
+
+    engine_name: str
+
+    def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
+        """Score transcripts, one result each, in any order."""
+
+
+class SimulatorScorer:
+    """The noise floor: what each response cost the simulator that made it. No model can be expected to do better."""
+
+    engine_name = "simulator"
+
+    def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
+        """Pass on the true NLL of simulated transcripts; those of real people are not applicable."""
+        for transcript in transcripts:
+            starts, ends = response_places(transcript)
+            status = np.where(ends > starts, Status.scored.code, Status.empty.code).astype(np.int8)
+            if transcript.true_nll_nats is None:
+                nll = np.full(len(starts), np.nan, np.float32)
+                status[:] = Status.not_applicable.code
+            else:
+                nll = np.asarray(transcript.true_nll_nats, np.float32)
+            yield ScoredTranscript(transcript, np.zeros(len(starts), np.int32), nll, None, status, tokens_read=0)

@@ -26,6 +26,18 @@ RESPONSES = pa.schema(
 """One row a response. `nll` in nats, summed over its tokens; `nll` and `top1` are null unless scored."""
 
 
+@dataclass(frozen=True, slots=True)
+class TranscriptRef:
+    """A transcript of the plan and where its text stands in `sources/` of the results root."""
+
+    id: str
+    study: str
+    file: str
+    row: int
+    n_characters: int
+    n_responses: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoringIdentity:
     """The settings that change scores. A results root holds one set of them."""

@@ -182,14 +182,14 @@ class ScoringConfig:
     """Follow the rules of the study's authors in everything."""
     device: str = "auto"
     """auto (a GPU where the replica has one), cpu or cuda."""
-    unit_tokens: int = 200_000
-    """Tokens of transcripts that one unit holds, about; no more than this is lost when a replica dies."""
+    unit_seconds: float = 60.0
+    """How long a unit takes, about; no more than this is lost when a replica dies."""
 
     def __post_init__(self) -> None:
         if self.cut_at is not None and self.cut_at < 2:
             raise ValueError(f"scoring.cut_at={self.cut_at}: must be 2 or more")
-        if self.unit_tokens < 1:
-            raise ValueError(f"scoring.unit_tokens={self.unit_tokens}: must be 1 or more")
+        if self.unit_seconds <= 0:
+            raise ValueError(f"scoring.unit_seconds={self.unit_seconds}: must be above 0")
         if self.device not in {"auto", "cpu", "cuda"}:
             raise ValueError(f"scoring.device={self.device}: must be auto, cpu or cuda")
 
@@ -209,6 +209,12 @@ class ClusterConfig:
     """None: the cores of a node shared by as many replicas as it can hold."""
     attempts: int = 2
     """How often a unit may fail, and a replica fail to load, before it is split or set aside."""
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "cpus_per_replica", "attempts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"cluster.{name}={value}: must be 1 or more")
 
 
 @dataclass(kw_only=True)

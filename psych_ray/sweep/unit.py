@@ -7,17 +7,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True, slots=True)
-class TranscriptRef:
-    """A transcript of the plan and where its text stands in `sources/` of the results root."""
-
-    id: str
-    study: str
-    file: str
-    row: int
-    n_characters: int
-    n_responses: int
+from psych_ray.results.schema import TranscriptRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +33,15 @@ class Unit:
     def n_responses(self) -> int:
         """Marked responses, and so rows of its part."""
         return sum(t.n_responses for t in self.transcripts)
+
+    def halves(self) -> tuple[Unit, Unit]:
+        """Two units of about as many transcripts each; there must be at least two."""
+        assert len(self.transcripts) > 1
+        middle = len(self.transcripts) // 2
+        return (
+            Unit(self.checkpoint, self.condition, self.transcripts[:middle]),
+            Unit(self.checkpoint, self.condition, self.transcripts[middle:]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,84 @@
+"""What a results root holds, told from the root alone: no configuration, no checkpoint and no source is needed."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psych_ray.errors import ResultsError
+from psych_ray.results.catalogue import catalogue_index
+from psych_ray.results.parts import read_footer
+from psych_ray.results.reading import PartPlace, parts, transcripts_in
+from psych_ray.results.root import ResultsRoot
+from psych_ray.transcripts.status import Status
+
+_PLAN = "plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """One checkpoint under one condition."""
+
+    checkpoint: str
+    condition: str
+    transcripts: int
+    """Committed."""
+    transcripts_missing: int
+    """In `sources/` and not committed."""
+    rows: int
+    rows_not_scored: int
+    """Cut, empty, altered or not applicable."""
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class RootStatus:
+    """A results root."""
+
+    n_transcripts: int
+    """With at least one response, in `sources/`."""
+    lanes: tuple[LaneStatus, ...]
+
+
+def status_of(root: ResultsRoot) -> RootStatus:
+    """Count what is committed. ResultsError where there is no sweep, or a part is damaged."""
+    catalogued = {ref.id for ref in catalogue_index(root) if ref.n_responses}
+    if not catalogued:
+        raise ResultsError(f"{root.path}: no sweep there yet; run psych-ray sweep results.root={root.root}")
+    by_lane: dict[tuple[str, str], list[PartPlace]] = {lane: [] for lane in _planned(root)}
+    for part in parts(root):
+        by_lane.setdefault((part.checkpoint, part.condition), []).append(part)
+    return RootStatus(len(catalogued), tuple(_lane(root, *key, places, catalogued) for key, places in by_lane.items()))
+
+
+def write_plan(root: ResultsRoot, lanes: Sequence[tuple[str, str]]) -> None:
+    """Note which checkpoints (slugs) and conditions the sweep on this root is about; the last sweep's plan stands."""
+    content = [{"checkpoint": checkpoint, "condition": condition} for checkpoint, condition in lanes]
+    root.commit(_PLAN, json.dumps(content, indent=1).encode())
+
+
+def _planned(root: ResultsRoot) -> list[tuple[str, str]]:
+    path = root.local(_PLAN)
+    if not path.is_file():
+        return []
+    return [(lane["checkpoint"], lane["condition"]) for lane in json.loads(path.read_bytes())]
+
+
+def _lane(root: ResultsRoot, checkpoint: str, condition: str, places: list[PartPlace], all_ids: set[str]) -> LaneStatus:
+    rows: dict[str, int] = defaultdict(int)
+    for place in places:
+        for status, count in read_footer(root.local(place.name)).rows_by_status.items():
+            rows[status] += count
+    committed = transcripts_in(root, checkpoint, condition, [place.unit for place in places])
+    total = sum(rows.values())
+    return LaneStatus(
+        checkpoint=checkpoint,
+        condition=condition,
+        transcripts=len(committed),
+        transcripts_missing=len(all_ids - committed),
+        rows=total,
+        rows_not_scored=total - rows[Status.scored],
+        parts=len(places),
+    )

@@ -1,0 +1,186 @@
+"""What each command does, in the order in which the user sees it. Composes the rooms; computes nothing itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from psych_ray.config import Config
+from psych_ray.errors import UnsupportedError
+from psych_ray.results.reading import footers, scan_responses
+from psych_ray.results.root import ResultsRoot
+from psych_ray.sweep.prepare import Prepared, checkpoint_facts, prepare
+from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
+
+INCOMPLETE = 3
+
+
+def sweep(config: Config) -> int:
+    """Score what is missing, then report."""
+    from psych_ray.tracking import open_tracker
+
+    began = time.monotonic()
+    prepared = prepare(config, say=_say)
+    tracker = open_tracker(config)
+    failures = [f"{rejected.where}: {rejected.reason}" for rejected in prepared.rejected]
+    failures += _score(prepared, config, tracker, failures)
+    lines = report_lines(config)
+    for line in [*lines, *tracker.summary_lines(), f"{time.monotonic() - began:.0f} s in all"]:
+        _print(line)
+    for line in failures:
+        _say(f"not scored: {line}")
+    return INCOMPLETE if failures else 0
+
+
+def plan(config: Config) -> int:
+    """Tell what would run; starts nothing and writes nothing."""
+    prepared = prepare(config, say=_say, write=False)
+    table = Table("checkpoint", "condition", *(_right("transcripts", "responses", "missing", "units", "minutes")))
+    minutes = 0.0
+    for lane in prepared.lanes:
+        here = prepared.device.seconds(lane.n_characters_missing, lane.n_parameters) / 60
+        minutes += here
+        numbers = (len(lane.transcripts), lane.n_responses, lane.n_responses_missing, len(lane.missing))
+        table.add_row(lane.checkpoint, lane.condition, *(f"{n:,}" for n in numbers), f"{here:.1f}")
+    _show(table)
+    _print(f"about {minutes:.0f} minutes of one {prepared.device.name}, loading aside (assumed rates, not measured)")
+    for rejected in prepared.rejected:
+        _say(f"left out: {rejected.where}: {rejected.reason}")
+    return 0
+
+
+def status(config: Config) -> int:
+    """Tell what is committed and what is missing."""
+    from psych_ray.sweep.status import status_of
+
+    found = status_of(ResultsRoot(config.results.root))
+    table = Table("checkpoint", "condition", *_right("transcripts", "missing", "rows", "not scored", "parts"))
+    for lane in found.lanes:
+        numbers = (lane.transcripts, lane.transcripts_missing, lane.rows, lane.rows_not_scored, lane.parts)
+        table.add_row(lane.checkpoint, lane.condition, *(f"{n:,}" for n in numbers))
+    _show(table)
+    missing = sum(lane.transcripts_missing for lane in found.lanes)
+    verdict = (
+        f"{missing:,} transcripts x checkpoints are missing, the sweep's command goes on" if missing else "complete"
+    )
+    rows = sum(lane.rows for lane in found.lanes)
+    _print(f"{config.results.root}: {rows:,} rows of {found.n_transcripts:,} transcripts; {verdict}")
+    return 0
+
+
+def report(config: Config) -> int:
+    """Write statistics, figures and page from the parts."""
+    for line in report_lines(config):
+        _print(line)
+    return 0
+
+
+def not_yet(what: str) -> Callable[[Config], int]:
+    """Make a command of a later version answer with one line."""
+
+    def refuse(_: Config) -> int:
+        raise UnsupportedError(f"psych-ray {what}: this version does not do that yet")
+
+    return refuse
+
+
+COMMANDS: dict[str, Callable[[Config], int]] = {
+    "sweep": sweep,
+    "plan": plan,
+    "status": status,
+    "report": report,
+    "check": not_yet("check"),
+    "compact": not_yet("compact"),
+}
+
+
+def report_lines(config: Config) -> list[str]:
+    """Write the report and return the closing lines: headline numbers, and where everything lies."""
+    from psych_ray.report import write_report
+    from psych_ray.study import findings
+
+    root = ResultsRoot(config.results.root)
+    responses = scan_responses(root)
+    made_by = footers(root)
+    facts = {footer.checkpoint.slug: footer.checkpoint for footer in made_by}
+    about = {
+        "results": str(root.path),
+        "scoring": ", ".join(f"{name} {value}" for name, value in asdict(made_by[0].scoring).items()),
+        "engine": ", ".join(sorted({footer.engine for footer in made_by})),
+        "versions": ", ".join(f"{name} {number}" for name, number in made_by[0].versions.items()),
+    }
+    written = write_report(
+        findings(responses, list(facts.values())), config.report_root(), title=_title(config), about=about
+    )
+    return [
+        *written.headlines,
+        f"tables:  {root.path}/responses/**/*.parquet",
+        f"figures: {written.figures[0].parent}" if written.figures else "figures: none",
+        f"page:    {written.page}",
+    ]
+
+
+def _score(prepared: Prepared, config: Config, tracker: Tracker, rejected: list[str]) -> list[str]:
+    """Run the sweep with its tracker; the tracker learns how it ended, whatever happens."""
+    from psych_ray.cluster.driver import run_sweep
+
+    began = time.monotonic()
+    tracker.started(_start(prepared, config))
+    failures: list[str] = []
+    interrupted = False
+    try:
+        failures = run_sweep(prepared, config, tracker)
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
+    finally:
+        seconds = time.monotonic() - began
+        tracker.ended(SweepEnd(seconds=seconds, failures=(*rejected, *failures), interrupted=interrupted))
+    return failures
+
+
+def _start(prepared: Prepared, config: Config) -> SweepStart:
+    tasks = [
+        Task(
+            checkpoint=checkpoint_facts(prepared.checkpoints[lane.checkpoint]),
+            condition=lane.condition,
+            units=len(lane.missing),
+            responses=lane.n_responses,
+            responses_committed=lane.n_responses - lane.n_responses_missing,
+            characters=lane.n_characters_missing,
+        )
+        for lane in prepared.lanes
+    ]
+    return SweepStart(
+        name=_title(config),
+        results_root=config.results.root,
+        scoring=prepared.scoring,
+        tasks=tuple(tasks),
+        settings=asdict(config),
+    )
+
+
+def _title(config: Config) -> str:
+    return config.tracking.name or Path(config.results.root.rstrip("/")).name or "sweep"
+
+
+def _right(*names: str) -> list[Column | str]:
+    return [Column(name, justify="right") for name in names]
+
+
+def _show(table: Table) -> None:
+    Console().print(table)
+
+
+def _print(line: str) -> None:
+    print(line)  # noqa: T201  the command's result
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  progress and complaints

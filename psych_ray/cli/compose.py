@@ -1,0 +1,49 @@
+"""From overrides in Hydra's grammar to a plain `Config`. Whatever is wrong with them becomes one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from psych_ray.config import Config
+from psych_ray.errors import ConfigError
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """Compose the configuration. ConfigError names the override that is wrong and what it may be."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    try:
+        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+            composed = compose("config", overrides=list(overrides))
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_one_line(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def conf_directory() -> Path:
+    """Directory of the YAML files: inside the package when installed, beside it in a checkout."""
+    inside = Path(str(files("psych_ray"))) / "conf"
+    return inside if inside.is_dir() else inside.parent.parent / "conf"
+
+
+def _one_line(error: BaseException) -> str:
+    """Join the first lines of an error and of its causes: Hydra says where in one and why in the other."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if not any(line in said for said in lines):
+            lines.append(line)
+        cause = cause.__cause__
+    if isinstance(error, MissingConfigException) and error.options:
+        lines.append(f"there is {', '.join(error.options)}")
+    return ": ".join(lines)

@@ -1,0 +1,89 @@
+"""The entry point: a command, overrides, an exit code. Heavy libraries load only once the command line makes sense."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+
+from psych_ray import __version__
+from psych_ray.errors import ConfigError, PsychRayError
+
+INTERRUPTED = 130
+
+COMMANDS = {
+    "sweep": "score what is missing, then report",
+    "plan": "what would run, on what, how long; starts nothing",
+    "status": "what is committed, what is missing",
+    "report": "statistics, figures and page from the parts",
+    "check": "self-check of checkpoints",
+    "compact": "few large files from many parts",
+}
+
+USAGE = f"""psych-ray {__version__}: find out which language models behave like people
+
+usage: psych-ray COMMAND [OVERRIDE ...]
+
+commands
+{chr(10).join(f"  {name:<8} {what}" for name, what in COMMANDS.items())}
+
+overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone runs the demo)
+  checkpoints=demo|local|qwen3|llama3|olmo3|qwen_generations|centaur|paper
+      checkpoints.paths=[DIR,...]          for local: directories in the hub's layout
+      checkpoints.only=[GLOB,...]          keep some
+  transcripts=demo|psych201|psych101|files
+      transcripts.path=PATH                for files: .jsonl, .jsonl.zip, .parquet, or a folder of studies
+      transcripts.studies=[GLOB,...]       keep some
+      transcripts.limit=N                  the first N participants of each study
+      transcripts.on_error=stop|skip       what a transcript that cannot be used does
+  conditions=[plain]
+  scoring.dtype=float32|bfloat16           scoring.cut=tokens|characters   scoring.cut_at=N
+  cluster=local|existing                   cluster.address=ADDRESS
+  results.root=PATH
+  tracking=console|wandb                   tracking.mode=offline|online
+  report.root=PATH
+
+examples
+  psych-ray sweep
+  psych-ray sweep checkpoints=local checkpoints.paths=[~/models/A,~/models/B] transcripts=files \\
+      transcripts.path=~/psych-201 transcripts.limit=10 results.root=results
+  psych-ray status results.root=results
+
+exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. A user's mistake becomes one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or {"-h", "--help", "help"} & set(arguments):
+        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else ConfigError.exit_code
+    if arguments[0] == "--version":
+        print(__version__)  # noqa: T201
+        return 0
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(arguments[0], arguments[1:])
+    except PsychRayError as error:
+        print(f"psych-ray: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("psych-ray: interrupted; what is committed stays, the same command goes on from there", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+
+
+def _run(command: str, overrides: Sequence[str]) -> int:
+    if command not in COMMANDS:
+        raise ConfigError(f"no command {command!r}; there is {', '.join(COMMANDS)}; psych-ray --help tells more")
+    from psych_ray.cli.compose import load_config
+
+    config = load_config(overrides)
+    exit_code: int = import_module("psych_ray.cli.commands").COMMANDS[command](config)
+    return exit_code
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,160 @@
+"""Carries out what the scheduler decides, on Ray: starts replicas, hands them units, turns what happens into events.
+
+Decides nothing itself, and never sees a response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from psych_ray.cluster.actor import Failure, ReplicaActor
+from psych_ray.cluster.replica import ReplicaSpec
+from psych_ray.cluster.session import Slots, divide, ray_session
+from psych_ray.config import Config
+from psych_ray.errors import ResultsError
+from psych_ray.sweep.prepare import Prepared, checkpoint_facts
+from psych_ray.sweep.scheduler import (
+    Action,
+    Event,
+    LoadFailed,
+    ReplicaDied,
+    ReplicaReady,
+    Scheduler,
+    Score,
+    SetAside,
+    StartReplica,
+    StopReplica,
+    UnitDone,
+    UnitFailed,
+)
+from psych_ray.sweep.unit import Unit, UnitReport
+from psych_ray.tracking.base import Tracker
+
+
+def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]:
+    """Score all that is missing; a line for everything that was set aside.
+
+    Raises ResultsError when nothing can be committed any more. KeyboardInterrupt passes through; what is committed by
+    then stays.
+    """
+    units = [unit for lane in prepared.lanes for unit in lane.missing]
+    if not units:
+        return []
+    cost: dict[str, float] = {}
+    for lane in prepared.lanes:
+        seconds = prepared.device.seconds(lane.n_characters_missing, lane.n_parameters)
+        cost[lane.checkpoint] = cost.get(lane.checkpoint, 0.0) + seconds
+    with ray_session(config.cluster):
+        slots = divide(config.cluster, len({unit.checkpoint for unit in units}))
+        scheduler = Scheduler.plan(units, slots=slots.replicas, attempts=config.cluster.attempts, cost=cost)
+        return _Driver(scheduler, _specs(prepared, config, slots), slots, tracker).run()
+
+
+def _specs(prepared: Prepared, config: Config, slots: Slots) -> dict[str, ReplicaSpec]:
+    return {
+        slug: ReplicaSpec(
+            checkpoint=checkpoint,
+            facts=checkpoint_facts(checkpoint),
+            identity=prepared.scoring,
+            scoring=config.scoring,
+            results_root=str(prepared.root.path),
+            allow_pickle=config.checkpoints.allow_pickle,
+            threads=None if slots.gpus else slots.cpus,
+        )
+        for slug, checkpoint in prepared.checkpoints.items()
+    }
+
+
+@dataclass(slots=True)
+class _Driver:
+    scheduler: Scheduler
+    specs: Mapping[str, ReplicaSpec]
+    slots: Slots
+    tracker: Tracker
+    failures: list[str] = field(default_factory=list)
+    actors: dict[int, Any] = field(default_factory=dict)
+    checkpoints: dict[int, str] = field(default_factory=dict)
+    """Slug of the checkpoint that each replica holds."""
+    asked: dict[Any, tuple[int, Unit | None]] = field(default_factory=dict)
+    """What replicas are at work on, by the reference to its outcome; without a unit they load."""
+
+    def run(self) -> list[str]:
+        try:
+            self._carry_out(self.scheduler.begin())
+            while not self.scheduler.finished:
+                done, _ = ray.wait(list(self.asked), num_returns=1)
+                for reference in done:
+                    self._carry_out(self.scheduler.handle(self._event(reference)))
+        finally:
+            for replica in list(self.actors):
+                self._stop(replica)
+        return self.failures
+
+    def _carry_out(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case StartReplica(replica=replica, checkpoint=checkpoint):
+                    self._start(replica, checkpoint)
+                case Score(replica=replica, unit=unit):
+                    self.asked[self.actors[replica].score.remote(unit)] = (replica, unit)
+                    self.tracker.unit_started(unit.checkpoint, unit.condition, unit.id)
+                case StopReplica(replica=replica):
+                    self._stop(replica)
+                case SetAside(unit=unit, reason=reason):
+                    self._set_aside(unit, reason)
+
+    def _start(self, replica: int, checkpoint: str) -> None:
+        actor = ReplicaActor.options(  # type: ignore[attr-defined]
+            num_cpus=self.slots.cpus, num_gpus=self.slots.gpus, name=f"replica-{replica}-{checkpoint}"
+        ).remote(self.specs[checkpoint])
+        self.actors[replica] = actor
+        self.checkpoints[replica] = checkpoint
+        self.asked[actor.load.remote()] = (replica, None)
+        self.tracker.loading(checkpoint)
+
+    def _stop(self, replica: int) -> None:
+        ray.kill(self.actors.pop(replica))
+
+    def _event(self, reference: Any) -> Event:
+        replica, unit = self.asked.pop(reference)
+        checkpoint = self.checkpoints[replica]
+        try:
+            outcome = ray.get(reference)
+        except RayError as error:
+            reason = f"replica of {checkpoint} died: {_first_line(error)}"
+            self.tracker.trouble(reason)
+            self._stop(replica)
+            return ReplicaDied(replica, reason)
+        if isinstance(outcome, Failure):
+            return self._failure(replica, unit, outcome)
+        if unit is None:
+            self.tracker.ready(checkpoint, outcome)
+            return ReplicaReady(replica)
+        assert isinstance(outcome, UnitReport)
+        self.tracker.unit_done(outcome)
+        return UnitDone(replica)
+
+    def _failure(self, replica: int, unit: Unit | None, failure: Failure) -> Event:
+        if failure.stops_sweep:
+            raise ResultsError(failure.reason)
+        self.tracker.trouble(f"{self.checkpoints[replica]}: {failure.reason}")
+        if unit is None:
+            self._stop(replica)
+            return LoadFailed(replica, failure.reason, final=failure.final)
+        return UnitFailed(replica, failure.reason)
+
+    def _set_aside(self, unit: Unit, reason: str) -> None:
+        first, n = unit.transcripts[0], len(unit.transcripts)
+        what = (
+            f"transcript {first.id} of {first.study}" if n == 1 else f"{n} transcripts from {first.id} of {first.study}"
+        )
+        self.failures.append(f"{unit.checkpoint}, {unit.condition}: {what}: {reason}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

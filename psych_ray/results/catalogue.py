@@ -67,16 +67,11 @@ def read_catalogued(root: ResultsRoot, refs: Sequence[TranscriptRef]) -> Iterato
     for ref in refs:
         rows[ref.file].append(ref)
     for file, wanted in rows.items():
-        try:
-            table = pq.read_table(root.local(file), page_checksum_verification=True)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ResultsError(f"{root.local(file)}: cannot be read ({error}); remove it and sweep again") from error
-        for ref, row in zip(wanted, table.take([ref.row for ref in wanted]).to_pylist(), strict=True):
-            if row["transcript"] != ref.id:
-                raise ResultsError(
-                    f"{root.local(file)}: row {ref.row} is not transcript {ref.id}; do not edit sources/"
-                )
-            yield _transcript(row)
+        table = _read(root, file)
+        at = [ref.row for ref in wanted]
+        if max(at) >= len(table) or table["transcript"].take(at).to_pylist() != [ref.id for ref in wanted]:
+            raise ResultsError(f"{root.local(file)}: was changed since it was written; remove it and sweep again")
+        yield from map(_transcript, table.take(at).to_pylist())
 
 
 def catalogue_index(root: ResultsRoot) -> list[TranscriptRef]:
@@ -86,12 +81,15 @@ def catalogue_index(root: ResultsRoot) -> list[TranscriptRef]:
 
 def _index(root: ResultsRoot) -> Iterator[TranscriptRef]:
     for name in root.names(FOLDER):
-        try:
-            rows = pq.read_table(root.local(name), columns=_INDEX).to_pylist()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ResultsError(f"{root.local(name)}: cannot be read ({error}); remove it and sweep again") from error
-        for number, row in enumerate(rows):
+        for number, row in enumerate(_read(root, name, _INDEX).to_pylist()):
             yield TranscriptRef(row["transcript"], row["study"], name, number, row["n_characters"], row["n_responses"])
+
+
+def _read(root: ResultsRoot, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(root.local(name), columns=columns, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ResultsError(f"{root.local(name)}: cannot be read ({error}); remove it and sweep again") from error
 
 
 def _write(root: ResultsRoot, waiting: dict[int, Transcript], refs: list[TranscriptRef | None]) -> None:

@@ -7,12 +7,15 @@ there in one step. Object stores (s3://, gs://) are refused by this version.
 from __future__ import annotations
 
 import os
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from psych_ray.errors import ResultsError, UnsupportedError
 
 _UNFINISHED = ".unfinished-"
+_ABANDONED_S = 3600
 
 
 class ResultsRoot:
@@ -39,17 +42,19 @@ class ResultsRoot:
             unfinished.replace(target)
             _flush_directory(target.parent)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink()
             raise ResultsError(f"{target}: cannot be written: {error.strerror or error}") from error
 
     def names(self, folder: str) -> list[str]:
         """Names of the Parquet files below a folder, sorted; [] where there is no such folder."""
         return sorted(path.relative_to(self.path).as_posix() for path in (self.path / folder).rglob("*.parquet"))
 
-    def sweep_up(self) -> None:
-        """Remove what writers that were killed left behind. Only while no other writer is at work on this root."""
+    def remove_unfinished(self) -> None:
+        """Remove what writers that were killed left behind; young files stay, their writer may be alive."""
         for path in self.path.rglob(f"{_UNFINISHED}*"):
-            path.unlink(missing_ok=True)
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink(missing_ok=True)
 
     def local(self, name: str) -> Path:
         """Path to read a blob from."""

@@ -67,6 +67,7 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
     device = _device(config)
     if write:
+        root.remove_unfinished()
         write_plan(
             root, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
         )

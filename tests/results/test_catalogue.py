@@ -1,0 +1,65 @@
+"""`sources/`: every transcript once, read back exactly, widened without being rewritten."""
+
+from __future__ import annotations
+
+import pytest
+
+from psych_ray.errors import ResultsError
+from psych_ray.results import catalogue as module
+from psych_ray.results.catalogue import catalogue, catalogue_index, read_catalogued
+from psych_ray.results.root import ResultsRoot
+from psych_ray.transcripts.record import Transcript
+
+
+def people(n: int) -> list[Transcript]:
+    return [
+        Transcript(
+            study=f"study{k % 3}",
+            experiment="e",
+            participant=str(k),
+            text=f"Participant {k} presses <<A>> then <<{k}>>.\nüñ 🙂",
+            metadata={"age": f"{20 + k}.0"} if k % 2 else {},
+            reaction_times_ms=(100.5, None) if k % 4 == 0 else None,
+            true_nll_nats=(0.25, 1.5) if k % 5 == 0 else None,
+        )
+        for k in range(n)
+    ]
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    monkeypatch.setattr(module, "_FILE_CHARACTERS", 200)
+
+
+def test_what_goes_in_comes_out(tmp_path, small_files):
+    root, everyone = ResultsRoot(str(tmp_path)), people(23)
+    refs = catalogue(root, iter(everyone))
+    assert [ref.id for ref in refs] == [t.id for t in everyone]
+    assert len(root.names("sources")) > 3
+    assert list(read_catalogued(root, refs)) == everyone
+    picked = [refs[k] for k in (20, 3, 11)]
+    assert {t.id for t in read_catalogued(root, picked)} == {everyone[k].id for k in (20, 3, 11)}
+
+
+def test_a_wider_plan_adds_only_what_is_new(tmp_path, small_files):
+    root, everyone = ResultsRoot(str(tmp_path)), people(20)
+    first = catalogue(root, everyone[5:12])
+    before = {name: root.local(name).stat().st_mtime_ns for name in root.names("sources")}
+    refs = catalogue(root, everyone)
+    assert refs[5:12] == first
+    assert [ref.id for ref in refs] == [t.id for t in everyone]
+    assert all(root.local(name).stat().st_mtime_ns == time for name, time in before.items())
+    assert sorted(ref.id for ref in catalogue_index(root)) == sorted(t.id for t in everyone)
+    assert catalogue(root, everyone) == refs
+
+
+def test_a_source_file_that_was_changed_is_told(tmp_path, small_files):
+    root, everyone = ResultsRoot(str(tmp_path)), people(8)
+    refs = catalogue(root, everyone)
+    first, second = root.names("sources")[:2]
+    root.local(first).write_bytes(root.local(second).read_bytes())
+    with pytest.raises(ResultsError, match="was changed"):
+        list(read_catalogued(root, refs))
+    root.local(first).unlink()
+    with pytest.raises(ResultsError, match="cannot be read"):
+        list(read_catalogued(root, refs))

@@ -1,0 +1,170 @@
+"""A part is there whole or not at all, holds exactly the promised columns, and is read by anything that reads Parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from psych_ray.errors import ResultsError, UnsupportedError
+from psych_ray.results.parts import commit_part, part_name, read_footer, responses_table
+from psych_ray.results.reading import footers, parts, scan_responses, transcripts_in
+from psych_ray.results.root import ResultsRoot
+from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity
+from psych_ray.scoring.scored import ScoredTranscript
+from psych_ray.transcripts.record import Transcript
+from psych_ray.transcripts.status import Status
+
+TEXT = "You press <<A>>. You say <<>>. Then <<two words>>, and <<B>>."
+
+
+def scored(participant: str = "1", study: str = "study/with=odd characters", text: str = TEXT) -> ScoredTranscript:
+    transcript = Transcript(study=study, experiment="../exp1.csv", participant=participant, text=text)
+    return ScoredTranscript(
+        transcript,
+        n_tokens_R=np.array([1, 0, 2, 0], np.int32),
+        nll_R=np.array([0.5, np.nan, 7.25, np.nan], np.float32),
+        top1_R=np.array([True, False, False, False]),
+        status_R=np.array([s.code for s in (Status.scored, Status.empty, Status.scored, Status.cut)], np.int8),
+        tokens_read=20,
+        straddling=1,
+    )
+
+
+def footer(unit: str = "u1", slug: str = "Qwen--Qwen3-8B-Base", condition: str = "plain") -> Footer:
+    return Footer(
+        unit=unit,
+        condition=condition,
+        checkpoint=CheckpointFacts(slug=slug, id="Qwen/Qwen3-8B-Base", fingerprint="f", size_b=8.0, stage="base"),
+        scoring=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
+        engine="transformers",
+        versions={"torch": "2"},
+    )
+
+
+def test_rows_are_the_promised_columns(tmp_path):
+    root = ResultsRoot(str(tmp_path))
+    commit_part(root, [scored("1"), scored("2")], footer())
+    table = pq.read_table(tmp_path / part_name("Qwen--Qwen3-8B-Base", "plain", "u1"), partitioning=None)
+    assert table.schema.remove_metadata() == RESPONSES
+    rows = table.to_pylist()
+    assert len(rows) == 8
+    assert [r["participant"] for r in rows] == ["1"] * 4 + ["2"] * 4
+    assert [r["response"] for r in rows] == [0, 1, 2, 3] * 2
+    assert [r["status"] for r in rows[:4]] == ["scored", "empty", "scored", "cut"]
+    assert [r["nll"] for r in rows[:4]] == [0.5, None, 7.25, None]
+    assert [r["top1"] for r in rows[:4]] == [True, None, False, None]
+    assert [TEXT[r["char_start"] : r["char_end"]] for r in rows[:4]] == ["A", "", "two words", "B"]
+    assert rows[0]["transcript"] != rows[4]["transcript"], "equal texts of different participants stay apart"
+
+
+def test_a_scorer_without_arg_max_leaves_top1_null():
+    one = scored()
+    without = ScoredTranscript(one.transcript, one.n_tokens_R, one.nll_R, None, one.status_R, 0)
+    assert responses_table([without])["top1"].null_count == 4
+
+
+def test_no_rows_make_an_empty_table_of_the_same_schema():
+    assert responses_table([]).schema == RESPONSES
+
+
+def test_polars_and_arrow_read_the_hive_layout_without_us(tmp_path):
+    root = ResultsRoot(str(tmp_path))
+    commit_part(root, [scored()], footer())
+    commit_part(root, [scored("2")], footer("u2", slug="other"))
+    frame = pl.scan_parquet(f"{tmp_path}/responses/**/*.parquet", hive_partitioning=True).collect()
+    assert set(frame["checkpoint"]) == {"Qwen--Qwen3-8B-Base", "other"}
+    assert set(frame["condition"]) == {"plain"}
+    assert frame.height == 8
+    assert scan_responses(root).collect().equals(frame)
+    dataset = ds.dataset(tmp_path / "responses", partitioning="hive")
+    assert dataset.to_table().num_rows == 8
+
+
+def test_the_footer_says_what_made_the_part(tmp_path):
+    root = ResultsRoot(str(tmp_path))
+    commit_part(root, [scored()], footer())
+    (found,) = footers(root)
+    assert found.checkpoint == footer().checkpoint
+    assert found.scoring == footer().scoring
+    assert found.rows_by_status == {"scored": 2, "empty": 1, "cut": 1}
+    raw = pq.read_schema(tmp_path / part_name("Qwen--Qwen3-8B-Base", "plain", "u1")).metadata[b"psych_ray"]
+    assert json.loads(raw)["engine"] == "transformers"
+
+
+def test_a_damaged_part_is_told_by_name(tmp_path):
+    root = ResultsRoot(str(tmp_path))
+    commit_part(root, [scored()], footer())
+    path = tmp_path / part_name("Qwen--Qwen3-8B-Base", "plain", "u1")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
+        read_footer(path)
+    with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
+        transcripts_in(root, "Qwen--Qwen3-8B-Base", "plain", ["u1"])
+
+
+def test_what_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="that is a file"):
+        ResultsRoot(str(tmp_path / "file"))
+    with pytest.raises(UnsupportedError, match="s3://bucket"):
+        ResultsRoot("s3://bucket/x")
+    root = ResultsRoot(str(tmp_path))
+    (tmp_path / "responses").write_text("in the way")
+    with pytest.raises(ResultsError, match="cannot be written"):
+        commit_part(root, [scored()], footer())
+    assert not list(tmp_path.rglob(".unfinished-*"))
+
+
+WRITER = """
+import itertools, sys, time
+sys.path.insert(0, {here!r})
+from test_parts import footer, scored
+from psych_ray.results.parts import commit_part
+from psych_ray.results.root import ResultsRoot
+root = ResultsRoot({root!r})
+print("ready", flush=True)
+for k in itertools.count():
+    commit_part(root, [scored(str(k % 7))], footer(f"u{{k % 7}}"))
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_parts_only(tmp_path):
+    code = WRITER.format(here=os.path.dirname(__file__), root=str(tmp_path))  # noqa: PTH120
+    for delay in (0.005, 0.05, 0.02, 0.11):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(delay)
+            writer.send_signal(signal.SIGKILL)
+        root = ResultsRoot(str(tmp_path))
+        for part in parts(root):
+            assert pq.read_table(tmp_path / part.name, page_checksum_verification=True).num_rows == 4
+            assert read_footer(root.local(part.name)).unit == part.unit
+    assert parts(root)
+    old = time.time() - 7200
+    left = tmp_path / "responses/checkpoint=x/.unfinished-1"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    os.utime(left, (old, old))
+    root.remove_unfinished()
+    assert not left.exists()
+
+
+def test_pandas_reads_it_too(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    root = ResultsRoot(str(tmp_path))
+    commit_part(root, [scored()], footer())
+    frame = pandas.read_parquet(tmp_path / "responses")
+    assert len(frame) == 4
+    assert isinstance(pq.read_table(tmp_path / "responses"), pa.Table)

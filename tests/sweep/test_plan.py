@@ -1,0 +1,118 @@
+"""Units cover the plan exactly; what is committed is never planned again, however the plan was cut before."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from psych_ray.config import Config, ResultsConfig, ScoringConfig
+from psych_ray.results.catalogue import catalogue, read_catalogued
+from psych_ray.results.parts import commit_part
+from psych_ray.results.reading import parts, scan_responses
+from psych_ray.results.root import ResultsRoot
+from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, TranscriptRef
+from psych_ray.scoring.scored import SimulatorScorer
+from psych_ray.sweep.cost import CPU_CORE, GPU
+from psych_ray.sweep.plan import Lane, plan_lane, without_committed
+from psych_ray.sweep.status import status_of
+from psych_ray.sweep.unit import Unit
+from psych_ray.transcripts.conditions import condition_named
+from psych_ray.transcripts.record import Transcript
+
+IDENTITY = ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False)
+
+
+def lane_of(refs, *, checkpoint="a", unit_seconds=60.0, n_parameters=10**9, device=CPU_CORE) -> Lane:
+    return plan_lane(
+        checkpoint=checkpoint,
+        condition="plain",
+        n_parameters=n_parameters,
+        transcripts=refs,
+        unit_seconds=unit_seconds,
+        device=device,
+    )
+
+
+def refs(n: int, seed: int = 0) -> list[TranscriptRef]:
+    rng = random.Random(seed)
+    return [TranscriptRef(f"t{k}", "s", "f", k, rng.randint(100, 90_000), rng.randint(0, 9)) for k in range(n)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_units_hold_every_transcript_with_responses_once_and_in_order(seed):
+    wanted = refs(50, seed)
+    lane = lane_of(wanted, unit_seconds=random.Random(seed).choice([0.1, 30, 600, 1e9]))
+    assert [t for unit in lane.missing for t in unit.transcripts] == [t for t in wanted if t.n_responses]
+    assert lane.n_responses == lane.n_responses_missing == sum(t.n_responses for t in wanted)
+    assert len(lane.missing) >= 4
+
+
+def test_a_unit_takes_about_as_long_as_it_should():
+    for device, n_parameters in [(CPU_CORE, 600_000_000), (GPU, 8_000_000_000), (GPU, 70_000_000_000)]:
+        lane = lane_of(refs(20_000), unit_seconds=60, n_parameters=n_parameters, device=device)
+        longest = max(device.seconds(t.n_characters, n_parameters) for t in lane.transcripts)
+        seconds = [device.seconds(unit.n_characters, n_parameters) for unit in lane.missing]
+        assert max(seconds) <= max(60, longest)
+        assert np.median(seconds) > 60 - longest
+
+
+def person(k: int) -> Transcript:
+    text = "".join(f"Trial {t}: <<{'AB'[(k + t) % 2]}>>\n" for t in range(1 + k % 5))
+    return Transcript(
+        study="s", experiment="e", participant=str(k), text=text, true_nll_nats=tuple(0.1 for _ in range(1 + k % 5))
+    )
+
+
+def commit(root: ResultsRoot, unit: Unit) -> None:
+    facts = CheckpointFacts(slug=unit.checkpoint, id=unit.checkpoint, fingerprint="f")
+    scored = list(SimulatorScorer().score(read_catalogued(root, unit.transcripts), condition_named("plain")))
+    commit_part(
+        root,
+        scored,
+        Footer(unit=unit.id, condition="plain", checkpoint=facts, scoring=IDENTITY, engine="simulator"),
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_root_whose_plan_was_cut_differently_is_completed_without_scoring_anything_twice(tmp_path, seed):
+    rng = random.Random(seed)
+    root, everyone = ResultsRoot(str(tmp_path)), [person(k) for k in range(30)]
+    for _ in range(6):
+        chosen = sorted(rng.sample(range(30), rng.randint(1, 30)))
+        places = catalogue(root, [everyone[k] for k in chosen])
+        (lane,) = without_committed([lane_of(places, unit_seconds=rng.choice([0.5, 2, 60]))], root, parts(root))
+        for unit in lane.missing:
+            if rng.random() < 0.6:
+                commit(root, unit)
+    places = catalogue(root, everyone)
+    (lane,) = without_committed([lane_of(places)], root, parts(root))
+    for unit in lane.missing:
+        commit(root, unit)
+    rows = scan_responses(root).collect()
+    assert rows.height == sum(len(t.responses) for t in everyone)
+    assert rows.unique(["transcript", "response"]).height == rows.height
+    (done,) = without_committed([lane_of(places)], root, parts(root))
+    assert done.missing == ()
+    (lane_status,) = status_of(root).lanes
+    assert (lane_status.transcripts, lane_status.transcripts_missing) == (30, 0)
+    assert lane_status.rows == rows.height
+
+
+def test_the_same_plan_reads_no_part_to_know_what_is_done(tmp_path, monkeypatch):
+    root = ResultsRoot(str(tmp_path))
+    lane = lane_of(catalogue(root, [person(k) for k in range(12)]))
+    for unit in lane.missing[:2]:
+        commit(root, unit)
+    monkeypatch.setattr("psych_ray.sweep.plan.transcripts_in", None)
+    (rest,) = without_committed([lane], root, parts(root))
+    assert rest.missing == lane.missing[2:]
+
+
+def test_configurations_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="unit_seconds"):
+        ScoringConfig(unit_seconds=0)
+    with pytest.raises(ValueError, match="stands twice"):
+        Config(conditions=["plain", "plain"])
+    assert ResultsConfig().root == "outputs"

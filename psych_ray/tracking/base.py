@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
-from psych_ray.sweep.unit import UnitReport
+from psych_ray.sweep.unit import Tally, UnitReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class Task:
     """Of those, committed by earlier runs."""
     characters: int
     """Characters of the transcripts still to do; what the remaining time is estimated from."""
+    scored_by_study: Mapping[str, Tally] = field(default_factory=dict)
+    """Of the committed responses, where known: running means go on from here. Empty: they begin with this sweep."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -52,3 +52,18 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return directory
 
     return make
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a tokenizer whose tokens are the bytes: enough for checkpoints whose scores do not matter."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {letter: k for k, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    directory = tmp_path_factory.mktemp("tokenizers") / "bytes"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
+    return directory

@@ -1,4 +1,4 @@
-"""A part is there whole or not at all, holds exactly the promised columns, and is read by anything that reads Parquet."""
+"""A part is there whole or not at all, holds exactly the promised columns, and anything that reads Parquet reads it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,326 @@
+"""The report: all of it is written, the same bytes each time, true to the numbers, and safe to open."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from psych_ray.report import ReportFiles, write_report
+from psych_ray.report.headlines import headlines
+from psych_ray.report.nll_figure import size_ticks
+from psych_ray.report.style import LOOKS, shortened, size_label
+from psych_ray.report.tables import MOST_ROWS, MOST_WIDE
+from psych_ray.results.schema import CheckpointFacts
+from psych_ray.study import Findings, findings
+
+SCRIPT = "<script>alert(1)</script>"
+NAMES = ("nll_by_size", "misalignment_by_stage", "misalignment_by_generation")
+CHROMIUM = shutil.which("chromium")
+
+
+def checkpoint(slug: str, stage: str | None = None, base: str | None = None, **known: Any) -> CheckpointFacts:
+    return CheckpointFacts(slug=slug, id=slug, fingerprint="f", stage=stage, base=base, **known)
+
+
+def found_of(
+    checkpoints: Sequence[CheckpointFacts],
+    means: dict[str, float],
+    *,
+    studies: Sequence[str] = ("bandit", "memory"),
+    conditions: Sequence[str] = ("plain",),
+) -> Findings:
+    """Findings in which a checkpoint's mean NLL is as told, one more in each study, with equal spreads."""
+    rows = [
+        {
+            "checkpoint": slug,
+            "condition": condition,
+            "study": study,
+            "transcript": "t",
+            "response": response,
+            "nll": mean + place + spread,
+            "top1": response == 0,
+            "status": "scored",
+        }
+        for slug, mean in means.items()
+        for condition in conditions
+        for place, study in enumerate(studies)
+        for response, spread in enumerate((-0.5, 0.0, 0.5))
+    ]
+    types = {"response": pl.Int32, "nll": pl.Float32, "top1": pl.Boolean}
+    names = ("checkpoint", "condition", "study", "transcript", "status")
+    return findings(pl.LazyFrame(rows, schema={**dict.fromkeys(names, pl.String), **types}), checkpoints)
+
+
+DEMO = [
+    checkpoint("simulator"),
+    *(
+        checkpoint(
+            f"demo-{generation}-{stage}",
+            stage,
+            None if stage == "base" else f"demo-{generation}-base",
+            family="demo",
+            generation=f"demo-{generation}",
+            size_b=generation * 1e-4,
+        )
+        for generation in (1, 2)
+        for stage in ("base", "instruct", "reasoning")
+    ),
+]
+MEANS = {
+    "simulator": 0.8,
+    "demo-1-base": 1.0,
+    "demo-1-instruct": 1.1,
+    "demo-1-reasoning": 1.2,
+    "demo-2-base": 0.9,
+    "demo-2-instruct": 1.2,
+    "demo-2-reasoning": 1.3,
+}
+
+
+def demo(**other: Any) -> Findings:
+    return found_of(DEMO, MEANS, **other)
+
+
+def report(found: Findings, root: Path) -> ReportFiles:
+    return write_report(found, root, title="A <b>sweep</b>", about={"Engine": "made up", SCRIPT: SCRIPT})
+
+
+def test_every_figure_and_table_is_written_and_looks_like_one(tmp_path: Path) -> None:
+    files = report(demo(), tmp_path)
+
+    assert files.page == tmp_path / "index.html"
+    assert set(files.figures) == {tmp_path / "figures" / f"{name}.{kind}" for name in NAMES for kind in ("png", "pdf")}
+    assert set(files.tables) == {tmp_path / "tables" / f"{field.name}.csv" for field in fields(Findings)}
+    for path in files.figures:
+        content = path.read_bytes()
+        if path.suffix == ".png":
+            millimetres = struct.unpack(">I", content[16:20])[0] / 300 * 25.4
+            assert any(abs(millimetres - width) < 1 for width in (89, 120, 183))
+            assert len(content) > 8_000
+        else:
+            assert content.startswith(b"%PDF")
+            assert b"/FontFile2" in content  # TrueType, embedded
+            assert b"/CreationDate" not in content
+    by_stage = pl.read_csv(tmp_path / "tables/by_stage.csv")
+    assert by_stage["d"].to_list() == [pytest.approx(0.4, abs=1e-6), pytest.approx(0.6, abs=1e-6)]
+
+
+def test_the_same_findings_give_the_same_bytes(tmp_path: Path) -> None:
+    first, second = report(demo(), tmp_path / "1"), report(demo(), tmp_path / "2")
+
+    assert first.headlines == second.headlines
+    for one, other in zip((first.page, *first.figures), (second.page, *second.figures), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing_but_its_own_script(tmp_path: Path) -> None:
+    page = report(demo(studies=[SCRIPT, "memory"], conditions=["plain", "<img src=x>"]), tmp_path).page.read_text()
+
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//|url\(|@import", page)
+    assert re.findall(r"<script\b", page) == ["<script"]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<img src=x>" not in page
+    assert "A &lt;b&gt;sweep&lt;/b&gt;" in page
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in re.findall(r'src="([^"]*)"', page))
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert script is not None
+    assert f"'sha256-{base64.b64encode(sha256(script[1].encode()).digest()).decode()}'" in page
+
+
+def test_links_of_the_page_lead_to_files_that_are_there(tmp_path: Path) -> None:
+    page = report(demo(), tmp_path).page.read_text()
+
+    links = [link for link in re.findall(r'href="([^"]*)"', page) if not link.startswith("#")]
+    assert len(links) > 10
+    assert all((tmp_path / link).is_file() for link in links)
+    anchors = [link[1:] for link in re.findall(r'href="(#[^"]*)"', page)]
+    assert all(f'id="{anchor}"' in page for anchor in anchors)
+
+
+def test_headlines_of_the_demo(tmp_path: Path) -> None:
+    assert report(demo(conditions=["plain", "chat"]), tmp_path).headlines == (
+        "Base checkpoints predict people better than their post-trained descendants in 4 of 4 pairs (mean d = 0.50).",
+        "Misalignment by stage (mean d ± standard error over studies): reasoning 0.60 ± 0.00, instruct 0.40 ± 0.00.",
+        "From demo-1 to demo-2 misalignment grows from 0.30 ± 0.00 to 0.70 ± 0.00.",
+        "Of 6 checkpoints, demo-2-base predicts people best: 1.40 nats per response, accuracy 0.33 "
+        "(for comparison: simulator 1.30).",
+        "Under the condition chat: mean d = 0.50 over 4 pairs.",
+        "42 of 42 responses, counted once for each checkpoint, are scored.",
+    )
+
+
+def pair(post: float) -> tuple[str, ...]:
+    both = [checkpoint("b", "base"), checkpoint("p", "code", "b")]
+    return headlines(found_of(both, {"b": 1.0, "p": post}))
+
+
+def test_headlines_say_the_opposite_when_the_data_do() -> None:
+    better = "Post-trained checkpoints predict people better than their bases in 1 of 1 pair (mean d = -0.40)."
+    assert pair(0.8)[0] == better
+    assert "equally often, 0 to 0 of 1 pair (mean d = 0.00)" in pair(1.0)[0]
+    shrinking = {**MEANS, "demo-2-instruct": 0.7, "demo-2-reasoning": 0.9}
+    assert "From demo-1 to demo-2 misalignment shrinks from 0.30 ± 0.00 to -0.20 ± 0.00." in headlines(
+        found_of(DEMO, shrinking)
+    )
+
+
+def test_a_generation_with_other_stages_is_not_compared_in_silence() -> None:
+    fewer = {slug: mean for slug, mean in MEANS.items() if slug != "demo-1-reasoning"}
+
+    assert any("though not with the same stages" in line for line in headlines(found_of(DEMO, fewer)))
+
+
+def test_no_checkpoint_is_best_where_none_has_all_studies() -> None:
+    left, right = found_of(DEMO, {"demo-1-base": 1.0}), found_of(DEMO, {"demo-2-base": 2.0}, studies=["other"])
+    both = Findings(
+        **{field.name: pl.concat([getattr(left, field.name), getattr(right, field.name)]) for field in fields(Findings)}
+    )
+
+    assert "No checkpoint is scored on all 3 studies, so none is called the best." in headlines(both)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "means", "sentence"),
+    [
+        ([], {}, "No response has been read, so there is nothing to tell."),
+        (DEMO, {}, "No response has been read, so there is nothing to tell."),
+        (DEMO, {"demo-1-base": 1.0}, "No post-trained checkpoint can be compared with its base here"),
+        ([checkpoint("a"), checkpoint("b")], {"a": 1.0, "b": 2.0}, "Of 2 checkpoints, a predicts people best"),
+        (
+            [checkpoint("b", "base"), checkpoint("模型$x_{", "vision", "b", generation="$x_{")],
+            {"b": 1.0, "模型$x_{": 2.0},
+            "Base checkpoints predict people better",
+        ),
+    ],
+    ids=["nothing", "no rows", "one checkpoint", "nothing known", "no sizes"],
+)
+def test_with_little_to_tell_there_is_still_an_honest_page(
+    checkpoints: list[CheckpointFacts], means: dict[str, float], sentence: str, tmp_path: Path
+) -> None:
+    files = report(found_of(checkpoints, means), tmp_path)
+
+    assert any(line.startswith(sentence) for line in files.headlines)
+    assert all(path.stat().st_size > 1_000 for path in (files.page, *files.figures))
+    assert all(line.split(" (")[0] in files.page.read_text() for line in files.headlines)
+
+
+def test_what_is_left_out_is_on_the_page(tmp_path: Path) -> None:
+    page = report(found_of(DEMO[2:], {"demo-1-instruct": 1.0}), tmp_path).page.read_text()
+
+    assert "its base demo-1-base is not in the tables" in page
+
+
+def test_few_checkpoints_stand_side_by_side_and_many_below_one_another(tmp_path: Path) -> None:
+    slugs = [f"c{at}" for at in range(MOST_WIDE + 1)]
+    few, many = (
+        report(found_of([checkpoint(slug) for slug in some], dict.fromkeys(some, 1.0)), tmp_path).page.read_text()
+        for some in (slugs[:-1], slugs)
+    )
+
+    assert 'id="studies-nll"' in few
+    assert 'id="studies-accuracy"' in few
+    assert 'id="studies"' not in few
+    assert 'id="studies"' in many
+    assert 'id="studies-nll"' not in many
+
+
+def test_a_long_table_is_cut_on_the_page_and_whole_in_its_file(tmp_path: Path) -> None:
+    found = found_of([checkpoint("a", "base")], {"a": 1.0}, studies=[f"study {at:04}" for at in range(MOST_ROWS + 1)])
+    page = report(found, tmp_path).page.read_text()
+
+    assert "The first 1,000 of 1,001 rows" in page
+    assert "study 0999<" in page
+    assert "study 1000<" not in page
+    assert pl.read_csv(tmp_path / "tables/by_study.csv").height == MOST_ROWS + 1
+
+
+def test_an_interrupted_report_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = report(demo(), tmp_path).page.read_bytes()
+
+    def interrupted(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        report(found_of(DEMO, {}), tmp_path)
+
+    assert (tmp_path / "index.html").read_bytes() == old
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("size_b", "label"),
+    [
+        (1e-4, "100k"),
+        (1.2e-4, "120k"),
+        (0.014, "14M"),
+        (0.07, "70M"),
+        (0.1, "0.1B"),
+        (0.6, "0.6B"),
+        (70, "70B"),
+        (0, "0k"),
+    ],
+)
+def test_sizes_are_written_as_people_say_them(size_b: float, label: str) -> None:
+    assert size_label(size_b) == label
+
+
+@pytest.mark.parametrize(("low", "high"), [(6e-5, 5e-4), (0.6, 1.6), (0.3, 110), (1e-4, 100), (0.01, 20)])
+def test_the_size_axis_has_two_to_seven_ticks(low: float, high: float) -> None:
+    ticks = size_ticks(low, high)
+
+    assert 2 <= len(ticks) <= 7
+    assert all(low <= tick <= high for tick in ticks)
+    assert len({size_label(tick) for tick in ticks}) == len(ticks)
+
+
+def test_every_stage_has_its_own_colour_and_marker() -> None:
+    looks = LOOKS.values()
+    assert len({each.colour for each in looks}) == len({each.marker for each in looks}) == len(LOOKS) == 8
+
+
+def test_a_long_name_keeps_both_its_ends() -> None:
+    assert shortened("meta-llama/Llama-3.1-70B-Instruct") == "meta-llama/…70B-Instruct"
+    assert shortened("two\nlines") == "two lines"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")
+def test_in_a_browser_pressing_a_head_sorts_the_table(tmp_path: Path) -> None:
+    page = report(demo(studies=[SCRIPT, "memory"]), tmp_path / "report").page.read_text()
+    press = "document.querySelectorAll('#checkpoints thead button')[3].click();"
+    allowed = base64.b64encode(sha256(press.encode()).digest()).decode()
+    pressed = page.replace("script-src ", f"script-src 'sha256-{allowed}' ")
+    pressed = pressed.replace("</body>", f"<script>{press}</script></body>")
+    (tmp_path / "pressed.html").write_text(pressed)
+
+    dom = browsed(tmp_path / "pressed.html", tmp_path / "profile")
+    table = re.search(r'<section id="checkpoints".*?</section>', dom, re.DOTALL)
+    assert table is not None
+    heads = re.findall(r"<th\b[^>]*>", table[0])
+    assert [("aria-sort" in head) for head in heads].index(True) == 3
+    assert 'aria-sort="ascending"' in heads[3]
+    first_cells = re.findall(r"<tr><td>([^<]*)</td>", table[0])
+    assert first_cells == sorted(MEANS, key=lambda slug: MEANS[slug])
+    assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in dom
+
+
+def browsed(page: Path, profile: Path) -> str:
+    """The document as it stands after the page's scripts have run."""
+    assert CHROMIUM is not None
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={profile}"]
+    done = subprocess.run(
+        [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout

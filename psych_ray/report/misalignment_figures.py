@@ -1,0 +1,171 @@
+"""Figures: what post-training did, as Cohen's d of post-trained checkpoints against their bases.
+
+Means with their standard errors stand in front, the single pairs behind them. Zero is as human-like as the base. These
+functions choose a layout and nothing else: every number is in `Findings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from psych_ray.report.nll_figure import empty_figure, stage_legend
+from psych_ray.report.style import COLUMN_MM, FAINT, GRID, INK, MINUS, PAGE_MM, inches, look, shortened, two_digits
+from psych_ray.study import Findings
+
+_AXIS = "Misalignment (Cohen's d, post-trained minus base)"
+_NO_PAIR = "No pair of a base and a post-trained checkpoint"
+_GOLDEN = 0.6180339887
+_LETTER_MM = 1.45
+
+
+def by_stage(found: Findings) -> Figure:
+    """A row a stage: the mean over its pairs with the standard error over studies, and the pairs."""
+    stages, pairs = found.main(found.by_stage), found.main(found.misalignment)
+    if not stages.height:
+        return empty_figure(_NO_PAIR)
+    figure = Figure(figsize=(inches(COLUMN_MM), inches(24 + 10 * stages.height)), layout="constrained")
+    ax = figure.subplots()
+    labels = []
+    for at, (stage, d, se, n_pairs) in enumerate(stages.select("stage", "d", "se", "n_pairs").iter_rows()):
+        if n_pairs > 1:
+            single = pairs.filter(pl.col("stage") == stage)["d"].sort().to_list()
+            _pairs(ax, single, [at - 0.14 - 0.26 * place for place in _spread(n_pairs)], stage)
+        _mean(ax, d, at, stage, xerr=se)
+        _beside(ax, at, two_digits(d).replace("-", MINUS))
+        labels.append(f"{look(stage).label}\n{n_pairs} {'pair' if n_pairs == 1 else 'pairs'}")
+    ax.set_yticks(range(stages.height), labels)
+    ax.set_ylim(stages.height - 0.45, -0.55)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    ax.grid(axis="x", color=GRID, linewidth=0.6)
+    ax.set_xlabel(_AXIS)
+    _include_zero(ax, "x")
+    _directions(ax)
+    return figure
+
+
+def by_generation(found: Findings) -> Figure:
+    """Generations from left to right, a line a stage within a family."""
+    means, pairs = found.main(found.by_stage_and_generation), found.main(found.misalignment)
+    if not means.height:
+        return empty_figure(_NO_PAIR)
+    names = list(means.select("family", "generation").unique(maintain_order=True).iter_rows())
+    stages = means["stage"].unique(maintain_order=True).to_list()
+    width = COLUMN_MM if len(names) <= 4 else PAGE_MM
+    figure = Figure(figsize=(inches(width), inches(70)), layout="constrained")
+    ax = figure.subplots()
+    step = min(0.14, 0.8 / len(stages))
+    for place, stage in enumerate(stages):
+        shift = step * (place - (len(stages) - 1) / 2)
+        how = look(stage)
+        for family in dict(names):
+            own = means.filter(pl.col("stage") == stage, pl.col("family") == family)
+            at = [names.index((family, generation)) + shift for generation in own["generation"]]
+            ax.plot(at, own["d"], color=how.colour, linewidth=1, zorder=3)
+            for x, d, se in zip(at, own["d"], own["se"], strict=True):
+                _mean(ax, x, d, stage, yerr=se)
+        several = means.filter(pl.col("stage") == stage, pl.col("n_pairs") > 1)
+        single = pairs.join(several, on=["family", "generation", "stage"], how="semi")
+        at = [names.index(name) + shift - 0.35 * step for name in single.select("family", "generation").iter_rows()]
+        _pairs(ax, at, single["d"].to_list(), stage)
+    _generation_axis(ax, names, width)
+    stage_legend(figure, stages)
+    return figure
+
+
+def _mean(
+    ax: Axes, x: float, y: float, stage: str | None, *, xerr: float | None = None, yerr: float | None = None
+) -> None:
+    how = look(stage)
+    ax.errorbar(
+        x,
+        y,
+        xerr=xerr,
+        yerr=yerr,
+        color=how.colour,
+        marker=how.marker,
+        markersize=5.4 * how.scale,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        elinewidth=1.1,
+        capsize=2,
+        capthick=1.1,
+        zorder=4,
+    )
+
+
+def _pairs(ax: Axes, x: Sequence[float], y: Sequence[float], stage: str | None) -> None:
+    how = look(stage)
+    ax.plot(
+        x,
+        y,
+        linestyle="none",
+        color=how.colour,
+        alpha=0.45,
+        marker=how.marker,
+        markersize=3 * how.scale,
+        markeredgewidth=0,
+        zorder=2,
+    )
+
+
+def _beside(ax: Axes, y: float, text: str) -> None:
+    ax.annotate(
+        text,
+        xy=(1, y),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        annotation_clip=False,
+    )
+
+
+def _spread(n: int) -> Sequence[float]:
+    """`n` places from 0 to 1, evenly filled, and neighbours never side by side."""
+    return [at * _GOLDEN % 1 for at in range(n)]
+
+
+def _generation_axis(ax: Axes, names: list[tuple[str, str]], width_mm: float) -> None:
+    labels = [shortened(family if generation == "unknown" else generation, 16) for family, generation in names]
+    crowded = len(labels) * (max(map(len, labels)) + 1) * _LETTER_MM > 0.82 * width_mm
+    ax.set_xticks(range(len(names)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.tick_params(axis="both", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.spines["bottom"].set_visible(False)
+    ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    ax.grid(axis="y", color=GRID, linewidth=0.6)
+    ax.set_ylabel("Misalignment (Cohen's d,\npost-trained minus base)")
+    _include_zero(ax, "y")
+
+
+def _include_zero(ax: Axes, axis: str) -> None:
+    low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
+    pad = 0.06 * (max(high, 0) - min(low, 0))
+    limits = (min(low, -pad), max(high, pad))
+    if axis == "x":
+        ax.set_xlim(limits)
+    else:
+        ax.set_ylim(limits)
+
+
+def _directions(ax: Axes) -> None:
+    for text, side, at in (("worse than its base →", "left", 3), ("← better", "right", -3)):
+        ax.annotate(
+            text,
+            xy=(0, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(at, 1),
+            textcoords="offset points",
+            ha=side,
+            va="bottom",
+            fontsize=6,
+            color=FAINT,
+            annotation_clip=False,
+        )

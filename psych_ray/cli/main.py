@@ -87,3 +87,7 @@ def _run(command: str, overrides: Sequence[str]) -> int:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

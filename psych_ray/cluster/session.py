@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
@@ -19,6 +20,7 @@ from psych_ray.config import ClusterConfig, ClusterKind
 from psych_ray.errors import ConfigError, PsychRayError
 
 _OBJECT_STORE_BYTES = 128 * 2**20
+_PREFIX = "psych-ray-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         finally:
             ray.shutdown()
         return
-    directory = tempfile.mkdtemp(prefix="psych-ray-")
+    _remove_abandoned()
+    directory = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
     try:
         _start_local(config, directory)
         yield
@@ -66,6 +69,14 @@ def divide(config: ClusterConfig, n_checkpoints: int) -> Slots:
     if each > cpus:
         raise ConfigError(f"cluster.cpus_per_replica={each}: the cluster has {cpus}")
     return Slots(replicas=min(cpus // each, n_checkpoints), cpus=each, gpus=0)
+
+
+def _remove_abandoned() -> None:
+    """Remove the directories of sessions whose driver was killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = path.name.removeprefix(_PREFIX).split("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _start_local(config: ClusterConfig, directory: str) -> None:

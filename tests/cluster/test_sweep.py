@@ -1,0 +1,209 @@
+"""Whole sweeps on a real local Ray, killed and disturbed: the table at the end is the one of an undisturbed sweep."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+
+from psych_ray.results.reading import footers, scan_responses
+from psych_ray.results.root import ResultsRoot
+from psych_ray.transcripts.simulated import simulated_transcripts
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PARTICIPANTS = 30
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny_checkpoint, byte_tokenizer_directory) -> list[Path]:
+    made = [tiny_checkpoint(name, byte_tokenizer_directory) for name in ("Llama", "Qwen3")]
+    return [path.rename(path.with_name(name)) for path, name in zip(made, ("a", "b"), strict=True)]
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Iterator[Path]:
+    """Give Ray a short directory of our own, so that what sweeps leave behind can be seen."""
+    path = Path(f"/tmp/pr{os.getpid()}")  # sockets need a short path
+    path.mkdir()
+    yield path
+    left = [p for p in path.iterdir() if not p.name.startswith("psych-ray-")]
+    for session in path.glob("psych-ray-*"):
+        shutil.rmtree(session)
+    path.rmdir()
+    assert left == []
+
+
+def command(checkpoints: list[Path], root: Path, *more: str) -> list[str]:
+    paths = ",".join(str(path) for path in checkpoints)
+    return [
+        sys.executable, "-m", "psych_ray.cli.main", "sweep", "checkpoints=local", f"checkpoints.paths=[{paths}]",
+        f"transcripts.participants={PARTICIPANTS}", "scoring.unit_seconds=0.2", f"results.root={root}",
+        "tracking=console", *more,
+    ]  # fmt: skip
+
+
+def start(arguments: list[str], scratch: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments,
+        env=os.environ | {"TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def n_parts(root: Path) -> int:
+    return len(list(root.rglob("responses/**/*.parquet")))
+
+
+def wait_for_parts(process: subprocess.Popen[str], root: Path, n: int) -> None:
+    deadline = time.monotonic() + 120
+    while n_parts(root) < n and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def processes_of(scratch: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TMPDIR") == str(scratch) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def wait_until_gone(scratch: Path) -> None:
+    deadline = time.monotonic() + 60
+    while processes_of(scratch):
+        assert time.monotonic() < deadline, [p.cmdline() for p in processes_of(scratch)]
+        time.sleep(0.1)
+
+
+def table(root: Path) -> pl.DataFrame:
+    frame = scan_responses(ResultsRoot(str(root))).collect()
+    return frame.sort("checkpoint", "study", "participant", "transcript", "response")
+
+
+def assert_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    assert found.drop("nll").equals(expected.drop("nll"))
+    assert np.abs(found["nll"].to_numpy() - expected["nll"].to_numpy()).max() < 1e-4
+
+
+@pytest.fixture(scope="module")
+def undisturbed(checkpoints, scratch, tmp_path_factory) -> tuple[Path, pl.DataFrame]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = finish(start(command(checkpoints, root), scratch))
+    assert code == 0, err
+    assert str(root) in out
+    wait_until_gone(scratch)
+    assert list(scratch.iterdir()) == [], "Ray's temporary directory is still there"
+    return root, table(root)
+
+
+def test_every_marked_response_is_there_once_a_checkpoint(undisturbed):
+    root, found = undisturbed
+    transcripts = list(simulated_transcripts(participants=PARTICIPANTS, seed=201))
+    expected = {(t.id, r.number, r.start, r.end) for t in transcripts for r in t.responses}
+    for checkpoint in ("a", "b"):
+        rows = found.filter(pl.col("checkpoint") == checkpoint)
+        assert rows.height == len(expected)
+        assert set(rows.select("transcript", "response", "char_start", "char_end").iter_rows()) == expected
+    assert set(found["status"]) == {"scored"}
+    assert found["nll"].null_count() == 0
+    assert {f.engine for f in footers(ResultsRoot(str(root)))} == {"transformers"}
+
+
+def test_a_second_sweep_finds_nothing_to_do(undisturbed, checkpoints, scratch):
+    root, before = undisturbed
+    code, _, err = finish(start(command(checkpoints, root), scratch))
+    assert code == 0, err
+    assert table(root).equals(before)
+    wait_until_gone(scratch)
+
+
+def test_sigkill_at_any_moment_and_again_loses_and_doubles_nothing(undisturbed, checkpoints, scratch, tmp_path):
+    expected, rng = undisturbed[1], random.Random(7)
+    total = n_parts(undisturbed[0])
+    for _ in range(3):
+        process = start(command(checkpoints, tmp_path), scratch)
+        wait_for_parts(process, tmp_path, min(total, n_parts(tmp_path) + rng.randint(1, max(1, total // 4))))
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        finish(process)
+        wait_until_gone(scratch)
+    assert n_parts(tmp_path) < total, "the kills came too late to disturb anything"
+    code, _, err = finish(start(command(checkpoints, tmp_path), scratch))
+    assert code == 0, err
+    assert_same(table(tmp_path), expected)
+    wait_until_gone(scratch)
+
+
+def test_a_killed_replica_is_replaced(undisturbed, checkpoints, scratch, tmp_path):
+    process = start(command(checkpoints, tmp_path), scratch)
+    wait_for_parts(process, tmp_path, 1)
+    replicas = [p for p in processes_of(scratch) if "ReplicaActor" in " ".join(p.cmdline())]
+    assert replicas
+    replicas[0].send_signal(signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert "died" in err
+    assert_same(table(tmp_path), undisturbed[1])
+
+
+def test_ctrl_c_ends_with_130_and_what_is_committed_stays(undisturbed, checkpoints, scratch, tmp_path):
+    process = start(command(checkpoints, tmp_path), scratch)
+    wait_for_parts(process, tmp_path, 2)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert "what is committed stays" in err
+    wait_until_gone(scratch)
+    assert 2 <= n_parts(tmp_path) < n_parts(undisturbed[0])
+    ids = table(tmp_path).select("checkpoint", "transcript", "response")
+    assert ids.is_unique().all()
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_set_aside_and_the_rest_goes_on(checkpoints, scratch, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoints[0], broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    root = tmp_path / "root"
+    code, _, err = finish(start(command([broken, checkpoints[1]], root, "transcripts.limit=2"), scratch))
+    assert code == 3, err
+    assert "Traceback" not in err
+    assert "broken, plain" in err
+    assert "model.norm.weight" in err
+    assert set(table(root)["checkpoint"]) == {"b"}
+    wait_until_gone(scratch)
+
+
+def test_other_settings_on_the_same_root_are_refused(undisturbed, checkpoints, scratch):
+    code, _, err = finish(start(command(checkpoints, undisturbed[0], "scoring.dtype=bfloat16"), scratch))
+    assert code == 1
+    assert err.strip().count("\n") == 0
+    assert "scored with other settings (scoring.dtype=bfloat16, not float32 there)" in err

@@ -13,9 +13,10 @@ from rich.table import Column, Table
 
 from psych_ray.config import Config
 from psych_ray.errors import UnsupportedError
-from psych_ray.results.reading import footers, scan_responses
+from psych_ray.results.reading import footers, parts, scan_responses, scored_sums
 from psych_ray.results.root import ResultsRoot
 from psych_ray.sweep.prepare import Prepared, checkpoint_facts, prepare
+from psych_ray.sweep.unit import Tally
 from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
 
 INCOMPLETE = 3
@@ -146,6 +147,7 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, rejected: list[
 
 
 def _start(prepared: Prepared, config: Config) -> SweepStart:
+    committed = scored_sums(prepared.root) if parts(prepared.root) else {}
     tasks = [
         Task(
             checkpoint=checkpoint_facts(prepared.checkpoints[lane.checkpoint]),
@@ -154,6 +156,9 @@ def _start(prepared: Prepared, config: Config) -> SweepStart:
             responses=lane.n_responses,
             responses_committed=lane.n_responses - lane.n_responses_missing,
             characters=lane.n_characters_missing,
+            scored_by_study={
+                study: Tally(*sums) for study, sums in committed.get((lane.checkpoint, lane.condition), {}).items()
+            },
         )
         for lane in prepared.lanes
     ]

@@ -149,6 +149,7 @@ class _Driver:
         return UnitFailed(replica, failure.reason)
 
     def _set_aside(self, unit: Unit, reason: str) -> None:
+        self.tracker.set_aside(unit.checkpoint, unit.condition, unit.n_responses)
         first, n = unit.transcripts[0], len(unit.transcripts)
         what = (
             f"transcript {first.id} of {first.study}" if n == 1 else f"{n} transcripts from {first.id} of {first.study}"

@@ -14,10 +14,15 @@ from psych_ray.errors import ResultsError
 from psych_ray.results.parts import part_folder, read_footer
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import Footer
+from psych_ray.transcripts.status import Status
 
 _PART = re.compile(
     r"^responses/checkpoint=(?P<checkpoint>[^/]+)/condition=(?P<condition>[^/]+)/(?P<unit>[^/]+)\.parquet$"
 )
+
+
+# Named, so that a checkpoint called 2024 stays a name.
+_HIVE = {"checkpoint": pl.String, "condition": pl.String}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ def scan_responses(root: ResultsRoot) -> pl.LazyFrame:
     """The table of responses, lazily, with `checkpoint` and `condition`. ResultsError where there is none yet."""
     if not root.names("responses"):
         raise ResultsError(f"{root.path}: no responses there yet; run psych-ray sweep results.root={root.root}")
-    return pl.scan_parquet(root.path / "responses" / "**" / "*.parquet", hive_partitioning=True)
+    return pl.scan_parquet(root.path / "responses" / "**" / "*.parquet", hive_schema=_HIVE)
 
 
 def footers(root: ResultsRoot, *, one_each: bool = True) -> list[Footer]:
@@ -51,6 +56,18 @@ def footers(root: ResultsRoot, *, one_each: bool = True) -> list[Footer]:
         if key not in found:
             found[key] = read_footer(root.local(part.name))
     return list(found.values())
+
+
+def scored_sums(root: ResultsRoot) -> dict[tuple[str, str], dict[str, tuple[int, float, int]]]:
+    """By checkpoint and condition, then by study: scored responses, their NLL in nats, and how many were top1."""
+    scored = scan_responses(root).filter(pl.col("status").cast(pl.String) == Status.scored.value)
+    sums = scored.group_by("checkpoint", "condition", "study").agg(
+        pl.len(), pl.col("nll").cast(pl.Float64).sum(), pl.col("top1").sum()
+    )
+    found: dict[tuple[str, str], dict[str, tuple[int, float, int]]] = {}
+    for checkpoint, condition, study, n, nll, top1 in sums.collect(engine="streaming").iter_rows():
+        found.setdefault((checkpoint, condition), {})[study] = (n, nll, top1)
+    return found
 
 
 def transcripts_in(root: ResultsRoot, checkpoint: str, condition: str, units: Iterable[str]) -> set[str]:

@@ -78,5 +78,8 @@ class Tracker(Protocol):
     def trouble(self, message: str) -> None:
         """Something failed and is retried or set aside; one line."""
 
+    def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
+        """So many responses of a task cannot be scored in this sweep; why was told before."""
+
     def ended(self, end: SweepEnd) -> None:
         """Nothing follows."""

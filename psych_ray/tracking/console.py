@@ -105,6 +105,11 @@ class ConsoleTracker:
             self._progress.troubles += 1
         self.say(message, style="yellow")
 
+    def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
+        """Wait for these no longer."""
+        with self._lock:
+            self._progress.set_aside((checkpoint, condition), responses)
+
     def ended(self, end: SweepEnd) -> None:
         """Give the terminal back, with one line that stays."""
         if self._ended:

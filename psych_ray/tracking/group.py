@@ -61,6 +61,10 @@ class TrackerGroup:
         """Something failed and is retried or set aside; one line."""
         self._tell(lambda member: member.trouble(message))
 
+    def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
+        """So many responses of a task cannot be scored in this sweep; why was told before."""
+        self._tell(lambda member: member.set_aside(checkpoint, condition, responses))
+
     def ended(self, end: SweepEnd) -> None:
         """Nothing follows. More than once does nothing more."""
         self._tell(lambda member: member.ended(end))

@@ -60,6 +60,8 @@ class TaskProgress:
         self.means = RunningMeans(task.scored_by_study)
         self.units_done = 0
         self.responses_done = 0
+        self.responses_aside = 0
+        """Cannot be scored in this sweep."""
 
     @property
     def units(self) -> int:
@@ -82,6 +84,11 @@ class TaskProgress:
         return self.responses >= self.task.responses
 
     @property
+    def settled(self) -> bool:
+        """Every response of the plan is committed or set aside: nothing more will come."""
+        return self.responses + self.responses_aside >= self.task.responses
+
+    @property
     def characters_done(self) -> float:
         """Characters read in this sweep, estimated from the share of its responses that is committed."""
         to_do = self.task.responses - self.task.responses_committed
@@ -89,7 +96,8 @@ class TaskProgress:
 
     def seconds_left(self, at: float) -> float | None:
         """Estimated from responses."""
-        return self.pace.seconds_left(self.responses_done, self.task.responses - self.responses, at)
+        remaining = self.task.responses - self.responses - self.responses_aside
+        return self.pace.seconds_left(self.responses_done, remaining, at)
 
 
 class SweepProgress:
@@ -116,8 +124,8 @@ class SweepProgress:
 
     @property
     def running(self) -> list[TaskProgress]:
-        """Started and not complete, in the order in which they started."""
-        tasks = [task for task in self.tasks.values() if task.started and not task.complete]
+        """Started and not settled, in the order in which they started."""
+        tasks = [task for task in self.tasks.values() if task.started and not task.settled]
         return sorted(tasks, key=lambda task: task.pace.first_at or 0.0)
 
     @property
@@ -128,9 +136,7 @@ class SweepProgress:
     @property
     def waiting(self) -> int:
         """Tasks that have not begun and whose checkpoint is not loading either."""
-        return sum(
-            not (task.started or task.complete or slug in self.loading) for (slug, _), task in self.tasks.items()
-        )
+        return sum(not (task.started or task.settled or slug in self.loading) for (slug, _), task in self.tasks.items())
 
     def seconds_left(self, at: float) -> float | None:
         """Estimated from characters: responses of different studies take very different times."""
@@ -146,6 +152,13 @@ class SweepProgress:
         """A replica of the checkpoint has loaded."""
         self.loading.pop(slug, None)
         self.loading_seconds[slug] = seconds
+
+    def set_aside(self, key: tuple[str, str], responses: int) -> TaskProgress:
+        """Responses of the task cannot be scored; if its checkpoint was loading, it no longer is."""
+        self.loading.pop(key[0], None)
+        task = self.tasks[key]
+        task.responses_aside += responses
+        return task
 
     def begin(self, key: tuple[str, str], at: float) -> TaskProgress:
         """A unit of the task was taken."""

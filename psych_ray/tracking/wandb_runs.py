@@ -66,7 +66,7 @@ class WandbRuns:
     def unit_started(self, key: tuple[str, str], at: float) -> None:
         """A unit of the task was taken."""
         task = self._progress.begin(key, at)
-        if not task.complete:
+        if not task.settled:
             self._run(task)
 
     def trouble(self) -> None:
@@ -88,8 +88,11 @@ class WandbRuns:
         point |= {f"nll_nats_by_study/{study}": means.nll_nats_of(study) for study in report.by_study}
         known = {name: value for name, value in point.items() if value is not None}
         self._run(task).log(known, step=task.responses, commit=True)
-        if task.complete:
-            self._finish(task, exit_code=0)
+        self._finish_if_settled(task)
+
+    def set_aside(self, key: tuple[str, str], responses: int) -> None:
+        """Responses of the task will not come."""
+        self._finish_if_settled(self._progress.set_aside(key, responses))
 
     def ended(self, end: SweepEnd) -> None:
         """Finish what is still open, which is what is not complete."""
@@ -151,6 +154,10 @@ class WandbRuns:
             self.online_ids.add(run.id)
             self.url = run.project_url
         return run
+
+    def _finish_if_settled(self, task: TaskProgress) -> None:
+        if task.settled and task.task.key in self._open:
+            self._finish(task, exit_code=0 if task.complete else 1)
 
     def _finish(self, task: TaskProgress, *, exit_code: int) -> None:
         run = self._open.pop(task.task.key)

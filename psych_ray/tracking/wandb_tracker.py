@@ -74,6 +74,10 @@ class WandbTracker:
         """Counted only; messages stay in the terminal."""
         self._put(lambda runs: runs.trouble())
 
+    def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
+        """May close the task's run."""
+        self._put(lambda runs: runs.set_aside((checkpoint, condition), responses))
+
     def ended(self, end: SweepEnd) -> None:
         """Close what is open and wait for it, with patience."""
         thread, self._thread = self._thread, None

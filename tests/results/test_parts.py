@@ -18,7 +18,7 @@ import pytest
 
 from psych_ray.errors import ResultsError, UnsupportedError
 from psych_ray.results.parts import commit_part, part_name, read_footer, responses_table
-from psych_ray.results.reading import footers, parts, scan_responses, transcripts_in
+from psych_ray.results.reading import footers, parts, scan_responses, scored_sums, transcripts_in
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity
 from psych_ray.scoring.scored import ScoredTranscript
@@ -89,6 +89,16 @@ def test_polars_and_arrow_read_the_hive_layout_without_us(tmp_path):
     assert scan_responses(root).collect().equals(frame)
     dataset = ds.dataset(tmp_path / "responses", partitioning="hive")
     assert dataset.to_table().num_rows == 8
+
+
+def test_sums_of_what_is_scored(tmp_path):
+    root = ResultsRoot(str(tmp_path))
+    commit_part(root, [scored("1"), scored("2", study="other")], footer())
+    commit_part(root, [scored("3")], footer("u2"))
+    sums = scored_sums(root)
+    assert sums == {
+        ("Qwen--Qwen3-8B-Base", "plain"): {"study/with=odd characters": (4, 15.5, 2), "other": (2, 7.75, 1)}
+    }
 
 
 def test_the_footer_says_what_made_the_part(tmp_path):

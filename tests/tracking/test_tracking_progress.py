@@ -66,3 +66,17 @@ def test_units_grow_when_they_are_split() -> None:
     for n in range(2):
         split = progress.advance(report(responses=20), at=float(n))
     assert (split.units_done, split.units, split.complete) == (2, 2, True)
+
+
+def test_what_is_set_aside_is_not_waited_for() -> None:
+    progress = SweepProgress([task("a", responses=10), task("b", responses=10)])
+    progress.load("a", at=0.0)
+    progress.set_aside(("a", "plain"), 10)
+    assert (progress.loading, progress.waiting, progress.complete) == ({}, 1, 0)
+    running = progress.begin(("b", "plain"), at=1.0)
+    progress.set_aside(("b", "plain"), 4)
+    assert progress.running == [running]
+    progress.advance(report("b", responses=6), at=2.0)
+    assert running.seconds_left(at=2.0) == 0.0
+    assert progress.running == []
+    assert not running.complete

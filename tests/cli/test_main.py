@@ -1,0 +1,160 @@
+"""The command line: what parses, what is refused, with which exit code and how many lines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from psych_ray.cli.compose import conf_directory, load_config
+from psych_ray.cli.main import COMMANDS, main
+from psych_ray.config import Config, Stage
+from psych_ray.errors import ConfigError
+
+NEEDED = {"checkpoints=local": ["checkpoints.paths=[A,B]"], "transcripts=files": ["transcripts.path=x"]}
+
+
+def choices() -> list[str]:
+    return sorted(f"{path.parent.name}={path.stem}" for path in conf_directory().glob("*/*.yaml"))
+
+
+def test_the_promised_choices_are_there():
+    assert set(choices()) == {
+        *(
+            f"checkpoints={c}"
+            for c in ["demo", "local", "qwen3", "llama3", "olmo3", "qwen_generations", "centaur", "paper"]
+        ),
+        *(f"transcripts={t}" for t in ["demo", "psych201", "psych101", "files"]),
+        *(f"cluster={c}" for c in ["local", "existing"]),
+        *(f"tracking={t}" for t in ["console", "wandb"]),
+    }
+
+
+@pytest.mark.parametrize("choice", choices())
+def test_every_shipped_yaml_composes(choice):
+    assert isinstance(load_config([choice, *NEEDED.get(choice, [])]), Config)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "checkpoints.only=[Qwen*,*base]",
+        "transcripts.studies=[a*]",
+        "transcripts.limit=3",
+        "conditions=[plain,chat,persona]",
+        *(f"scoring.engine={engine}" for engine in ("auto", "transformers", "deepspeed_tp", "deepspeed_zero")),
+        "scoring.dtype=float32",
+        "scoring.dtype=bfloat16",
+        "scoring.cut=tokens",
+        "scoring.cut=characters",
+        "scoring.cut_at=4096",
+        "scoring.parity=true",
+        "cluster.address=10.0.0.1:6379",
+        "results.root=s3://bucket/run",
+        "results.root=gs://bucket/run",
+        "tracking.mode=online",
+        "report.root=elsewhere",
+    ],
+)
+def test_the_promised_overrides_parse(override):
+    load_config([override])
+
+
+def test_the_papers_checkpoints_are_whole():
+    cards = load_config(["checkpoints=paper"]).checkpoints.cards
+    ids = {card.id for card in cards}
+    assert len(ids) == len(cards) == 103
+    assert all(card.base is None or card.base in ids for card in cards)
+    assert {card.stage for card in cards} == set(Stage)
+    for group in ("qwen3", "llama3", "olmo3", "qwen_generations", "centaur"):
+        assert {card.id for card in load_config([f"checkpoints={group}"]).checkpoints.cards} <= ids
+
+
+def test_the_papers_checkpoints_are_those_of_the_facts(shared):
+    facts = yaml.safe_load((shared / "facts/checkpoints.yaml").read_text())["checkpoints"]
+    cards = {card.id: card for card in load_config(["checkpoints=paper"]).checkpoints.cards}
+    assert list(cards) == [fact["id"] for fact in facts]
+    for fact in facts:
+        card = cards[fact["id"]]
+        stage = fact["stage"].replace("-", "_")
+        assert (card.family, card.generation, card.size_b) == (fact["family"], fact["generation"], fact["size_b"])
+        assert (card.stage, card.base) == (stage, fact["base"])
+        assert (card.quantization, card.adapter) == (fact.get("quantization"), fact.get("adapter", False))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("scoring.dtype=float16", "expected one of [float32, bfloat16]"),
+        ("scoring.dtyp=float32", "'dtyp' not in 'ScoringConfig'"),
+        ("checkpoints=qwen", "there is centaur, demo"),
+        ("checkpoints=local", "checkpoints=local needs checkpoints.paths"),
+        ("transcripts=files", "transcripts=files needs transcripts.path"),
+        ("transcripts.limit=0", "transcripts.limit=0"),
+        ("conditions=[]", "conditions=[]"),
+        ("conditions=[plain", "no viable alternative"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_wrong_override_is_one_line_and_exit_code_2(override, says, capsys):
+    assert main(["sweep", override]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("psych-ray: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["swep"], 2, "there is sweep, plan"),
+        (["check"], 1, "does not do that yet"),
+        (["compact"], 1, "does not do that yet"),
+        (["sweep", "conditions=[chat]"], 1, "conditions=[chat]"),
+        (["sweep", "conditions=[plane]"], 2, "no such condition"),
+        (["sweep", "scoring.parity=true"], 1, "scoring.parity=true"),
+        (["sweep", "scoring.engine=deepspeed_tp"], 1, "deepspeed_tp"),
+        (["sweep", "results.root=s3://bucket/run"], 1, "s3://bucket/run"),
+        (["sweep", "checkpoints=local", "checkpoints.paths=[/nowhere]"], 1, "/nowhere: no config.json there"),
+        (["status", "results.root=/nowhere"], 1, "no sweep there yet"),
+        (["report", "results.root=/nowhere"], 1, "no responses there yet"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments, code, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_instant_and_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {command} " in out for command in COMMANDS)
+    assert main([]) == 2
+    heavy = {"torch", "ray", "transformers", "hydra", "polars", "wandb", "numpy"}
+    code = f"import sys; from psych_ray.cli.main import main; main(['--help']); print({heavy!r} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("set()\n")
+
+
+def test_the_configuration_is_checked_before_heavy_libraries_load(tmp_path):
+    code = (
+        "import sys; from psych_ray.cli.main import main; code = main(['sweep', 'scoring.dtype=x']);"
+        "print(code, {'torch', 'ray', 'transformers'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert run.stdout == "2 set()\n"
+
+
+def test_a_configuration_error_keeps_its_cause():
+    with pytest.raises(ConfigError) as caught:
+        load_config(["scoring.dtype=x"])
+    assert caught.value.__cause__ is not None
+    assert Path(conf_directory() / "config.yaml").is_file()

@@ -42,7 +42,7 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
     Raises ResultsError when nothing can be committed any more. KeyboardInterrupt passes through; what is committed by
     then stays.
     """
-    units = [unit for lane in prepared.lanes for unit in lane.missing]
+    units = _side_by_side(prepared)
     if not units:
         return []
     cost: dict[str, float] = {}
@@ -53,6 +53,15 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
         slots = divide(config.cluster, len({unit.checkpoint for unit in units}))
         scheduler = Scheduler.plan(units, slots=slots.replicas, attempts=config.cluster.attempts, cost=cost)
         return _Driver(scheduler, _specs(prepared, config, slots), slots, tracker).run()
+
+
+def _side_by_side(prepared: Prepared) -> list[Unit]:
+    """All missing units, those of the same transcripts under different conditions next to each other.
+
+    A transcript that reads the same under two conditions is then scored once: the replica still knows the answer.
+    """
+    numbered = [(number, unit) for lane in prepared.lanes for number, unit in enumerate(lane.missing)]
+    return [unit for _, unit in sorted(numbered, key=lambda pair: pair[0])]
 
 
 def _specs(prepared: Prepared, config: Config, slots: Slots) -> dict[str, ReplicaSpec]:

@@ -1,21 +1,22 @@
 """Engines: how a replica holds the weights. One seam for all of them: token ids in, likelihoods of chosen tokens out.
 
 An engine knows nothing of transcripts, responses or files; whoever packs sequences or shards weights does it behind
-`Engine.score`.
+`Engine.score`. Shapes: T tokens of one sequence, P tokens of a pack, R wanted tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from psych_ray.scoring.likelihood import token_nll
+from psych_ray.scoring.likelihood import Head, token_nll
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,15 @@ class Query:
 
     token_ids_T: NDArray[np.int64]
     at_R: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if len(self.at_R) and self.at_R[0] < 1:
+            raise ValueError("token 0 has no token before it that could predict it")
+
+    @property
+    def length(self) -> int:
+        """Tokens that must be read: nothing from the last wanted token on changes a wanted likelihood."""
+        return int(self.at_R[-1]) if len(self.at_R) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,41 +44,74 @@ class TokenScores:
     top1_R: NDArray[np.bool_]
 
 
+NOTHING = TokenScores(np.empty(0, np.float32), np.empty(0, np.bool_))
+
+
 class Engine(Protocol):
     """A loaded checkpoint."""
 
     name: str
+    batch_tokens: int
+    """How many tokens it likes to be asked about at a time; one query may hold more."""
 
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Teacher-forced likelihoods of the wanted tokens. ValueError where token 0 is wanted: nothing predicts it."""
+        """Teacher-forced likelihoods of the wanted tokens, one answer a query, in their order."""
 
 
 class TransformersEngine:
-    """One transformers model in one process on one device; one sequence a forward pass."""
+    """One transformers model in one process on one device: body over the whole sequence, head where it is wanted."""
 
     name = "transformers"
+    batch_tokens = 1
+    """One sequence at a time: on a CPU a batch is no faster, and padding would cost."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval()
+        # Sequences run alone: no padding, so no mask, and a causal kernel can be used.
+        self._body: Any = model.get_decoder()
+        self._head = Head.of(model)
+
+    @torch.inference_mode()
+    def score(self, batch: Sequence[Query]) -> list[TokenScores]:
+        """Run each sequence by itself."""
+        return [self._score(query) if len(query.at_R) else NOTHING for query in batch]
+
+    def _score(self, query: Query) -> TokenScores:
+        device = self.model.device
+        ids_1T = torch.from_numpy(query.token_ids_T[: query.length]).to(device)[None]
+        hidden_TD = self._body(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
+        targets_R = torch.from_numpy(query.token_ids_T[query.at_R]).to(device)
+        hidden_RD = hidden_TD[torch.from_numpy(query.at_R).to(device) - 1]
+        del hidden_TD
+        return to_scores(*token_nll(hidden_RD, self._head, targets_R))
+
+
+class WholeModelEngine:
+    """The slow, plain way: the model's own forward, all logits, one sequence at a time.
+
+    What the self-check compares with, and what scores where a faster way would not be right.
+    """
+
+    name = "transformers, whole logits"
+    batch_tokens = 1
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run the body over each sequence and the head only where a wanted token is predicted."""
-        return [self._score(query) for query in batch]
+        """Run each sequence by itself, through the head at every token."""
+        return [self._score(query) if len(query.at_R) else NOTHING for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
-        if len(query.at_R) == 0:
-            return TokenScores(np.empty(0, np.float32), np.empty(0, np.bool_))
-        if query.at_R[0] < 1:
-            raise ValueError("token 0 has no token before it that could predict it")
-        # Nothing after the last wanted token can change its likelihood.
-        length = int(query.at_R[-1])
-        device = self.model.device
-        ids_1T = torch.from_numpy(query.token_ids_T[:length]).to(device)[None]
-        at_R = torch.from_numpy(query.at_R).to(device)
-        targets_R = torch.from_numpy(query.token_ids_T[query.at_R]).to(device)
-        logits_1RV = self.model(input_ids=ids_1T, logits_to_keep=at_R - 1, use_cache=False).logits
-        if logits_1RV.shape[1] != len(at_R):  # some classes take no notice of logits_to_keep
-            logits_1RV = logits_1RV[:, at_R - 1]
-        nll_R, top1_R = token_nll(logits_1RV[0], targets_R)
-        return TokenScores(nll_R.cpu().numpy(), top1_R.cpu().numpy())
+        ids_T = torch.from_numpy(query.token_ids_T).to(self.model.device)
+        logits_TV = self.model(input_ids=ids_T[None, : query.length], use_cache=False).logits[0]
+        at_R = torch.from_numpy(query.at_R).to(self.model.device)
+        log_p_RV = logits_TV[at_R - 1].float().log_softmax(-1)
+        nll_R = -log_p_RV.gather(-1, ids_T[at_R, None])[:, 0]
+        return to_scores(nll_R, log_p_RV.argmax(-1) == ids_T[at_R])
+
+
+def to_scores(nll_R: Tensor, top1_R: Tensor) -> TokenScores:
+    """Bring the likelihoods of one query to numpy."""
+    return TokenScores(nll_R.cpu().numpy(), top1_R.cpu().numpy())

@@ -34,7 +34,9 @@ class ScoredTranscript:
 class Scorer(Protocol):
     """Whatever can say how probable it found a human response."""
 
-    engine_name: str
+    @property
+    def engine_name(self) -> str:
+        """How it holds what it scores with."""
 
     def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
         """Score transcripts, one result each, in any order."""

@@ -2,11 +2,15 @@
 
 scorer = load_scorer(checkpoint, ScoringConfig())
 for scored in scorer.score(transcripts, condition_named("plain")): ...
+
+Rendering and tokenizing run ahead in the background. What an engine has been asked before (another participant with the
+same text, another condition that renders the same) is not asked again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +18,16 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from psych_ray.scoring.alignment import Alignment, align
+from psych_ray.scoring.batching import Ahead, Waiting, windows
 from psych_ray.scoring.engines import Engine, Query, TokenScores
 from psych_ray.scoring.scored import ScoredTranscript
-from psych_ray.transcripts.conditions import Condition, Rendering, cut_characters
+from psych_ray.transcripts.conditions import ChatTemplate, Condition, cut_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
+
+_AHEAD = 16
+_WINDOW_BATCHES = 8
+_REMEMBERED_TOKENS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +38,98 @@ class Cut:
     characters: int | None = None
 
 
-class LanguageModelScorer:
-    """Scores with a language model: condition -> text -> tokens -> likelihoods -> sums over responses."""
+@dataclass(frozen=True, slots=True)
+class _Aligned:
+    """A transcript and its renderings, most often one, as questions to the engine."""
 
-    def __init__(self, engine: Engine, tokenizer: PreTrainedTokenizerBase, cut: Cut) -> None:
-        self.engine_name = engine.name
-        self._engine = engine
-        self._tokenizer = tokenizer
+    transcript: Transcript
+    alignments: tuple[Alignment, ...]
+    queries: tuple[Query, ...]
+
+    @property
+    def length(self) -> int:
+        return sum(query.length for query in self.queries)
+
+
+class LanguageModelScorer:
+    """Scores with a language model."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        cut: Cut,
+        *,
+        template: ChatTemplate | None = None,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.waiting = Waiting()
+        """How long scoring stood still because nothing was tokenized yet."""
         self._cut = cut
+        self._template = template
+        self._known = _Known(_REMEMBERED_TOKENS)
+
+    @property
+    def engine_name(self) -> str:
+        """How the weights are held."""
+        return self.engine.name
 
     def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
-        """Score transcripts one at a time, in their order."""
-        for transcript in transcripts:
-            alignment = self._align(condition.render(transcript, None))
-            at = token_places(alignment)
-            (scores,) = self._engine.score([Query(alignment.token_ids_T, at)])
-            yield _sum_over_responses(transcript, alignment, scores)
+        """Score transcripts, in their order."""
+        aligned = (self.align(transcript, condition) for transcript in transcripts)
+        with Ahead(aligned, most=_AHEAD, waiting=self.waiting) as stream:
+            for window in windows(stream, lambda a: a.length, _WINDOW_BATCHES * self.engine.batch_tokens):
+                yield from self._score_window(window)
 
-    def _align(self, rendering: Rendering) -> Alignment:
-        if self._cut.characters is not None:
-            rendering = cut_characters(rendering, self._cut.characters)
-        return align(rendering, self._tokenizer, self._cut.tokens)
+    def align(self, transcript: Transcript, condition: Condition) -> _Aligned:
+        """Render and tokenize one transcript."""
+        alignments = []
+        for rendering in [condition.render(transcript, self._template)]:
+            if self._cut.characters is not None:
+                rendering = cut_characters(rendering, self._cut.characters)
+            alignments.append(align(rendering, self.tokenizer, self._cut.tokens))
+        queries = tuple(Query(alignment.token_ids_T, token_places(alignment)) for alignment in alignments)
+        return _Aligned(transcript, tuple(alignments), queries)
+
+    def _score_window(self, window: Sequence[_Aligned]) -> Iterator[ScoredTranscript]:
+        asked = {_key(query): query for aligned in window for query in aligned.queries}
+        scores = {key: known for key in asked if (known := self._known.get(key)) is not None}
+        new = [key for key in asked if key not in scores]
+        for key, answer in zip(new, self.engine.score([asked[key] for key in new]), strict=True):
+            scores[key] = answer
+            self._known.add(key, answer)
+        for aligned in window:
+            yield _sum_over_responses(aligned, [scores[_key(query)] for query in aligned.queries])
+
+
+class _Known:
+    """The latest answers of the engine, for as many tokens as there is room for."""
+
+    def __init__(self, n_tokens: int) -> None:
+        self._room = n_tokens
+        self._answers: OrderedDict[tuple[bytes, bytes], TokenScores] = OrderedDict()
+
+    def get(self, key: tuple[bytes, bytes]) -> TokenScores | None:
+        return self._answers.get(key)
+
+    def add(self, key: tuple[bytes, bytes], answer: TokenScores) -> None:
+        self._answers[key] = answer
+        self._room -= len(answer.nll_R)
+        while self._room < 0:
+            _, oldest = self._answers.popitem(last=False)
+            self._room += len(oldest.nll_R)
+
+
+def _key(query: Query) -> tuple[bytes, bytes]:
+    """Equal for queries with equal answers; hashed, so that no token ids are kept."""
+    import hashlib
+
+    last = query.length + 1 if query.length else 0
+    return (
+        hashlib.blake2b(query.token_ids_T[:last].tobytes(), digest_size=16).digest(),
+        hashlib.blake2b(query.at_R.tobytes(), digest_size=16).digest(),
+    )
 
 
 def token_places(alignment: Alignment) -> NDArray[np.int64]:
@@ -61,18 +141,26 @@ def token_places(alignment: Alignment) -> NDArray[np.int64]:
     return places
 
 
-def _sum_over_responses(transcript: Transcript, alignment: Alignment, scores: TokenScores) -> ScoredTranscript:
-    counts = alignment.last_R - alignment.first_R
-    response = np.repeat(np.arange(len(counts)), counts)
-    nll = np.bincount(response, weights=scores.nll_R, minlength=len(counts))
-    hits = np.bincount(response, weights=scores.top1_R, minlength=len(counts))
-    scored = alignment.status_R == Status.scored.code
+def _sum_over_responses(aligned: _Aligned, scores: Sequence[TokenScores]) -> ScoredTranscript:
+    """Sum tokens to responses, and take each response from the rendering that scores it."""
+    n = len(aligned.alignments[0].status_R)
+    status_R = aligned.alignments[0].status_R.copy()
+    n_tokens_R, nll_R, top1_R = np.zeros(n, np.int32), np.full(n, np.nan, np.float32), np.zeros(n, np.bool_)
+    for alignment, answer in zip(aligned.alignments, scores, strict=True):
+        counts = alignment.last_R - alignment.first_R
+        response = np.repeat(np.arange(n), counts)
+        here = alignment.status_R == Status.scored.code
+        hits = np.bincount(response, weights=answer.top1_R, minlength=n)
+        status_R[here] = Status.scored.code
+        n_tokens_R[here] = counts[here]
+        nll_R[here] = np.bincount(response, weights=answer.nll_R, minlength=n)[here]
+        top1_R[here] = (hits == counts)[here]
     return ScoredTranscript(
-        transcript,
-        n_tokens_R=counts.astype(np.int32),
-        nll_R=np.where(scored, nll, np.nan).astype(np.float32),
-        top1_R=scored & (hits == counts),
-        status_R=alignment.status_R,
-        tokens_read=len(alignment.token_ids_T),
-        straddling=alignment.straddling,
+        aligned.transcript,
+        n_tokens_R=n_tokens_R,
+        nll_R=nll_R,
+        top1_R=top1_R,
+        status_R=status_R,
+        tokens_read=sum(len(alignment.token_ids_T) for alignment in aligned.alignments),
+        straddling=sum(alignment.straddling for alignment in aligned.alignments),
     )

@@ -1,0 +1,175 @@
+"""Many sequences in one forward pass on a GPU, end to end without padding, each attending to itself alone.
+
+An attention function registered with transformers hands the pack's boundaries to `torch.nn.attention.varlen`. A model
+whose layers mix tokens by any other way (a recurrent state, a convolution) would leak from one sequence into the next:
+the self-check scores the same sequences alone and packed, and the engine is not used where the two differ.
+Shapes: P tokens of a pack, H heads, D their width, N sequences.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from psych_ray.scoring.batching import packs
+from psych_ray.scoring.engines import NOTHING, Query, TokenScores
+from psych_ray.scoring.likelihood import Head, token_nll
+
+_log = logging.getLogger(__name__)
+ATTENTION = "psych_ray_varlen"
+
+VarlenAttention = Callable[..., Any]
+"""As `torch.nn.attention.varlen.varlen_attn`: query, key, value [P, H, D], boundaries [N + 1] twice, longest twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    boundaries_N1: Tensor
+    longest: int
+    attend: VarlenAttention
+
+
+_running: ContextVar[_Pack | None] = ContextVar("_running", default=None)
+
+
+class PackedEngine:
+    """One transformers model on one GPU; as many sequences a forward pass as `batch_tokens` holds."""
+
+    name = "transformers, packed"
+
+    def __init__(
+        self, model: PreTrainedModel, *, batch_tokens: int = 16_384, attend: VarlenAttention | None = None
+    ) -> None:
+        if attend is None:
+            from torch.nn.attention.varlen import varlen_attn
+
+            attend = varlen_attn
+        AttentionInterface.register(ATTENTION, _attention)
+        AttentionMaskInterface.register(ATTENTION, _mask)
+        self.model = model.eval()
+        self.model.set_attn_implementation(ATTENTION)
+        self.batch_tokens = batch_tokens
+        self._attend = attend
+        self._body: Any = model.get_decoder()
+        self._head = Head.of(model)
+
+    @torch.inference_mode()
+    def score(self, batch: Sequence[Query]) -> list[TokenScores]:
+        """Run packs of queries; one wait for the GPU in all.
+
+        A pack that does not fit in memory halves `batch_tokens`, for good; a single sequence that does not fit raises.
+        """
+        asked = [place for place, query in enumerate(batch) if len(query.at_R)]
+        answers: dict[int, tuple[Tensor, Tensor]] = {}
+        while waiting := [place for place in asked if place not in answers]:
+            for group in packs([batch[place].length for place in waiting], self.batch_tokens):
+                places = [waiting[k] for k in group]
+                try:
+                    scored = self._score([batch[place] for place in places])
+                except torch.OutOfMemoryError:
+                    if len(places) == 1:
+                        raise
+                    self._halve(sum(batch[place].length for place in places))
+                    break
+                answers.update(zip(places, scored, strict=True))
+        return _to_host(answers, len(batch))
+
+    def _halve(self, tokens: int) -> None:
+        torch.cuda.empty_cache()
+        self.batch_tokens = min(self.batch_tokens, tokens) // 2
+        _log.warning("out of GPU memory with %d tokens at once; going on with %d", tokens, self.batch_tokens)
+
+    def _score(self, queries: Sequence[Query]) -> list[tuple[Tensor, Tensor]]:
+        lengths = [query.length for query in queries]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        host = {
+            "ids": np.concatenate([query.token_ids_T[: query.length] for query in queries]),
+            "positions": np.concatenate([np.arange(length) for length in lengths]),
+            "from": np.concatenate([query.at_R - 1 + start for query, start in zip(queries, starts, strict=False)]),
+            "targets": np.concatenate([query.token_ids_T[query.at_R] for query in queries]),
+        }
+        device = {name: _to_device(values, self.model.device) for name, values in host.items()}
+        boundaries_N1 = _to_device(starts.astype(np.int32), self.model.device)
+        with _packed(_Pack(boundaries_N1, max(lengths), self._attend)):
+            hidden_1PD = self._body(
+                input_ids=device["ids"][None], position_ids=device["positions"][None], use_cache=False
+            ).last_hidden_state
+        nll_R, top1_R = token_nll(hidden_1PD[0, device["from"]], self._head, device["targets"])
+        counts = [len(query.at_R) for query in queries]
+        return list(zip(nll_R.split(counts), top1_R.split(counts), strict=True))
+
+
+@contextmanager
+def _packed(pack: _Pack) -> Iterator[None]:
+    token = _running.set(pack)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attend within the sequences of the running pack; where none runs, as SDPA does.
+
+    transformers hands over [1, H, P, D] and wants [1, P, H, D] back.
+    """
+    pack = _running.get()
+    if pack is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    if more.get("softcap") is not None or more.get("s_aux") is not None:
+        raise ValueError(f"{type(module).__name__}: its attention caps or sinks scores, which packing does not do")
+    output_PHD = pack.attend(
+        *(states[0].transpose(0, 1).contiguous() for states in (query, key, value)),
+        pack.boundaries_N1,
+        pack.boundaries_N1,
+        pack.longest,
+        pack.longest,
+        scale=scaling,
+        # a window of w tokens holds the token itself and w - 1 before it
+        window_size=(sliding_window - 1 if sliding_window else -1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output_PHD[None], None
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return sdpa_mask(*args, **kwargs) if _running.get() is None else None
+
+
+def _to_device(values: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _to_host(answers: dict[int, tuple[Tensor, Tensor]], n: int) -> list[TokenScores]:
+    """Bring all likelihoods over in one copy each."""
+    scores = [NOTHING] * n
+    if not answers:
+        return scores
+    counts = [len(nll_R) for nll_R, _ in answers.values()]
+    ends = np.cumsum(counts)
+    nll = torch.cat([nll_R for nll_R, _ in answers.values()]).cpu().numpy()
+    top1 = torch.cat([top1_R for _, top1_R in answers.values()]).cpu().numpy()
+    for place, count, end in zip(answers, counts, ends, strict=True):
+        scores[place] = TokenScores(nll[end - count : end], top1[end - count : end])
+    return scores

@@ -1,0 +1,109 @@
+"""The self-check sees what would score garbage: each fault is made on purpose and must be caught."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_packing import slow_attention
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from psych_ray.errors import CheckpointError
+from psych_ray.scoring.engines import TransformersEngine, WholeModelEngine
+from psych_ray.scoring.packing import PackedEngine
+from psych_ray.scoring.selfcheck import self_check
+
+
+@pytest.fixture
+def loaded(tiny_checkpoint, byte_tokenizer_directory):
+    directory = tiny_checkpoint("Qwen3", byte_tokenizer_directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(directory), directory
+
+
+def ways(model, attend=slow_attention):
+    return [lambda: PackedEngine(model, attend=attend), lambda: TransformersEngine(model)]
+
+
+def test_a_sound_checkpoint_takes_the_fastest_way(loaded):
+    model, tokenizer, directory = loaded
+    engine, checks = self_check(model, tokenizer, ways(model), directory=directory)
+    assert isinstance(engine, PackedEngine)
+    assert all(check.passed for check in checks)
+    assert [check.name for check in checks] == [
+        "responses found", "begin-of-text at most once", "head is the file's", "likelihoods are finite",
+        "transformers, packed = slow way",
+    ]  # fmt: skip
+
+
+def test_packing_that_leaks_is_not_used(loaded):
+    def leaking(query, key, value, boundaries, *more, **options):
+        whole = torch.tensor([0, query.shape[0]], dtype=torch.int32)
+        return slow_attention(query, key, value, whole, None, query.shape[0], None, **options)
+
+    model, tokenizer, _ = loaded
+    engine, checks = self_check(model, tokenizer, ways(model, leaking))
+    assert isinstance(engine, TransformersEngine)
+    assert [check.passed for check in checks[-2:]] == [False, True]
+
+
+def test_a_way_that_fails_or_loads_garbage_is_not_used(loaded):
+    model, tokenizer, _ = loaded
+
+    def garbage():
+        engine = TransformersEngine(model)
+        engine._head = type(engine._head)(torch.randn_like(engine._head.weight_VD))
+        return engine
+
+    def fails():
+        raise RuntimeError("no kernel for this GPU\nand more")
+
+    engine, checks = self_check(model, tokenizer, [fails, garbage])
+    assert isinstance(engine, WholeModelEngine)
+    assert [check.passed for check in checks[-2:]] == [False, False]
+    assert checks[-2].detail == "no kernel for this GPU"
+
+
+def test_a_soft_cap_that_is_forgotten_is_seen(loaded):
+    model, tokenizer, _ = loaded
+    head = model.lm_head
+    head.register_forward_hook(lambda module, given, logits: 5 * torch.tanh(logits / 5))
+    engine, _ = self_check(model, tokenizer, [lambda: TransformersEngine(model)])
+    assert isinstance(engine, WholeModelEngine)
+
+
+def test_likelihoods_that_are_not_finite_refuse_the_checkpoint(loaded):
+    model, tokenizer, _ = loaded
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    with pytest.raises(CheckpointError, match="likelihoods are finite"):
+        self_check(model, tokenizer, ways(model))
+
+
+def test_a_head_that_is_not_the_files_refuses_the_checkpoint(loaded):
+    model, tokenizer, directory = loaded
+    weights = load_file(directory / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"].flip(0).clone()
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"head is the file's: lm_head\.weight differs"):
+        self_check(model, tokenizer, ways(model), directory=directory)
+
+
+def test_a_head_tied_by_mistake_refuses_the_checkpoint(loaded):
+    model, tokenizer, directory = loaded
+    model.lm_head.weight = model.model.embed_tokens.weight
+    with pytest.raises(CheckpointError, match="head is the file's"):
+        self_check(model, tokenizer, ways(model), directory=directory)
+
+
+def test_two_begin_of_texts_refuse_the_checkpoint(loaded):
+    model, tokenizer, _ = loaded
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    bos = tokenizer.bos_token_id
+    model.resize_token_embeddings(len(tokenizer))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> <s> $0", special_tokens=[("<s>", bos)]
+    )
+    with pytest.raises(CheckpointError, match="begin-of-text at most once: 2 times"):
+        self_check(model, tokenizer, ways(model))

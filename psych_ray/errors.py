@@ -4,7 +4,8 @@
     ├── ConfigError              an override or a configuration value is wrong, exit code 2
     ├── UnsupportedError         asked for something that this version does not do
     ├── TranscriptError          a transcript, or the file it stands in, cannot be used
-    │   └── MarkerError          its response markers are unbalanced or nested
+    │   ├── MarkerError          its response markers are unbalanced or nested
+    │   └── RefusedError         a condition, or a checkpoint under it, cannot take this transcript
     ├── CheckpointError          a checkpoint cannot be found, read or trusted
     └── ResultsError             the results root holds something that does not fit this run
 
@@ -35,6 +36,14 @@ class TranscriptError(PsychRayError):
 
 class MarkerError(TranscriptError):
     """Response markers that are unbalanced or nested."""
+
+
+class RefusedError(TranscriptError):
+    """A condition, or a checkpoint under it, cannot take this transcript."""
+
+    def __init__(self, transcript_id: str, reason: str) -> None:
+        super().__init__(reason)
+        self.transcript_id = transcript_id
 
 
 class CheckpointError(PsychRayError):

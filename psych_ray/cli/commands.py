@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +20,7 @@ from psych_ray.sweep.unit import Tally
 from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
 
 INCOMPLETE = 3
+_CHECKED_TRANSCRIPTS = 3
 
 
 def sweep(config: Config) -> int:
@@ -82,6 +83,34 @@ def report(config: Config) -> int:
     return 0
 
 
+def check(config: Config) -> int:
+    """Load every checkpoint, show what its self-check sees and how transcripts align with its tokens."""
+    from psych_ray.cluster.check import Refused, run_check
+    from psych_ray.transcripts.sources import read_transcripts
+
+    limit = min(config.transcripts.limit or _CHECKED_TRANSCRIPTS, _CHECKED_TRANSCRIPTS)
+    transcripts = list(read_transcripts(replace(config.transcripts, limit=limit), on_rejected=lambda _: None))
+    prepared = prepare(config, say=_say, write=False)
+    seen = Table("checkpoint", "check", "passed", "seen")
+    edges = Table("checkpoint", "study", *_right("responses", "edges inside a token"))
+    refused = 0
+    for found in run_check(prepared, config, transcripts):
+        if isinstance(found, Refused):
+            refused += 1
+            seen.add_row(", ".join(found.checkpoints), "loading", "no", found.reason)
+            continue
+        for one in found.checks:
+            seen.add_row(found.checkpoint, one.name, "yes" if one.passed else "no", one.detail)
+        seen.add_row(found.checkpoint, "scores by", "", found.engine, end_section=True)
+        for study, n in found.straddling.items():
+            if n:
+                edges.add_row(found.checkpoint, study, f"{found.responses[study]:,}", f"{n:,}")
+    _show(seen)
+    if edges.row_count:
+        _show(edges)
+    return 1 if refused else 0
+
+
 def not_yet(what: str) -> Callable[[Config], int]:
     """Make a command of a later version answer with one line."""
 
@@ -96,7 +125,7 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
     "plan": plan,
     "status": status,
     "report": report,
-    "check": not_yet("check"),
+    "check": check,
     "compact": not_yet("compact"),
 }
 

@@ -5,6 +5,7 @@ Decides nothing itself, and never sees a response.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from psych_ray.cluster.replica import ReplicaSpec
 from psych_ray.cluster.session import Slots, divide, ray_session
 from psych_ray.config import Config
 from psych_ray.errors import ResultsError
+from psych_ray.scoring.checkpoints import Checkpoint, load_group
 from psych_ray.sweep.prepare import Prepared, checkpoint_facts
 from psych_ray.sweep.scheduler import (
     Action,
@@ -45,14 +47,16 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
     units = _side_by_side(prepared)
     if not units:
         return []
-    cost: dict[str, float] = {}
+    weights_of = {slug: load_group(checkpoint) for slug, checkpoint in prepared.checkpoints.items()}
+    cost: dict[str, float] = defaultdict(float)
     for lane in prepared.lanes:
-        seconds = prepared.device.seconds(lane.n_characters_missing, lane.n_parameters)
-        cost[lane.checkpoint] = cost.get(lane.checkpoint, 0.0) + seconds
+        cost[weights_of[lane.checkpoint]] += prepared.device.seconds(lane.n_characters_missing, lane.n_parameters)
     with ray_session(config.cluster):
-        slots = divide(config.cluster, len({unit.checkpoint for unit in units}))
-        scheduler = Scheduler.plan(units, slots=slots.replicas, attempts=config.cluster.attempts, cost=cost)
-        return _Driver(scheduler, _specs(prepared, config, slots), slots, tracker).run()
+        slots = divide(config.cluster, len({weights_of[unit.checkpoint] for unit in units}))
+        scheduler = Scheduler.plan(
+            units, slots=slots.replicas, attempts=config.cluster.attempts, cost=cost, weights_of=weights_of
+        )
+        return _Driver(scheduler, replica_specs(prepared, config, slots), slots, tracker).run()
 
 
 def _side_by_side(prepared: Prepared) -> list[Unit]:
@@ -64,18 +68,22 @@ def _side_by_side(prepared: Prepared) -> list[Unit]:
     return [unit for _, unit in sorted(numbered, key=lambda pair: pair[0])]
 
 
-def _specs(prepared: Prepared, config: Config, slots: Slots) -> dict[str, ReplicaSpec]:
+def replica_specs(prepared: Prepared, config: Config, slots: Slots) -> dict[str, ReplicaSpec]:
+    """What each set of weights needs to know to be a replica, by the slug of the weights."""
+    groups: dict[str, list[Checkpoint]] = {}
+    for checkpoint in prepared.checkpoints.values():
+        groups.setdefault(load_group(checkpoint), []).append(checkpoint)
     return {
-        slug: ReplicaSpec(
-            checkpoint=checkpoint,
-            facts=checkpoint_facts(checkpoint),
+        weights: ReplicaSpec(
+            checkpoints=tuple(checkpoints),
+            facts={checkpoint.slug: checkpoint_facts(checkpoint) for checkpoint in checkpoints},
             identity=prepared.scoring,
             scoring=config.scoring,
             results_root=str(prepared.root.path),
             allow_pickle=config.checkpoints.allow_pickle,
             threads=None if slots.gpus else slots.cpus,
         )
-        for slug, checkpoint in prepared.checkpoints.items()
+        for weights, checkpoints in groups.items()
     }
 
 
@@ -87,8 +95,8 @@ class _Driver:
     tracker: Tracker
     failures: list[str] = field(default_factory=list)
     actors: dict[int, Any] = field(default_factory=dict)
-    checkpoints: dict[int, str] = field(default_factory=dict)
-    """Slug of the checkpoint that each replica holds."""
+    weights: dict[int, str] = field(default_factory=dict)
+    """What each replica holds."""
     asked: dict[Any, tuple[int, Unit | None]] = field(default_factory=dict)
     """What replicas are at work on, by the reference to its outcome; without a unit they load."""
 
@@ -107,8 +115,8 @@ class _Driver:
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case StartReplica(replica=replica, checkpoint=checkpoint):
-                    self._start(replica, checkpoint)
+                case StartReplica(replica=replica, weights=weights):
+                    self._start(replica, weights)
                 case Score(replica=replica, unit=unit):
                     self.asked[self.actors[replica].score.remote(unit)] = (replica, unit)
                     self.tracker.unit_started(unit.checkpoint, unit.condition, unit.id)
@@ -117,32 +125,34 @@ class _Driver:
                 case SetAside(unit=unit, reason=reason):
                     self._set_aside(unit, reason)
 
-    def _start(self, replica: int, checkpoint: str) -> None:
+    def _start(self, replica: int, weights: str) -> None:
         actor = ReplicaActor.options(  # type: ignore[attr-defined]
-            num_cpus=self.slots.cpus, num_gpus=self.slots.gpus, name=f"replica-{replica}-{checkpoint}"
-        ).remote(self.specs[checkpoint])
+            num_cpus=self.slots.cpus, num_gpus=self.slots.gpus, name=f"replica-{replica}-{weights}"
+        ).remote(self.specs[weights])
         self.actors[replica] = actor
-        self.checkpoints[replica] = checkpoint
+        self.weights[replica] = weights
         self.asked[actor.load.remote()] = (replica, None)
-        self.tracker.loading(checkpoint)
+        for checkpoint in self.specs[weights].checkpoints:
+            self.tracker.loading(checkpoint.slug)
 
     def _stop(self, replica: int) -> None:
         ray.kill(self.actors.pop(replica))
 
     def _event(self, reference: Any) -> Event:
         replica, unit = self.asked.pop(reference)
-        checkpoint = self.checkpoints[replica]
+        weights = self.weights[replica]
         try:
             outcome = ray.get(reference)
         except RayError as error:
-            reason = f"replica of {checkpoint} died: {_first_line(error)}"
+            reason = f"replica of {weights} died: {_first_line(error)}"
             self.tracker.trouble(reason)
             self._stop(replica)
             return ReplicaDied(replica, reason)
         if isinstance(outcome, Failure):
             return self._failure(replica, unit, outcome)
         if unit is None:
-            self.tracker.ready(checkpoint, outcome)
+            for checkpoint in self.specs[weights].checkpoints:
+                self.tracker.ready(checkpoint.slug, outcome)
             return ReplicaReady(replica)
         assert isinstance(outcome, UnitReport)
         self.tracker.unit_done(outcome)
@@ -151,11 +161,12 @@ class _Driver:
     def _failure(self, replica: int, unit: Unit | None, failure: Failure) -> Event:
         if failure.stops_sweep:
             raise ResultsError(failure.reason)
-        self.tracker.trouble(f"{self.checkpoints[replica]}: {failure.reason}")
+        self.tracker.trouble(f"{self.weights[replica]}: {failure.reason}")
         if unit is None:
             self._stop(replica)
             return LoadFailed(replica, failure.reason, final=failure.final)
-        return UnitFailed(replica, failure.reason)
+        guilty = frozenset({failure.guilty} if failure.guilty else ())
+        return UnitFailed(replica, failure.reason, guilty=guilty, final=failure.final)
 
     def _set_aside(self, unit: Unit, reason: str) -> None:
         self.tracker.set_aside(unit.checkpoint, unit.condition, unit.n_responses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,25 @@ class Scorer(Protocol):
 
     def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
         """Score transcripts, one result each, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at when a checkpoint was loaded."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@runtime_checkable
+class AlignsTranscripts(Scorer, Protocol):
+    """A scorer that reads tokens, and was checked when it was loaded."""
+
+    checks: list[Check]
+
+    def straddling(self, transcript: Transcript, condition: Condition) -> int:
+        """Count the edges of responses that a scored token reaches over."""
 
 
 class SimulatorScorer:

@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from psych_ray.errors import RefusedError, TranscriptError
 from psych_ray.scoring.alignment import Alignment, align
 from psych_ray.scoring.batching import Ahead, Waiting, windows
 from psych_ray.scoring.engines import Engine, Query, TokenScores
-from psych_ray.scoring.scored import ScoredTranscript
+from psych_ray.scoring.parity import align_as_authors
+from psych_ray.scoring.scored import Check, ScoredTranscript
 from psych_ray.transcripts.conditions import ChatTemplate, Condition, cut_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
@@ -61,13 +63,18 @@ class LanguageModelScorer:
         cut: Cut,
         *,
         template: ChatTemplate | None = None,
+        parity: bool = False,
+        checks: Sequence[Check] = (),
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self.checks = list(checks)
+        """What the self-check saw."""
         self.waiting = Waiting()
         """How long scoring stood still because nothing was tokenized yet."""
         self._cut = cut
         self._template = template
+        self._align = align_as_authors if parity else align
         self._known = _Known(_REMEMBERED_TOKENS)
 
     @property
@@ -82,13 +89,20 @@ class LanguageModelScorer:
             for window in windows(stream, lambda a: a.length, _WINDOW_BATCHES * self.engine.batch_tokens):
                 yield from self._score_window(window)
 
+    def straddling(self, transcript: Transcript, condition: Condition) -> int:
+        """Count the edges of responses that a scored token reaches over."""
+        return sum(alignment.straddling for alignment in self.align(transcript, condition).alignments)
+
     def align(self, transcript: Transcript, condition: Condition) -> _Aligned:
-        """Render and tokenize one transcript."""
+        """Render and tokenize one transcript. RefusedError where the condition cannot take it."""
         alignments = []
-        for rendering in [condition.render(transcript, self._template)]:
-            if self._cut.characters is not None:
-                rendering = cut_characters(rendering, self._cut.characters)
-            alignments.append(align(rendering, self.tokenizer, self._cut.tokens))
+        try:
+            for rendering in condition.renderings(transcript, self._template):
+                if self._cut.characters is not None:
+                    rendering = cut_characters(rendering, self._cut.characters)
+                alignments.append(self._align(rendering, self.tokenizer, self._cut.tokens))
+        except TranscriptError as error:
+            raise RefusedError(transcript.id, str(error)) from error
         queries = tuple(Query(alignment.token_ids_T, token_places(alignment)) for alignment in alignments)
         return _Aligned(transcript, tuple(alignments), queries)
 

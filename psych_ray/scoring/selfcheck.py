@@ -7,7 +7,6 @@ wrong in itself (logits that are not finite, a head that is not the file's, two 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.alignment import align
 from psych_ray.scoring.engines import Engine, Query, TokenScores, WholeModelEngine
+from psych_ray.scoring.scored import Check
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.simulated import simulated_transcripts
@@ -28,15 +28,6 @@ BOUND_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 
 _NASTY = 'Say "<<A>>", (<<b>>)\nthen <<-3.5>>\nor <<🙂>>? <<non->>, $<<12>>: <<two words>><<next>>.'
 _PROBE_TOKENS = 700
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 def self_check(

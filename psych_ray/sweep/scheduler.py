@@ -4,9 +4,11 @@ Whoever drives it (the Ray driver, a test, a simulator) tells it every event in 
 carries out every action that comes back. It holds these promises, whatever the order of events:
 
 - a unit is with at most one replica, and is given out again only after the replica has failed it or died;
-- a unit that failed `attempts` times is split in two; one transcript alone is set aside, with the reason;
-- a checkpoint whose replica could not load `attempts` times running, or that failed `HOPELESS * attempts` units without
-  finishing one, is given up with all its units;
+- a unit that failed `attempts` times is split in two; one transcript alone is set aside, with the reason; transcripts
+  that are known to be at fault are set aside at once, and the rest of their unit goes on;
+- a checkpoint that cannot be scored under a condition at all is set aside under that condition;
+- weights whose replica could not load `attempts` times running, or that failed `HOPELESS * attempts` units without
+  finishing one, are given up with all their units;
 - when no event can come any more, every unit is done or set aside.
 """
 
@@ -50,6 +52,10 @@ class UnitFailed:
 
     replica: int
     reason: str
+    guilty: frozenset[str] = frozenset()
+    """Ids of the transcripts that are known to be at fault."""
+    final: bool = False
+    """No unit of this checkpoint and condition can be scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +71,10 @@ Event = ReplicaReady | LoadFailed | UnitDone | UnitFailed | ReplicaDied
 
 @dataclass(frozen=True, slots=True)
 class StartReplica:
-    """Load this checkpoint somewhere."""
+    """Load these weights somewhere, and all that is put on top of them."""
 
     replica: int
-    checkpoint: str
+    weights: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +105,20 @@ Action = StartReplica | Score | StopReplica | SetAside
 
 @dataclass(slots=True)
 class _Replica:
-    checkpoint: str
+    weights: str
     unit: Unit | None = None
 
 
 @dataclass(slots=True)
 class Scheduler:
-    """One replica a checkpoint, as many at a time as there are slots, the most expensive checkpoint first."""
+    """One replica for the same weights, as many at a time as there are slots, the most expensive weights first.
+
+    Weights are a checkpoint, or a base and all its adapters.
+    """
 
     slots: int
     attempts: int
+    _weights_of: Mapping[str, str] = field(default_factory=dict)
     _queues: dict[str, deque[Unit]] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
     _replicas: dict[int, _Replica] = field(default_factory=dict)
@@ -118,14 +128,26 @@ class Scheduler:
     _started: int = 0
 
     @classmethod
-    def plan(cls, units: Iterable[Unit], *, slots: int, attempts: int, cost: Mapping[str, float]) -> Scheduler:
-        """Prepare for these units; `cost` by checkpoint, in any one measure, decides who goes first."""
+    def plan(
+        cls,
+        units: Iterable[Unit],
+        *,
+        slots: int,
+        attempts: int,
+        cost: Mapping[str, float],
+        weights_of: Mapping[str, str] | None = None,
+    ) -> Scheduler:
+        """Prepare for these units.
+
+        `cost` by weights, in any one measure, decides who goes first. `weights_of` names the weights that an adapter
+        needs; a checkpoint that is not in it is its own weights.
+        """
         assert slots >= 1
         assert attempts >= 1
-        scheduler = cls(slots, attempts)
+        scheduler = cls(slots, attempts, weights_of or {})
         for unit in units:
-            scheduler._queues.setdefault(unit.checkpoint, deque()).append(unit)
-        scheduler._waiting.extend(sorted(scheduler._queues, key=lambda checkpoint: -cost.get(checkpoint, 0.0)))
+            scheduler._queues.setdefault(scheduler._weights(unit), deque()).append(unit)
+        scheduler._waiting.extend(sorted(scheduler._queues, key=lambda weights: -cost.get(weights, 0.0)))
         return scheduler
 
     @property
@@ -144,16 +166,16 @@ class Scheduler:
             return []
         match event:
             case ReplicaReady():
-                self._failed_loads[replica.checkpoint] = 0
+                self._failed_loads[replica.weights] = 0
                 return self._next(event.replica)
             case UnitDone():
                 assert replica.unit is not None
                 del self._failed[replica.unit]
-                self._failed_in_a_row[replica.checkpoint] = 0
+                self._failed_in_a_row[replica.weights] = 0
                 replica.unit = None
                 return self._next(event.replica)
-            case UnitFailed(reason=reason):
-                return self._fail_unit(replica, reason) + self._next(event.replica)
+            case UnitFailed():
+                return self._judge(replica, event) + self._next(event.replica)
             case LoadFailed(reason=reason, final=final):
                 return self._lose(event.replica, reason, give_up=final)
             case ReplicaDied(reason=reason):
@@ -161,7 +183,7 @@ class Scheduler:
 
     def _next(self, number: int) -> list[Action]:
         replica = self._replicas[number]
-        queue = self._queues[replica.checkpoint]
+        queue = self._queues[replica.weights]
         if queue:
             replica.unit = queue.popleft()
             return [Score(number, replica.unit)]
@@ -172,22 +194,39 @@ class Scheduler:
         replica = self._replicas.pop(number)
         actions: list[Action] = []
         if replica.unit is None:
-            self._failed_loads[replica.checkpoint] += 1
-            give_up = give_up or self._failed_loads[replica.checkpoint] >= self.attempts
+            self._failed_loads[replica.weights] += 1
+            give_up = give_up or self._failed_loads[replica.weights] >= self.attempts
         else:
             actions += self._fail_unit(replica, reason)
         if give_up:
-            actions += self._give_up(replica.checkpoint, reason)
-        if self._queues[replica.checkpoint]:
-            self._waiting.appendleft(replica.checkpoint)
+            actions += self._give_up(replica.weights, reason)
+        if self._queues[replica.weights]:
+            self._waiting.appendleft(replica.weights)
         return actions + self._fill_slots()
+
+    def _judge(self, replica: _Replica, event: UnitFailed) -> list[Action]:
+        unit = replica.unit
+        assert unit is not None
+        guilty = unit.only(event.guilty)
+        if event.final:
+            replica.unit = None
+            lane = [u for u in self._queues[replica.weights] if u.lane == unit.lane]
+            self._queues[replica.weights] = deque(u for u in self._queues[replica.weights] if u.lane != unit.lane)
+            return [SetAside(u, event.reason) for u in (unit, *lane)]
+        if guilty is None:
+            return self._fail_unit(replica, event.reason)
+        replica.unit = None
+        rest = unit.only({t.id for t in unit.transcripts} - event.guilty)
+        if rest is not None:
+            self._queues[replica.weights].appendleft(rest)
+        return [SetAside(guilty, event.reason)]
 
     def _fail_unit(self, replica: _Replica, reason: str) -> list[Action]:
         unit, replica.unit = replica.unit, None
         assert unit is not None
         self._failed[unit] += 1
-        self._failed_in_a_row[unit.checkpoint] += 1
-        queue = self._queues[unit.checkpoint]
+        self._failed_in_a_row[replica.weights] += 1
+        queue = self._queues[replica.weights]
         actions: list[Action] = []
         if self._failed[unit] < self.attempts:
             queue.append(unit)
@@ -197,12 +236,12 @@ class Scheduler:
                 actions.append(SetAside(unit, reason))
             else:
                 queue.extend(unit.halves())
-        if self._failed_in_a_row[unit.checkpoint] >= HOPELESS * self.attempts:
-            actions += self._give_up(unit.checkpoint, reason)
+        if self._failed_in_a_row[replica.weights] >= HOPELESS * self.attempts:
+            actions += self._give_up(replica.weights, reason)
         return actions
 
-    def _give_up(self, checkpoint: str, reason: str) -> list[Action]:
-        queue = self._queues[checkpoint]
+    def _give_up(self, weights: str, reason: str) -> list[Action]:
+        queue = self._queues[weights]
         actions: list[Action] = [SetAside(unit, reason) for unit in queue]
         queue.clear()
         return actions
@@ -210,8 +249,11 @@ class Scheduler:
     def _fill_slots(self) -> list[Action]:
         actions: list[Action] = []
         while self._waiting and len(self._replicas) < self.slots:
-            checkpoint = self._waiting.popleft()
+            weights = self._waiting.popleft()
             self._started += 1
-            self._replicas[self._started] = _Replica(checkpoint)
-            actions.append(StartReplica(self._started, checkpoint))
+            self._replicas[self._started] = _Replica(weights)
+            actions.append(StartReplica(self._started, weights))
         return actions
+
+    def _weights(self, unit: Unit) -> str:
+        return self._weights_of.get(unit.checkpoint, unit.checkpoint)

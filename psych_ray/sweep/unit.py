@@ -5,6 +5,7 @@ themselves go from the replica to the results and never back.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from psych_ray.results.schema import TranscriptRef
@@ -33,6 +34,16 @@ class Unit:
     def n_responses(self) -> int:
         """Marked responses, and so rows of its part."""
         return sum(t.n_responses for t in self.transcripts)
+
+    @property
+    def lane(self) -> tuple[str, str]:
+        """Checkpoint and condition."""
+        return self.checkpoint, self.condition
+
+    def only(self, ids: Set[str]) -> Unit | None:
+        """Make the unit of those of its transcripts, None where it has none of them."""
+        kept = tuple(t for t in self.transcripts if t.id in ids)
+        return Unit(self.checkpoint, self.condition, kept) if kept else None
 
     def halves(self) -> tuple[Unit, Unit]:
         """Two units of about as many transcripts each; there must be at least two."""

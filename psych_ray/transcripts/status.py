@@ -14,7 +14,8 @@ class Status(StrEnum):
     altered = "altered"
     """The chat template changed its text."""
     not_applicable = "not_applicable"
-    """The condition has nothing to add, as persona without metadata."""
+    """The condition does not score it: persona without metadata, discrete beyond single letters, chat without a
+    chat template; in parity also what the authors' search among tokens loses."""
 
     @property
     def code(self) -> int:

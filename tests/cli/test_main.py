@@ -112,7 +112,6 @@ def test_a_wrong_override_is_one_line_and_exit_code_2(override, says, capsys):
     ("arguments", "code", "says"),
     [
         (["swep"], 2, "there is sweep, plan"),
-        (["check"], 1, "does not do that yet"),
         (["compact"], 1, "does not do that yet"),
         (["sweep", "conditions=[chat]"], 1, "conditions=[chat]"),
         (["sweep", "conditions=[plane]"], 2, "no such condition"),

@@ -78,7 +78,7 @@ class World:
     def apply(self, actions) -> None:
         for action in actions:
             match action:
-                case StartReplica(replica=replica, checkpoint=checkpoint):
+                case StartReplica(replica=replica, weights=checkpoint):
                     assert replica not in self.checkpoint_of, "a number was used twice"
                     self.checkpoint_of[replica] = checkpoint
                     self.loading.add(replica)
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_never_finishes_a_unit_is_given_up():
 
 def test_the_most_expensive_checkpoint_goes_first_and_slots_are_kept():
     scheduler = plan(units("small", 1) + units("large", 1) + units("middle", 1), cost={"large": 9.0, "middle": 5.0})
-    assert [a.checkpoint for a in scheduler.begin()] == ["large", "middle"]
+    assert [a.weights for a in scheduler.begin()] == ["large", "middle"]
 
 
 def test_a_late_word_from_a_replica_that_is_gone_is_passed_over():
@@ -154,3 +154,36 @@ def test_a_late_word_from_a_replica_that_is_gone_is_passed_over():
     scheduler.handle(ReplicaDied(start.replica, "gone"))
     assert scheduler.handle(ReplicaReady(start.replica)) == []
     assert scheduler.handle(UnitDone(start.replica)) == []
+
+
+def test_a_transcript_known_to_be_at_fault_is_set_aside_at_once_and_the_rest_goes_on():
+    scheduler = plan(units("a", 1, 5))
+    (start,) = scheduler.begin()
+    (score,) = scheduler.handle(ReplicaReady(start.replica))
+    aside, again = scheduler.handle(UnitFailed(start.replica, "refused", guilty=frozenset({"a-0-2"})))
+    assert [t.id for t in aside.unit.transcripts] == ["a-0-2"]
+    assert [t.id for t in again.unit.transcripts] == ["a-0-0", "a-0-1", "a-0-3", "a-0-4"]
+    assert scheduler.handle(UnitDone(start.replica)) == [StopReplica(start.replica)]
+    assert scheduler.finished
+    assert score.unit != again.unit
+
+
+def test_a_condition_that_cannot_be_scored_takes_no_other_condition_with_it():
+    chat = [Unit("a", "chat", u.transcripts) for u in units("a", 3)]
+    scheduler = plan([*chat, *units("a", 3)])
+    (start,) = scheduler.begin()
+    scheduler.handle(ReplicaReady(start.replica))
+    actions = scheduler.handle(UnitFailed(start.replica, "no template", final=True))
+    assert [a.unit.condition for a in actions if isinstance(a, SetAside)] == ["chat"] * 3
+    assert isinstance(actions[-1], Score)
+    assert actions[-1].unit.condition == "plain"
+
+
+def test_adapters_go_to_the_replica_that_holds_their_base():
+    work = [*units("base", 1), *units("adapter", 1), *units("other", 1)]
+    scheduler = Scheduler.plan(work, slots=2, attempts=1, cost={"base": 2.0}, weights_of={"adapter": "base"})
+    assert [a.weights for a in scheduler.begin()] == ["base", "other"]
+    (first,) = scheduler.handle(ReplicaReady(1))
+    (second,) = scheduler.handle(UnitDone(1))
+    assert [first.unit.checkpoint, second.unit.checkpoint] == ["base", "adapter"]
+    assert scheduler.handle(UnitDone(1)) == [StopReplica(1)]

@@ -1,0 +1,62 @@
+"""Conditions that leave the transcript's own text in place: `plain` as it is, `discrete` with fewer markers.
+
+Source: "Post-training makes large language models less human-like" (arXiv 2605.07632), main analysis and accuracy.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psych_ray.transcripts.conditions.rendering import (
+    ChatTemplate,
+    Condition,
+    Rendering,
+    response_places,
+    scored_unless_empty,
+)
+from psych_ray.transcripts.markers import CLOSE, OPEN
+from psych_ray.transcripts.record import Transcript
+from psych_ray.transcripts.status import Status
+
+_SINGLE_CAPITAL = re.compile(r"[A-Z]")
+
+
+class Plain(Condition):
+    """The transcript as it is, markers included: the checkpoint completes a document (study, main analysis)."""
+
+    name = "plain"
+
+    def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
+        """Render the source text unchanged; responses stand where they stand in it."""
+        starts, ends = response_places(transcript)
+        return Rendering(transcript.text, starts, ends, scored_unless_empty(starts, ends))
+
+
+class Discrete(Condition):
+    """Markers stay only around a single capital letter (study, accuracy).
+
+    Every other response, an empty one too, keeps its text, loses its markers and is not applicable.
+    """
+
+    name = "discrete"
+
+    def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
+        """Render the source text without the markers of responses that are no choice among letters."""
+        starts, ends = response_places(transcript)
+        text = transcript.text
+        is_letter = np.zeros(len(starts), np.bool_)
+        pieces: list[str] = []
+        written = 0
+        for number, response in enumerate(transcript.responses):
+            said = transcript.response_text(response)
+            is_letter[number] = _SINGLE_CAPITAL.fullmatch(said) is not None
+            opening, closing = (OPEN, CLOSE) if is_letter[number] else ("", "")
+            pieces += [text[written : response.start - len(OPEN)], opening, said, closing]
+            written = response.end + len(CLOSE)
+        markers_before: NDArray[np.int64] = np.cumsum(~is_letter) - ~is_letter
+        shift = markers_before * (len(OPEN) + len(CLOSE)) + ~is_letter * len(OPEN)
+        status = np.where(is_letter, Status.scored.code, Status.not_applicable.code).astype(np.int8)
+        return Rendering("".join([*pieces, text[written:]]), starts - shift, ends - shift, status)

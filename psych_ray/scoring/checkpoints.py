@@ -1,34 +1,29 @@
 """Which checkpoints a sweep means, found before anything is loaded. Reads small files only; knows no torch.
 
-A local directory may carry a card, `psych_ray.json` (the fields of `CheckpointCard`); a copy of the hub's cache is
-known by the path it has there. Whatever cannot be swept is refused here, with one line, before a replica starts.
+Whatever cannot be swept is refused here, with one line, before a replica starts: directories that hold no checkpoint,
+shards that are missing, pickles that were not asked for, adapters without a base.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from psych_ray.config import (
-    CheckpointCard,
-    CheckpointsConfig,
-    CheckpointSource,
-    EngineName,
-    ScoringConfig,
-    Stage,
-)
+from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
-from psych_ray.scoring.hub import pinned_revision
+from psych_ray.scoring.cards import ADAPTER_CONFIG, CARD, CONFIG, card_of_directory, read_json
+from psych_ray.scoring.cards import write_card as write_card
+from psych_ray.scoring.hub import pin
+from psych_ray.scoring.quantization import require_known
+from psych_ray.scoring.weights import ADAPTER, count_parameters, weight_files
 
-CARD = "psych_ray.json"
-_HUB_SNAPSHOT = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revision>[0-9a-f]+)$")
-_SAMPLES, _SAMPLE_BYTES = 16, 65_536
 SIMULATOR = "simulator"
+_SAMPLES, _SAMPLE_BYTES = 16, 65_536
+_HASHED_WHOLE = (CONFIG, ADAPTER_CONFIG, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +34,13 @@ class Checkpoint:
     slug: str
     """The id with every character that a path or a partition would mind replaced."""
     fingerprint: str
-    """Changes when the weights, their configuration or their tokenizer do."""
+    """Changes when the weights, their configuration or their tokenizer do; an adapter's also when its base's does."""
     n_parameters: int
-    """Estimated from the size of the weights; 0 for the simulator."""
+    """Counted in the weights' headers, an adapter's with its base's; from its name for the hub; 0 for the simulator."""
     base_slug: str | None = None
+    """The checkpoint that this one is compared with."""
+    base_of_adapter: Checkpoint | None = None
+    """The weights that this adapter goes on; None: it is no adapter."""
 
     @property
     def is_simulator(self) -> bool:
@@ -56,25 +54,26 @@ def simulator_checkpoint() -> Checkpoint:
     return Checkpoint(card=card, slug=SIMULATOR, fingerprint=SIMULATOR, n_parameters=0)
 
 
+def load_group(checkpoint: Checkpoint) -> str:
+    """Slug of the weights that a replica must hold to score this checkpoint: an adapter's base, or the checkpoint."""
+    return (checkpoint.base_of_adapter or checkpoint).slug
+
+
 def find_checkpoints(config: CheckpointsConfig, directories: Sequence[Path] = ()) -> list[Checkpoint]:
     """Find all checkpoints of the configuration (for demo: those in `directories`), in its order.
 
-    Raises CheckpointError for a directory that is not a checkpoint, for two checkpoints of one name, and where
-    `checkpoints.only` keeps none.
+    The base of an adapter is looked for among all of them, kept by `checkpoints.only` or not. Raises CheckpointError
+    for what is no checkpoint, for two checkpoints of one name, and where `checkpoints.only` keeps none.
     """
     if config.source == CheckpointSource.hub:
-        cards = [card for card in config.cards if _wanted(card.id, config.only)]
+        cards = list(config.cards)
     else:
-        paths = [Path(path).expanduser() for path in config.paths] or list(directories)
-        cards = [card for card in map(card_of_directory, paths) if _wanted(card.id, config.only)]
-    if not cards:
+        cards = [card_of_directory(Path(path).expanduser()) for path in config.paths or directories]
+    found = [_found(card, cards, allow_pickle=config.allow_pickle) for card in cards if _wanted(card.id, config.only)]
+    if not found:
         raise CheckpointError(f"checkpoints.only={config.only}: matches no checkpoint of checkpoints={config.source}")
-    found = [_found(card, allow_pickle=config.allow_pickle) for card in cards]
-    slugs = [checkpoint.slug for checkpoint in found]
-    for slug in slugs:
-        if slugs.count(slug) > 1:
-            raise CheckpointError(f"two checkpoints are called {slug}: rename a directory, or give one an id in {CARD}")
-    return [replace(c, base_slug=slug_of(c.card.base) if c.card.base else None) for c in found]
+    _refuse_namesakes(found)
+    return found
 
 
 def require_supported(scoring: ScoringConfig) -> None:
@@ -90,79 +89,130 @@ def slug_of(checkpoint_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", checkpoint_id.replace("/", "--"))
 
 
-def card_of_directory(path: Path) -> CheckpointCard:
-    """Read what a local directory says of itself: its card, its place in a copy of the hub's cache, or its name."""
-    where = path.resolve()
-    if not (where / "config.json").is_file():
-        raise CheckpointError(f"{path}: no config.json there; checkpoints.paths wants directories in the hub's layout")
-    if (where / CARD).is_file():
-        return replace(_read_card(where / CARD), path=str(where))
-    snapshot = _HUB_SNAPSHOT.search(where.as_posix())
-    if snapshot:
-        hub_id = f"{snapshot['owner']}/{snapshot['name']}"
-        return CheckpointCard(id=hub_id, revision=snapshot["revision"], path=str(where))
-    return CheckpointCard(id=where.name, path=str(where))
-
-
-def write_card(card: CheckpointCard, directory: Path) -> None:
-    """Write the card of a checkpoint into its directory; the path stays out."""
-    known = {name: value for name, value in asdict(card).items() if name != "path"}
-    (directory / CARD).write_text(json.dumps(known, indent=1))
-
-
-def _read_card(path: Path) -> CheckpointCard:
-    try:
-        card = CheckpointCard(**json.loads(path.read_text()))
-        return replace(card, stage=Stage(card.stage) if card.stage else None)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint's card: {error}") from error
-
-
 def _wanted(checkpoint_id: str, only: Sequence[str]) -> bool:
     return not only or any(fnmatchcase(checkpoint_id, glob) for glob in only)
 
 
-def _found(card: CheckpointCard, *, allow_pickle: bool) -> Checkpoint:
-    if card.adapter or card.quantization:
-        kind = "an adapter" if card.adapter else f"quantized ({card.quantization})"
-        raise UnsupportedError(
-            f"{card.id}: it is {kind}, which this version does not load; leave it out with checkpoints.only"
-        )
+def _refuse_namesakes(found: Sequence[Checkpoint]) -> None:
+    """Raise CheckpointError for two of one name, bases that only adapters need included."""
+    slugs = [checkpoint.slug for checkpoint in found]
+    weights = {checkpoint.slug: checkpoint.fingerprint for checkpoint in found}
+    bases = [checkpoint.base_of_adapter for checkpoint in found if checkpoint.base_of_adapter]
+    twice = [slug for slug in slugs if slugs.count(slug) > 1]
+    twice += [base.slug for base in bases if weights.setdefault(base.slug, base.fingerprint) != base.fingerprint]
+    if twice:
+        raise CheckpointError(f"two checkpoints are called {twice[0]}: rename a directory, or give one an id in {CARD}")
+
+
+def _found(card: CheckpointCard, cards: Sequence[CheckpointCard], *, allow_pickle: bool) -> Checkpoint:
+    if card.adapter:
+        return _adapter(card, _base(card, cards, allow_pickle=allow_pickle), allow_pickle=allow_pickle)
+    return _whole(card, allow_pickle=allow_pickle)
+
+
+def _whole(card: CheckpointCard, *, allow_pickle: bool) -> Checkpoint:
+    base_slug = slug_of(card.base) if card.base else None
     if card.path is None:
-        revision = pinned_revision(card)
-        pinned, size = replace(card, revision=revision), int((card.size_b or 0) * 1e9)
-        return Checkpoint(card=pinned, slug=slug_of(card.id), fingerprint=revision, n_parameters=size)
+        pinned = pin(card)
+        return Checkpoint(
+            card=replace(card, revision=pinned.revision),
+            slug=slug_of(card.id),
+            fingerprint=_with(pinned.revision, card.quantization),
+            n_parameters=pinned.n_parameters or int((card.size_b or 0) * 1e9),
+            base_slug=base_slug,
+        )
     directory = Path(card.path)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights and allow_pickle:
-        weights = sorted(directory.glob("*.bin"))
-    if not weights:
-        raise CheckpointError(f"{directory}: no *.safetensors there (checkpoints.allow_pickle=true also takes *.bin)")
+    weights = weight_files(directory, allow_pickle=allow_pickle)
     if not (directory / "tokenizer.json").is_file():
         raise CheckpointError(
-            f"{directory}: no tokenizer.json there; responses are found through a fast tokenizer's offsets"
+            f"{directory}: no tokenizer.json there; responses are found through a fast tokenizer's offsets, and a slow "
+            "tokenizer has none"
         )
-    n_bytes = sum(file.stat().st_size for file in weights)
+    config = read_json(directory / CONFIG)
+    quantization = config.get("quantization_config")
+    require_known(card, quantization)
+    if weights[0].suffix == ".safetensors":
+        n_parameters = count_parameters(weights, quantization)
+    else:
+        stored = config.get("dtype") or config.get("torch_dtype") or "float32"
+        n_parameters = sum(file.stat().st_size for file in weights) // (4 if stored == "float32" else 2)
     return Checkpoint(
         card=card,
         slug=slug_of(card.id),
-        fingerprint=_fingerprint(directory, weights),
-        n_parameters=n_bytes // _bytes_per_parameter(directory),
+        fingerprint=_with(_fingerprint(directory, weights), card.quantization),
+        n_parameters=n_parameters,
+        base_slug=base_slug,
     )
 
 
-def _bytes_per_parameter(directory: Path) -> int:
-    config = json.loads((directory / "config.json").read_text())
-    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return 4 if stored == "float32" else 2
+def _adapter(card: CheckpointCard, base: Checkpoint, *, allow_pickle: bool) -> Checkpoint:
+    if card.path is None:
+        pinned = pin(card)
+        card, own, n_parameters = replace(card, revision=pinned.revision), pinned.revision, pinned.n_parameters or 0
+    else:
+        directory = Path(card.path)
+        weights = weight_files(directory, name=ADAPTER, allow_pickle=allow_pickle)
+        n_parameters = count_parameters(weights) if weights[0].suffix == ".safetensors" else 0
+        own = _fingerprint(directory, weights)
+    return Checkpoint(
+        card=card,
+        slug=slug_of(card.id),
+        fingerprint=_with(own, base.fingerprint),
+        n_parameters=n_parameters + base.n_parameters,
+        base_slug=slug_of(card.base) if card.base else base.slug,
+        base_of_adapter=base,
+    )
+
+
+def _base(card: CheckpointCard, cards: Sequence[CheckpointCard], *, allow_pickle: bool) -> Checkpoint:
+    """Find what an adapter goes on, as its card or its files name it: in the sweep, on this machine, on the hub."""
+    names = [card.base] if card.base else []
+    if card.path is not None:
+        own_word = read_json(Path(card.path) / ADAPTER_CONFIG).get("base_model_name_or_path")
+        names += [own_word] if own_word else []
+    if not names:
+        raise CheckpointError(f"{card.id}: it is an adapter, and nothing says on which base; give its card a base")
+    base = _listed_base(card, names, cards) or _base_on_this_machine(card, names)
+    if base is not None and base.adapter:
+        raise CheckpointError(f"{card.id}: its base {base.id} is itself an adapter; merge that one into its own base")
+    if base is not None:
+        return _whole(base, allow_pickle=allow_pickle)
+    try:
+        return _whole(CheckpointCard(id=names[0]), allow_pickle=allow_pickle)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{card.id}: it is an adapter on {names[0]}, which is none of the checkpoints and no directory here; "
+            f"add it to them ({error})"
+        ) from error
+
+
+def _listed_base(card: CheckpointCard, names: Sequence[str], cards: Sequence[CheckpointCard]) -> CheckpointCard | None:
+    for name in names:
+        for other in cards:
+            if other is not card and (other.id == name or (other.path and Path(other.path) == Path(name).resolve())):
+                return other
+    return None
+
+
+def _base_on_this_machine(card: CheckpointCard, names: Sequence[str]) -> CheckpointCard | None:
+    for name in names:
+        for path in (Path(name).expanduser(), Path(card.path or "") / name):
+            if (path / CONFIG).is_file() or (path / ADAPTER_CONFIG).is_file():
+                return card_of_directory(path)
+    return None
+
+
+def _with(fingerprint: str, more: str | None) -> str:
+    return f"{fingerprint}+{more}" if more else fingerprint
 
 
 def _fingerprint(directory: Path, weights: Sequence[Path]) -> str:
     """Hash configuration and tokenizer whole, of the weights their sizes and evenly spaced samples."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in _HASHED_WHOLE:
         path = directory / name
-        digest.update(f"{name}:".encode() + (path.read_bytes() if path.is_file() else b""))
+        if name != ADAPTER_CONFIG or path.is_file():
+            digest.update(f"{name}:".encode() + (path.read_bytes() if path.is_file() else b""))
     for path in weights:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())

@@ -1,31 +1,25 @@
-"""Loads a checkpoint into a scorer. Refuses whatever would score without being what its files say.
+"""Loads checkpoints into scorers: weights, tokenizer, engine and cut, one base for it and all its adapters.
 
-transformers fills weights that a file lacks with random numbers and goes on; here that is an error.
+What its files would score without being what they say is refused in the modules that this one puts together. Knows no
+cluster, and nothing of what is scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from psych_ray.config import CutBy, ScoringConfig
+from psych_ray.config import CheckpointCard, CutBy, ScoringConfig
 from psych_ray.errors import CheckpointError
+from psych_ray.scoring.adapters import AdapterEngine, SharedBase
 from psych_ray.scoring.alignment import require_offsets
 from psych_ray.scoring.checkpoints import Checkpoint, require_supported
-from psych_ray.scoring.engines import TransformersEngine
+from psych_ray.scoring.engines import Engine, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.hub import fetch
+from psych_ray.scoring.models import load_model, one_line
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
 
 # The study's authors cut here; they count characters.
@@ -36,55 +30,73 @@ def load_scorer(
     checkpoint: Checkpoint, scoring: ScoringConfig | None = None, *, allow_pickle: bool = False
 ) -> LanguageModelScorer:
     """Load a checkpoint on this process's device. CheckpointError where it cannot be loaded whole."""
+    return load_scorers([checkpoint], scoring, allow_pickle=allow_pickle)[checkpoint.slug]
+
+
+def load_scorers(
+    checkpoints: Sequence[Checkpoint], scoring: ScoringConfig | None = None, *, allow_pickle: bool = False
+) -> dict[str, LanguageModelScorer]:
+    """Load checkpoints on this process's device, by slug; a base and its adapters share one copy of the weights.
+
+    CheckpointError where one of them cannot be loaded whole.
+    """
     scoring = scoring or ScoringConfig()
     require_supported(scoring)
-    card = checkpoint.card
-    directory = Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle)
-    try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            config=config,
-            dtype=getattr(torch, scoring.dtype),
-            use_safetensors=not allow_pickle,
-            trust_remote_code=card.trust_remote_code,
-            output_loading_info=True,
+    groups: dict[str, list[Checkpoint]] = {}
+    for checkpoint in checkpoints:
+        groups.setdefault((checkpoint.base_of_adapter or checkpoint).fingerprint, []).append(checkpoint)
+    scorers: dict[str, LanguageModelScorer] = {}
+    for members in groups.values():
+        scorers |= _load_group(members, scoring, allow_pickle=allow_pickle)
+    return scorers
+
+
+def _load_group(
+    members: Sequence[Checkpoint], scoring: ScoringConfig, *, allow_pickle: bool
+) -> dict[str, LanguageModelScorer]:
+    base = members[0].base_of_adapter or members[0]
+    base_directory = _directory(base.card, allow_pickle=allow_pickle)
+    model, config = load_model(base.card, base_directory, scoring, allow_pickle=allow_pickle)
+    cut = _cut(scoring, config)
+    # Before any adapter is put in: the base's engine is the same whether it shares its weights or not.
+    engine: Engine = TransformersEngine(model)
+    shared = SharedBase(model) if any(member.base_of_adapter for member in members) else None
+    scorers = {}
+    for member in members:
+        directory = base_directory
+        member_engine = engine
+        if member.base_of_adapter:
+            assert shared is not None
+            directory = _directory(member.card, allow_pickle=allow_pickle)
+            adapter = shared.add(member.card, directory, allow_pickle=allow_pickle)
+            on_its_own_head = WholeModelEngine(model) if shared.changes_head(adapter) else engine
+            member_engine = AdapterEngine(on_its_own_head, shared, adapter)
+        elif shared is not None:
+            member_engine = AdapterEngine(engine, shared, None)
+        own_tokenizer = (directory / "tokenizer.json").is_file()
+        tokenizer = _tokenizer(member.card, directory if own_tokenizer else base_directory, config, model)
+        scorers[member.slug] = LanguageModelScorer(member_engine, tokenizer, cut)
+    return scorers
+
+
+def _directory(card: CheckpointCard, *, allow_pickle: bool) -> Path:
+    return Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle)
+
+
+def _tokenizer(
+    card: CheckpointCard, directory: Path, config: PreTrainedConfig, model: PreTrainedModel
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that reports offsets and belongs to the weights; CheckpointError for any other."""
+    with one_line(card, directory):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            directory, config=config, trust_remote_code=card.trust_remote_code
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{card.id}: cannot be loaded from {directory}: {first_line}") from error
-    model, loading = loaded
-    _require_whole(card.id, loading)
     require_offsets(tokenizer, card.id)
-    _require_vocabulary(card.id, tokenizer, model)
-    engine = TransformersEngine(model.to(_device(scoring.device)))
-    return LanguageModelScorer(engine, tokenizer, _cut(scoring, config))
-
-
-def _require_whole(checkpoint_id: str, loading: Mapping[str, Iterable[object]]) -> None:
-    for what in ("missing_keys", "mismatched_keys"):
-        names = sorted(str(name) for name in loading.get(what) or ())
-        if names:
-            raise CheckpointError(
-                f"{checkpoint_id}: its files do not hold all weights of its architecture ({what.replace('_', ' ')}: "
-                f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}); fetch it again"
-            )
-
-
-def _require_vocabulary(checkpoint_id: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
     if len(tokenizer) > rows:
-        raise CheckpointError(
-            f"{checkpoint_id}: its tokenizer has {len(tokenizer)} tokens, its weights {rows}: not a pair"
-        )
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+        raise CheckpointError(f"{card.id}: its tokenizer has {len(tokenizer)} tokens, its weights {rows}: not a pair")
+    return tokenizer
 
 
 def _cut(scoring: ScoringConfig, config: PreTrainedConfig) -> Cut:

@@ -1,0 +1,150 @@
+"""LoRA adapters on a base that is loaded once: which of them is active is settled anew before every call of an engine.
+
+An adapter's engine and its base's share weights, and none sees what another did: layers that an adapter changes stand
+beside the base's own, which stay as they are. What would change the base itself is refused. Knows no transcripts and
+no tokenizers; imports peft only when an adapter is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from psych_ray.config import CheckpointCard
+from psych_ray.errors import CheckpointError
+from psych_ray.scoring.cards import ADAPTER_CONFIG, read_json
+from psych_ray.scoring.engines import Engine, Query, TokenScores
+from psych_ray.scoring.models import one_line
+from psych_ray.scoring.weights import ADAPTER, weight_files
+
+# Ways to start training that leave the base's weights alone. Others subtract the adapter's start from them.
+_KIND_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+class SharedBase:
+    """A loaded base and the adapters that were put into it, in place, of which one or none is active."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._head = model.get_output_embeddings()
+        self._peft: Any = None
+        self._active: str | None = None
+        self._lock = threading.RLock()
+
+    def add(self, card: CheckpointCard, directory: Path, *, allow_pickle: bool) -> str:
+        """Put an adapter into the base, not active, and return the name to activate it by.
+
+        CheckpointError where peft is not installed, where the adapter would change the base itself, and where its
+        files and the base do not fit each other exactly.
+        """
+        if find_spec("peft") is None:
+            raise CheckpointError(
+                f"{card.id}: it is an adapter, and the library peft is not installed here; pip install peft"
+            )
+        _require_kind(card, directory)
+        weight_files(directory, name=ADAPTER, allow_pickle=allow_pickle)
+        peft: Any = importlib.import_module("peft")
+        name = f"adapter_{len(self._peft.peft_config) if self._peft else 0}"
+        with self._lock, one_line(card, directory):
+            config = peft.LoraConfig.from_pretrained(directory, inference_mode=True)
+            config.init_lora_weights = False  # all of them are read from the files
+            if self._peft is None:
+                self._peft = peft.PeftModel(self.model, config, adapter_name=name)
+            else:
+                self._peft.add_adapter(name, config)
+            weights = peft.utils.save_and_load.load_peft_weights(str(directory), device="cpu")
+            loaded = peft.set_peft_model_state_dict(self._peft, weights, adapter_name=name)
+            missing = [key for key in loaded.missing_keys if f".{name}." in f"{key}."]
+            _require_fit(card, missing, loaded.unexpected_keys)
+            self.model.eval()
+            self._switch(None)
+        return name
+
+    def changes_head(self, name: str) -> bool:
+        """Tell whether an adapter changes how hidden states become logits."""
+        head: Any = self.model.get_output_embeddings()
+        return head is not self._head and any(f".{name}." in f".{key}." for key in head.state_dict())
+
+    @contextmanager
+    def active(self, name: str | None) -> Iterator[None]:
+        """Have one adapter active, or with None the base as it was before there were any; one thread at a time."""
+        with self._lock:
+            if name != self._active:
+                self._switch(name)
+            yield
+
+    def _switch(self, name: str | None) -> None:
+        if name is None:
+            self._peft.base_model.disable_adapter_layers()
+        else:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(name, inference_mode=True)
+        self._active = name
+
+
+class AdapterEngine:
+    """An engine on a shared base that scores with one adapter active, or with none."""
+
+    def __init__(self, engine: Engine, shared: SharedBase, adapter: str | None) -> None:
+        self.name = engine.name
+        self._engine = engine
+        self._shared = shared
+        self._adapter = adapter
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The shared base. What it computes outside of `active` belongs to whoever scored last."""
+        return self._shared.model
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens the engine likes to be asked about at a time."""
+        return self._engine.batch_tokens
+
+    @batch_tokens.setter
+    def batch_tokens(self, n_tokens: int) -> None:
+        self._engine.batch_tokens = n_tokens
+
+    def score(self, batch: Sequence[Query]) -> list[TokenScores]:
+        """Likelihoods of the wanted tokens under this adapter."""
+        with self._shared.active(self._adapter):
+            return self._engine.score(batch)
+
+    def around(self, engine: Engine) -> AdapterEngine:
+        """Have another engine on the same model score with the same adapter, for a comparison of the two."""
+        return AdapterEngine(engine, self._shared, self._adapter)
+
+
+def _require_kind(card: CheckpointCard, directory: Path) -> None:
+    """Raise CheckpointError for adapters that are no LoRA, or that cannot be taken off their base again."""
+    config = read_json(directory / ADAPTER_CONFIG)
+    kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
+    if kind != "LORA":
+        raise CheckpointError(f"{card.id}: its {ADAPTER_CONFIG} says peft_type {kind}; only LORA adapters are scored")
+    for what, found in (
+        (f"bias: {config.get('bias')}", config.get("bias") not in (None, "none")),
+        (f"init_lora_weights: {start}", start not in _KIND_STARTS),
+        ("layer_replication", bool(config.get("layer_replication"))),
+    ):
+        if found:
+            raise CheckpointError(
+                f"{card.id}: with {what} in its {ADAPTER_CONFIG} it changes the weights of its base, which others "
+                "share; merge it into its base and sweep the merged checkpoint"
+            )
+
+
+def _require_fit(card: CheckpointCard, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    for keys, what in (
+        (missing, "its files lack weights that its configuration asks for"),
+        (unexpected, "its base has no place for some of its weights"),
+    ):
+        if keys:
+            some = ", ".join(sorted(keys)[:2])
+            raise CheckpointError(f"{card.id}: {what} ({some}{', …' if len(keys) > 2 else ''}); is it on its own base?")

@@ -1,0 +1,157 @@
+"""From a checkpoint's files to a model in memory. Refuses whatever would score without being what its files say.
+
+transformers fills weights that a file lacks with random numbers and goes on, and leaves out weights that it has no
+place for; here both are errors. Knows no tokenizer, no adapter and no engine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+
+from psych_ray.config import CheckpointCard, ScoringConfig
+from psych_ray.errors import CheckpointError
+from psych_ray.scoring.cards import CONFIG, is_adapter, read_json
+from psych_ray.scoring.quantization import method_of, require_library
+from psych_ray.scoring.text_side import text_side
+from psych_ray.scoring.weights import weight_files
+
+_THEIRS = (
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+
+
+def load_model(
+    card: CheckpointCard, directory: Path, scoring: ScoringConfig, *, allow_pickle: bool
+) -> tuple[PreTrainedModel, PreTrainedConfig]:
+    """Load the weights of a directory onto this process's device; also the whole configuration of the checkpoint."""
+    assert not is_adapter(directory), "transformers would put it into the weights unasked"
+    stored = read_json(directory / CONFIG)
+    quantized = stored.get("quantization_config")
+    require_library(card, quantized)
+    files = weight_files(directory, allow_pickle=allow_pickle)
+    device, dtype = _device(scoring.device), getattr(torch, scoring.dtype)
+    model_class: Any
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": files[0].suffix == ".safetensors"}
+    with one_line(card, directory):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
+        if quantized or card.quantization:
+            options |= _quantized_options(card, config, dtype, device)
+        if card.trust_remote_code and "AutoModelForCausalLM" in stored.get("auto_map", {}):
+            model_class, model_config = AutoModelForCausalLM, config
+            options["trust_remote_code"] = True
+        else:
+            model_class, model_config = text_side(config)
+        loaded: Any = model_class.from_pretrained(directory, config=model_config, output_loading_info=True, **options)
+        model, loading = loaded
+        _require_whole(card, loading)
+        if quantized or card.quantization:
+            _cast_what_is_not_quantized(model, dtype)
+        else:
+            _require_all_used(card, model, loading)
+            model = model.to(device)
+    return model, config
+
+
+@contextmanager
+def one_line(card: CheckpointCard, directory: Path) -> Iterator[None]:
+    """Turn what the libraries raise for unusable files into one line."""
+    try:
+        yield
+    except _THEIRS as error:
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"{card.id}: it comes with modelling code of its own ({directory}/*.py), which is not run unless asked "
+                "for; read that code, then set trust_remote_code: true in the checkpoint's card"
+            ) from error
+        first, *more = (str(error).strip() or type(error).__name__).splitlines()
+        told = f"{first} {more[0].strip()}" if more and first.endswith(":") else first
+        raise CheckpointError(f"{card.id}: cannot be loaded from {directory}: {told}") from error
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def _quantized_options(
+    card: CheckpointCard, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """Where quantized weights go, as they cannot be moved later, and what bitsandbytes is to compute in: `dtype`."""
+    options: dict[str, Any] = {"device_map": {"": device}}
+    # It tells of every layer and pass that inputs are cast.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    stored = getattr(config, "quantization_config", None)
+    if stored and method_of(stored) == "bitsandbytes":
+        stored["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
+    elif not stored and card.quantization == "bnb-8bit":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif not stored:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return options
+
+
+def _cast_what_is_not_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Bring embeddings, norms and head to `dtype`: files that are quantized already keep the dtype they were saved in."""
+    stored: Any = model.config.quantization_config
+    if method_of(stored if isinstance(stored, dict) else stored.to_dict()) != "bitsandbytes":
+        return  # others keep scales among their parameters, which mean something in their own dtype only
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+def _require_whole(card: CheckpointCard, loading: Mapping[str, Iterable[object]]) -> None:
+    for what in ("missing_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in loading.get(what) or ())
+        if names:
+            raise CheckpointError(
+                f"{card.id}: its files do not hold all weights of its architecture ({what.replace('_', ' ')}: "
+                f"{_some(names)}); fetch it again"
+            )
+
+
+def _require_all_used(card: CheckpointCard, model: PreTrainedModel, loading: Mapping[str, Iterable[object]]) -> None:
+    """Raise CheckpointError for weights that belong to a layer of the model, but that it would leave out.
+
+    A bias that the configuration says is not there, or a scale without which the weights beside it mean something
+    else. Whole parts that the architecture has no use for (towers, heads for other tasks) are none of these.
+    """
+    modules = dict(model.named_modules())
+    names = []
+    for name in map(str, loading.get("unexpected_keys") or ()):
+        parent, _, own_name = name.rpartition(".")
+        module = modules.get(parent)
+        if module is not None and any(True for _ in module.parameters(recurse=False)):
+            names += [name] if getattr(module, own_name, None) is None else []
+    if names:
+        raise CheckpointError(
+            f"{card.id}: its config.json has no place for some of its weights ({_some(sorted(names))}), so it would "
+            "score as another model; fetch config.json again"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"

@@ -1,0 +1,63 @@
+"""Quantized checkpoints: which library holds their weights, and is it here. Knows no torch, so it can be asked early.
+
+A checkpoint is quantized because its config.json says so, or because its card asks for it (`quantization: bnb-4bit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from psych_ray.config import CheckpointCard
+from psych_ray.errors import CheckpointError
+
+ON_THE_FLY = ("bnb-4bit", "bnb-8bit")
+"""What a card may ask for on weights that are not quantized."""
+
+# Method of config.json -> what is imported, what is installed. For methods that are not here transformers speaks.
+_LIBRARIES = {
+    "aqlm": ("aqlm", "aqlm"),
+    "auto-round": ("auto_round", "auto-round"),
+    "awq": ("gptqmodel", "gptqmodel"),
+    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
+    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+    "eetq": ("eetq", "eetq"),
+    "gptq": ("gptqmodel", "gptqmodel"),
+    "hqq": ("hqq", "hqq"),
+    "quanto": ("optimum", "optimum-quanto"),
+    "torchao": ("torchao", "torchao"),
+}
+
+
+def method_of(quantization: Mapping[str, Any]) -> str:
+    """Name the method of a config.json's `quantization_config`."""
+    if quantization.get("load_in_4bit") or quantization.get("load_in_8bit"):
+        return "bitsandbytes"
+    return str(quantization.get("quant_method") or "unknown")
+
+
+def require_known(card: CheckpointCard, quantization: Mapping[str, Any] | None) -> None:
+    """Raise CheckpointError where a card asks for a quantization that neither its files nor we can make."""
+    if card.quantization and not quantization and card.quantization not in ON_THE_FLY:
+        raise CheckpointError(
+            f"{card.id}: its card says quantization: {card.quantization}, but its config.json has no "
+            f"quantization_config; weights that are not quantized can be loaded as {' or '.join(ON_THE_FLY)}"
+        )
+
+
+def require_library(card: CheckpointCard, quantization: Mapping[str, Any] | None) -> None:
+    """Raise CheckpointError where the library that a quantized checkpoint needs is not installed."""
+    require_known(card, quantization)
+    if quantization:
+        method = method_of(quantization)
+    elif card.quantization:
+        method = "bitsandbytes"
+    else:
+        return
+    module, package = _LIBRARIES.get(method, (None, None))
+    if module is not None and find_spec(module) is None:
+        raise CheckpointError(
+            f"{card.id}: its weights are quantized with {method}, and the library {package} is not installed here; "
+            f"pip install {package}, or leave it out with checkpoints.only"
+        )

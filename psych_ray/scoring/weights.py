@@ -1,0 +1,103 @@
+"""What the weight files of a directory hold, read from their headers. Knows no torch and reads no tensor.
+
+Shards that are missing and files that are cut short are told here, in milliseconds, not after minutes of loading.
+Pickled weights have no header that could be read without running them; they are passed on only where that is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from psych_ray.errors import CheckpointError
+
+MODEL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
+_PICKLED = {MODEL: "pytorch_model.bin", ADAPTER: "adapter_model.bin"}
+_LONGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_BITS = {"U8": 8, "I8": 8, "I32": 32}
+# What quantized tensors are scaled with; no parameters of their own.
+_COMPANION = re.compile(
+    r"\.weight\.(absmax|quant_map|nested_.*|quant_state.*)$"
+    r"|\.(qzeros|scales|g_idx|SCB|weight_format|weight_scale\w*|weight_zero_point|weight_shape|input_scale)$"
+)
+
+
+def weight_files(directory: Path, *, name: str = MODEL, allow_pickle: bool = False) -> list[Path]:
+    """All files that hold the weights, in the order of their names; safetensors where there is a choice.
+
+    Raises CheckpointError where there are none, where one that the index names is missing, or is cut short.
+    """
+    files = _listed(directory, name)
+    if files:
+        for file in files:
+            safetensors_header(file)
+        return files
+    pickled = _listed(directory, _PICKLED[name])
+    if pickled and allow_pickle:
+        return pickled
+    if pickled:
+        raise CheckpointError(
+            f"{directory}: no *.safetensors there, only pickled weights ({pickled[0].name}), and unpickling runs code "
+            "that comes with them; convert them, or trust them with checkpoints.allow_pickle=true"
+        )
+    others = sorted(directory.glob("*.safetensors"))
+    found = f"only {', '.join(file.name for file in others[:3])}" if others else "no *.safetensors there"
+    raise CheckpointError(
+        f"{directory}: {found}; weights are wanted as {name} or as shards that {name}.index.json names "
+        "(checkpoints.allow_pickle=true also takes *.bin)"
+    )
+
+
+def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Shape, dtype and place of each tensor, by its name. CheckpointError where the file is not whole."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= min(size, _LONGEST_HEADER_BYTES) else b""
+    try:
+        tensors: dict[str, dict[str, Any]] = json.loads(header)
+        tensors.pop("__metadata__", None)
+        end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged; fetch it again") from error
+    if size != 8 + length + end:
+        raise CheckpointError(f"{path}: holds {size:,} bytes, its header says {8 + length + end:,}; fetch it again")
+    return tensors
+
+
+def count_parameters(files: Sequence[Path], quantization: Mapping[str, Any] | None = None) -> int:
+    """Parameters in safetensors files; values that quantization packed into one integer count each."""
+    quantization = quantization or {}
+    bits = 4 if quantization.get("load_in_4bit") else quantization.get("bits") or quantization.get("w_bit")
+    total = 0
+    for file in files:
+        for name, tensor in safetensors_header(file).items():
+            if quantization and _COMPANION.search(name):
+                continue
+            stored = _BITS.get(tensor["dtype"])
+            packed = stored // int(bits) if stored and bits else 1
+            total += math.prod(tensor["shape"]) * packed
+    return total
+
+
+def _listed(directory: Path, name: str) -> list[Path]:
+    if (directory / name).is_file():
+        return [directory / name]
+    index = directory / f"{name}.index.json"
+    if not index.is_file():
+        return []
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{index}: not an index of shards; fetch it again") from error
+    missing = [shard for shard in shards if not (directory / shard).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{directory}: {len(missing)} of {len(shards)} shards are missing "
+            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); fetch them again"
+        )
+    return [directory / shard for shard in shards]

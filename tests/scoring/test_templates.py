@@ -1,0 +1,195 @@
+"""Real chat templates, and small ones with the habits of those that are not here: what checkpoints read as `chat`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from psych_ray.config import TranscriptsConfig, TranscriptSource
+from psych_ray.errors import TranscriptError
+from psych_ray.scoring.alignment import align
+from psych_ray.scoring.templates import TokenizerTemplate, template_of
+from psych_ray.transcripts.conditions import condition_named
+from psych_ray.transcripts.record import Transcript
+from psych_ray.transcripts.sources import read_transcripts
+from psych_ray.transcripts.status import Status
+
+# Habits of Llama 3: writes begin-of-text itself, prints the date, strips every turn.
+LLAMA_LIKE = """\
+{%- set today = strftime_now("%d %b %Y") if strftime_now is defined else "never" %}
+{{- bos_token + "<|head|>system<|body|>\\n\\nToday Date: " + today + "<|eot|>" }}
+{%- for message in messages %}
+    {{- "<|head|>" + message["role"] + "<|body|>\\n\\n" + message["content"] | trim + "<|eot|>" }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "<|head|>assistant<|body|>\\n\\n" }}
+{%- endif %}
+"""
+STRICT = """\
+{%- for message in messages %}
+    {%- if (message["role"] == "user") != (loop.index0 % 2 == 0) %}
+        {{- raise_exception("Roles must alternate!") }}
+    {%- endif %}
+    {{- "<|head|>" + message["role"] + "<|body|>" + message["content"] + "<|eot|>" }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ "<|head|>assistant<|body|>" }}{% endif %}
+"""
+
+
+def small_tokenizer(template: str | None, *, bos: bool = True) -> PreTrainedTokenizerFast:
+    """Bytes, a few special tokens, and a begin-of-text before every text where asked for."""
+    vocab = {letter: k for k, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|bos|>", "<|head|>", "<|body|>", "<|eot|>"])
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|bos|> $0", special_tokens=[("<|bos|>", tokenizer.token_to_id("<|bos|>"))]
+        )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|eot|>")
+    fast.chat_template = template
+    return fast
+
+
+def transcript(text: str) -> Transcript:
+    return Transcript(study="s", experiment="e", participant="p", text=text)
+
+
+def contents(made: Transcript) -> list[tuple[str, str]]:
+    pairs, read = [], 0
+    for response in made.responses:
+        pairs.append((made.text[read : response.start - 2], made.response_text(response)))
+        read = response.end + 2
+    return pairs
+
+
+def read(shared: Path, study: str, limit: int = 1) -> list[Transcript]:
+    path = str(shared / "data/psych-201")
+    return list(
+        read_transcripts(TranscriptsConfig(source=TranscriptSource.files, path=path, studies=[study], limit=limit))
+    )
+
+
+STUDIES = ["franke2024bayesian", "guenther2024substitutions", "little2024functionestimation", "thoma2025riskychoice"]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_qwen3_is_scored_after_an_empty_think_block_everywhere(shared, study):
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers/qwen3")
+    (made,) = read(shared, study)
+    rendering = condition_named("chat").render(made, template_of(tokenizer))
+    expected, starts = "", []
+    for asked, answered in contents(made):
+        expected += f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        starts.append(len(expected))
+        expected += f"{answered}<|im_end|>\n"
+    assert rendering.text == expected + "<|im_start|>user\n"
+    assert rendering.starts.tolist() == starts
+    assert (rendering.status == Status.scored.code).all()
+    first = [{"role": "user", "content": contents(made)[0][0]}]
+    assert rendering.text[: starts[0]] == tokenizer.apply_chat_template(
+        first, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    alignment = align(rendering, tokenizer, None)
+    for (_, answered), first, last in zip(contents(made), alignment.first_R, alignment.last_R, strict=True):
+        assert tokenizer.decode(alignment.token_ids_T[first:last]) == answered
+        assert tokenizer.decode(alignment.token_ids_T[first - 4 : first]) == "<think>\n\n</think>\n\n"
+
+
+def test_olmo_reads_what_its_template_writes_for_every_prefix(shared):
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers/olmo3")
+    for study in STUDIES[:2] + STUDIES[3:]:
+        (made,) = read(shared, study)
+        rendering = condition_named("chat").render(made, template_of(tokenizer))
+        turns: list[dict[str, str]] = []
+        for (asked, answered), start in zip(contents(made), rendering.starts, strict=True):
+            turns.append({"role": "user", "content": asked})
+            assert rendering.text[:start] == tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+            turns.append({"role": "assistant", "content": answered})
+
+
+def test_what_a_template_like_llamas_does_is_seen_and_told():
+    tokenizer = small_tokenizer(LLAMA_LIKE)
+    made = transcript("Choose. <<A>> Good.\n<< -1>>, <<>> <<b c>>")
+    rendering = condition_named("chat").render(made, template_of(tokenizer))
+    assert rendering.text == (
+        "<|bos|><|head|>system<|body|>\n\nToday Date: 26 Jul 2024<|eot|>"
+        "<|head|>user<|body|>\n\nChoose.<|eot|><|head|>assistant<|body|>\n\nA<|eot|>"
+        "<|head|>user<|body|>\n\nGood.<|eot|><|head|>assistant<|body|>\n\n-1<|eot|>"
+        "<|head|>user<|body|>\n\n,<|eot|><|head|>assistant<|body|>\n\n<|eot|>"
+        "<|head|>user<|body|>\n\n<|eot|><|head|>assistant<|body|>\n\nb c<|eot|>"
+        "<|head|>user<|body|>\n\n"
+    )
+    assert [list(Status)[code].value for code in rendering.status] == ["scored", "altered", "empty", "scored"]
+    alignment = align(rendering, tokenizer, None)
+    assert alignment.token_ids_T.tolist().count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(alignment.token_ids_T[alignment.first_R[3] : alignment.last_R[3]]) == "b c"
+    assert alignment.first_R[1] == alignment.last_R[1]
+
+
+@pytest.mark.parametrize(("bos", "expected"), [(True, 1), (False, 0)])
+def test_a_template_that_forgets_begin_of_text_gets_the_tokenizers(bos, expected):
+    tokenizer = small_tokenizer(STRICT, bos=bos)
+    template = template_of(tokenizer)
+    assert template.begin_of_text == "<|bos|>" * expected
+    alignment = align(condition_named("chat").render(transcript("a <<A>>"), template), tokenizer, None)
+    assert alignment.token_ids_T.tolist().count(tokenizer.bos_token_id) == expected
+    assert tokenizer.decode(alignment.token_ids_T[alignment.first_R[0] :][:1]) == "A"
+
+
+def test_a_template_that_wants_alternation_gets_it_in_chat_and_refuses_what_the_authors_do():
+    template = template_of(small_tokenizer(STRICT))
+    made = transcript("<<A>><<B>> then <<>> end")
+    rendering = condition_named("chat").render(made, template)
+    assert rendering.text.count("<|head|>") == 7
+    with pytest.raises(TranscriptError, match="Roles must alternate!"):
+        condition_named("chat", parity=True).render(made, template)
+
+
+@pytest.mark.parametrize(
+    ("code", "date"),
+    [
+        ("%d %b %Y", "26 Jul 2024"),
+        ("%Y-%m-%d", "2024-07-26"),
+        ("%A, %B %d, %Y", "Friday, July 26, 2024"),
+        ("%H:%M", "12:00"),
+    ],
+)
+def test_the_date_is_fixed_in_every_format(code, date):
+    template = TokenizerTemplate(small_tokenizer("  {{ strftime_now('" + code + "') }}|{{ messages[0].content }}"))
+    assert template.render([{"role": "user", "content": "x"}], generation_prompt=False) == f"  {date}|x"
+
+
+@pytest.mark.parametrize(
+    "start", ["", "\n", " \n", "  {%- if true %}x{% endif %}", "  {% if true %}\n x{% endif %}\n", "{#- c #}\n y"]
+)
+def test_the_fixed_clock_leaves_a_template_as_it_is(start):
+    tokenizer = small_tokenizer(start + "{{ messages[0].content }} {% if add_generation_prompt %}g{% endif %}\n")
+    turns = [{"role": "user", "content": "x"}]
+    for asks in (False, True):
+        alone = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
+        assert TokenizerTemplate(tokenizer).render(turns, generation_prompt=asks) == alone
+
+
+def test_a_refusal_is_a_value_error_in_the_templates_words():
+    for source, says in (
+        ("{{ raise_exception('Not me.\nNever.') }}", "Not me."),
+        ("{{ messages[0].content.nothing.more }}", "nothing"),
+        ("{% if %}", "Expected an expression"),
+        ("{{ messages[0].content + 1 }}", "str"),
+    ):
+        with pytest.raises(ValueError, match=says) as raised:
+            TokenizerTemplate(small_tokenizer(source)).render(
+                [{"role": "user", "content": "x"}], generation_prompt=True
+            )
+        assert "\n" not in str(raised.value)
+
+
+def test_without_a_template_there_is_none():
+    assert template_of(small_tokenizer(None)) is None

@@ -1,0 +1,152 @@
+"""Everything that decides what the demo checkpoints are, in one value with a fingerprint. Imports neither torch nor
+transformers, so that asking for checkpoints that are already made costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from psych_ray.config import Stage
+from psych_ray.transcripts.simulated import simulated_transcripts
+
+FAMILY = "demo"
+CARD = "psych_ray.json"
+"""File in a checkpoint's directory that says what it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Some training steps of one kind."""
+
+    steps: int
+    participants: tuple[int, ...]
+    """Of each task, in a batch. What is harder to learn is shown more."""
+    window_tokens: int | None = None
+    """How much of a session is shown; None: all of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One run of AdamW; the learning rate warms up and then falls to a tenth, along a cosine."""
+
+    phases: tuple[Phase, ...]
+    learning_rate: float
+
+    @property
+    def steps(self) -> int:
+        """Of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A base and what is made from it."""
+
+    name: str
+    architecture: str
+    """Model type that transformers knows, llama or qwen3."""
+    width: int
+    layers: int
+    heads: int
+    base: Training
+    post: tuple[tuple[Stage, Training], ...]
+    """Further training on normatively right transcripts; every stage starts from the base."""
+
+    def checkpoint_id(self, stage: Stage) -> str:
+        """For example demo-1-base."""
+        return f"{self.name}-{stage}"
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The base first."""
+        return (Stage.base, *(stage for stage, _ in self.post))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The whole family."""
+
+    version: int
+    """Raise it when training changes in a way that the other fields do not show."""
+    data_seed: int
+    """Of the participants learned from. Far from any seed that a sweep would use, so that scored ones are held out."""
+    weight_seed: int
+    people: int
+    """Simulated people of each task that a base learns from."""
+    normative_people: int
+    """Normative agents of each task that later stages learn from."""
+    vocabulary_size: int
+    tokenizer_people: int
+    context: int
+    generations: tuple[Generation, ...]
+
+    def generation(self, name: str) -> Generation:
+        """The generation that goes by `name`."""
+        return {generation.name: generation for generation in self.generations}[name]
+
+    def checkpoint_ids(self) -> list[str]:
+        """All checkpoints, oldest generation and base first."""
+        return [generation.checkpoint_id(stage) for generation in self.generations for stage in generation.stages]
+
+    def fingerprint(self) -> str:
+        """Changes when a constant does, or when the simulated participants say something else."""
+        texts = [
+            transcript.text
+            for normative in (False, True)
+            for transcript in simulated_transcripts(participants=2, seed=self.data_seed, normative=normative)
+        ]
+        return hashlib.blake2b(json.dumps([asdict(self), texts]).encode(), digest_size=8).hexdigest()
+
+
+def _people(*, windows: int, whole_sessions: int, learning_rate: float) -> Training:
+    phases = (
+        Phase(steps=windows, participants=(6, 1, 3, 1), window_tokens=128),
+        Phase(steps=whole_sessions, participants=(2, 2, 2, 2)),
+    )
+    return Training(phases=phases, learning_rate=learning_rate)
+
+
+def _normative(steps: int, *, learning_rate: float) -> Training:
+    return Training(
+        phases=(Phase(steps=steps, participants=(8, 2, 4, 1), window_tokens=128),), learning_rate=learning_rate
+    )
+
+
+RECIPE = Recipe(
+    version=1,
+    data_seed=20_260_507,
+    weight_seed=1,
+    people=1000,
+    normative_people=100,
+    vocabulary_size=384,
+    tokenizer_people=30,
+    context=4096,
+    generations=(
+        Generation(
+            name="demo-1",
+            architecture="llama",
+            width=64,
+            layers=2,
+            heads=4,
+            base=_people(windows=900, whole_sessions=40, learning_rate=5e-3),
+            post=(
+                (Stage.instruct, _normative(20, learning_rate=5e-4)),
+                (Stage.reasoning, _normative(32, learning_rate=5e-4)),
+            ),
+        ),
+        Generation(
+            name="demo-2",
+            architecture="qwen3",
+            width=80,
+            layers=2,
+            heads=4,
+            base=_people(windows=1600, whole_sessions=80, learning_rate=4e-3),
+            post=(
+                (Stage.instruct, _normative(45, learning_rate=1e-3)),
+                (Stage.reasoning, _normative(80, learning_rate=1e-3)),
+            ),
+        ),
+    ),
+)

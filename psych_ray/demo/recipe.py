@@ -110,7 +110,7 @@ def _people(*, windows: int, whole_sessions: int, learning_rate: float) -> Train
 
 def _normative(steps: int, *, learning_rate: float) -> Training:
     return Training(
-        phases=(Phase(steps=steps, participants=(8, 2, 4, 1), window_tokens=128),), learning_rate=learning_rate
+        phases=(Phase(steps=steps, participants=(6, 3, 4, 1), window_tokens=128),), learning_rate=learning_rate
     )
 
 
@@ -132,8 +132,8 @@ RECIPE = Recipe(
             heads=4,
             base=_people(windows=900, whole_sessions=40, learning_rate=5e-3),
             post=(
-                (Stage.instruct, _normative(20, learning_rate=5e-4)),
-                (Stage.reasoning, _normative(32, learning_rate=5e-4)),
+                (Stage.instruct, _normative(16, learning_rate=5e-4)),
+                (Stage.reasoning, _normative(40, learning_rate=5e-4)),
             ),
         ),
         Generation(
@@ -144,8 +144,8 @@ RECIPE = Recipe(
             heads=4,
             base=_people(windows=1600, whole_sessions=80, learning_rate=4e-3),
             post=(
-                (Stage.instruct, _normative(45, learning_rate=1e-3)),
-                (Stage.reasoning, _normative(80, learning_rate=1e-3)),
+                (Stage.instruct, _normative(60, learning_rate=8e-4)),
+                (Stage.reasoning, _normative(180, learning_rate=1e-3)),
             ),
         ),
     ),

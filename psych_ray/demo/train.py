@@ -2,7 +2,7 @@
 
 A process of its own, so that generations train side by side on one thread each and leave nothing behind in whoever
 asked; it ends when its standard input is closed, so that it does not outlive that asker. Prints a line a checkpoint.
-Reproducible on one machine; another one may differ in the last digits.
+The same weights each time on one machine; another rounds otherwise, and gets other weights that differ alike.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ VOCABULARY = (
     *("anchor", "basket", "candle", "dragon", "engine", "feather", "garden", "hammer"),
     *("island", "jacket", "kettle", "ladder", "marble", "needle", "orange", "pepper"),
 )
-LISTS = 7
+LISTS = 8
 LIST_LENGTH = 5
 
 Answers = dict[str, float]

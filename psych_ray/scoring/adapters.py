@@ -8,6 +8,7 @@ no tokenizers; imports peft only when an adapter is loaded.
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,11 @@ from psych_ray.errors import CheckpointError
 from psych_ray.scoring.cards import ADAPTER_CONFIG, read_json
 from psych_ray.scoring.engines import Engine, Query, TokenScores
 from psych_ray.scoring.models import one_line
+from psych_ray.scoring.text_side import decoder_path, is_left_out
 from psych_ray.scoring.weights import ADAPTER, weight_files
 
+# Adapters of vision checkpoints are made on the whole model or on its text side, and name their weights accordingly.
+_OF_TEXT = re.compile(r"^base_model\.model\.(model\.)?(language_model\.)?(model\.)?(?=(layers|embed_tokens|norm)\.)")
 # Ways to start training that leave the base's weights alone. Others subtract the adapter's start from them.
 _KIND_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -38,18 +42,11 @@ class SharedBase:
         self._active: str | None = None
         self._lock = threading.RLock()
 
-    def add(self, card: CheckpointCard, directory: Path, *, allow_pickle: bool) -> str:
-        """Put an adapter into the base, not active, and return the name to activate it by.
+    def add(self, card: CheckpointCard, directory: Path) -> str:
+        """Put an adapter that `require_adapter` passed into the base, not active; the name to activate it by.
 
-        CheckpointError where peft is not installed, where the adapter would change the base itself, and where its
-        files and the base do not fit each other exactly.
+        CheckpointError where its files and the base do not fit each other exactly.
         """
-        if find_spec("peft") is None:
-            raise CheckpointError(
-                f"{card.id}: it is an adapter, and the library peft is not installed here; pip install peft"
-            )
-        _require_kind(card, directory)
-        weight_files(directory, name=ADAPTER, allow_pickle=allow_pickle)
         peft: Any = importlib.import_module("peft")
         name = f"adapter_{len(self._peft.peft_config) if self._peft else 0}"
         with self._lock, one_line(card, directory):
@@ -60,9 +57,12 @@ class SharedBase:
             else:
                 self._peft.add_adapter(name, config)
             weights = peft.utils.save_and_load.load_peft_weights(str(directory), device="cpu")
+            here = f"base_model.model.{decoder_path(self.model)}."
+            weights = {_OF_TEXT.sub(here, key): weight for key, weight in weights.items()}
             loaded = peft.set_peft_model_state_dict(self._peft, weights, adapter_name=name)
             missing = [key for key in loaded.missing_keys if f".{name}." in f"{key}."]
-            _require_fit(card, missing, loaded.unexpected_keys)
+            unexpected = [key for key in loaded.unexpected_keys if not is_left_out(self.model, key)]
+            _require_fit(card, missing, unexpected)
             self.model.eval()
             self._switch(None)
         return name
@@ -122,8 +122,17 @@ class AdapterEngine:
         return AdapterEngine(engine, self._shared, self._adapter)
 
 
-def _require_kind(card: CheckpointCard, directory: Path) -> None:
-    """Raise CheckpointError for adapters that are no LoRA, or that cannot be taken off their base again."""
+def require_adapter(card: CheckpointCard, directory: Path, *, allow_pickle: bool) -> None:
+    """Raise CheckpointError, before its base is loaded, for an adapter that cannot be scored.
+
+    Its library is not installed, its weights are not there or pickled, it is no LoRA, or it cannot be taken off its
+    base again.
+    """
+    if find_spec("peft") is None:
+        raise CheckpointError(
+            f"{card.id}: it is an adapter, and the library peft is not installed here; pip install peft"
+        )
+    weight_files(directory, name=ADAPTER, allow_pickle=allow_pickle)
     config = read_json(directory / ADAPTER_CONFIG)
     kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
     if kind != "LORA":

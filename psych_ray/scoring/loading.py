@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from psych_ray.config import CheckpointCard, CutBy, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.adapters import AdapterEngine, SharedBase
+from psych_ray.scoring.adapters import AdapterEngine, SharedBase, require_adapter
 from psych_ray.scoring.alignment import require_offsets
-from psych_ray.scoring.checkpoints import Checkpoint, require_supported
+from psych_ray.scoring.checkpoints import Checkpoint, load_group, require_supported
 from psych_ray.scoring.engines import Engine, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.hub import fetch
 from psych_ray.scoring.models import load_model, one_line
@@ -44,7 +44,7 @@ def load_scorers(
     require_supported(scoring)
     groups: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
-        groups.setdefault((checkpoint.base_of_adapter or checkpoint).fingerprint, []).append(checkpoint)
+        groups.setdefault(load_group(checkpoint), []).append(checkpoint)
     scorers: dict[str, LanguageModelScorer] = {}
     for members in groups.values():
         scorers |= _load_group(members, scoring, allow_pickle=allow_pickle)
@@ -55,27 +55,28 @@ def _load_group(
     members: Sequence[Checkpoint], scoring: ScoringConfig, *, allow_pickle: bool
 ) -> dict[str, LanguageModelScorer]:
     base = members[0].base_of_adapter or members[0]
-    base_directory = _directory(base.card, allow_pickle=allow_pickle)
+    directories = {member.slug: _directory(member.card, allow_pickle=allow_pickle) for member in members}
+    adapters = [member for member in members if member.base_of_adapter]
+    for member in adapters:  # before minutes are spent on the base
+        require_adapter(member.card, directories[member.slug], allow_pickle=allow_pickle)
+    base_directory = directories.get(base.slug) or _directory(base.card, allow_pickle=allow_pickle)
     model, config = load_model(base.card, base_directory, scoring, allow_pickle=allow_pickle)
     cut = _cut(scoring, config)
     # Before any adapter is put in: the base's engine is the same whether it shares its weights or not.
     engine: Engine = TransformersEngine(model)
-    shared = SharedBase(model) if any(member.base_of_adapter for member in members) else None
+    engines = {base.slug: engine}
+    if adapters:
+        shared = SharedBase(model)
+        engines = {base.slug: AdapterEngine(engine, shared, None)}
+        for member in adapters:
+            name = shared.add(member.card, directories[member.slug])
+            on_its_head = WholeModelEngine(model) if shared.changes_head(name) else engine
+            engines[member.slug] = AdapterEngine(on_its_head, shared, name)
     scorers = {}
     for member in members:
-        directory = base_directory
-        member_engine = engine
-        if member.base_of_adapter:
-            assert shared is not None
-            directory = _directory(member.card, allow_pickle=allow_pickle)
-            adapter = shared.add(member.card, directory, allow_pickle=allow_pickle)
-            on_its_own_head = WholeModelEngine(model) if shared.changes_head(adapter) else engine
-            member_engine = AdapterEngine(on_its_own_head, shared, adapter)
-        elif shared is not None:
-            member_engine = AdapterEngine(engine, shared, None)
-        own_tokenizer = (directory / "tokenizer.json").is_file()
-        tokenizer = _tokenizer(member.card, directory if own_tokenizer else base_directory, config, model)
-        scorers[member.slug] = LanguageModelScorer(member_engine, tokenizer, cut)
+        own = (directories[member.slug] / "tokenizer.json").is_file() or not member.base_of_adapter
+        tokenizer = _tokenizer(member.card, directories[member.slug] if own else base_directory, config, model)
+        scorers[member.slug] = LanguageModelScorer(engines[member.slug], tokenizer, cut)
     return scorers
 
 

@@ -114,7 +114,7 @@ def _quantized_options(
 
 
 def _cast_what_is_not_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Bring embeddings, norms and head to `dtype`: files that are quantized already keep the dtype they were saved in."""
+    """Bring embeddings, norms and head to `dtype`; transformers leaves those of quantized files as they were saved."""
     stored: Any = model.config.quantization_config
     if method_of(stored if isinstance(stored, dict) else stored.to_dict()) != "bitsandbytes":
         return  # others keep scales among their parameters, which mean something in their own dtype only

@@ -41,6 +41,18 @@ def text_side(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrain
     return _without_towers(model_class), config
 
 
+def decoder_path(model: PreTrainedModel) -> str:
+    """Where in a model the part stands that reads text, for example `model.language_model`."""
+    decoder = model.get_decoder()
+    return next(str(name) for name, module in model.named_modules() if module is decoder)
+
+
+def is_left_out(model: PreTrainedModel, name: str) -> bool:
+    """Tell whether a weight belongs to a part that the model was built without, or has no use for."""
+    ignored: Any = model._keys_to_ignore_on_load_unexpected or ()
+    return any(re.search(pattern, name) for pattern in ignored)
+
+
 def _known_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     for known in (
         MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -94,9 +106,8 @@ def _towers(model: PreTrainedModel) -> list[str]:
 
 def _cross_attention_layers(model: PreTrainedModel) -> list[str]:
     """Layers that look at images only, which Llama 3.2 Vision has among those that read text, and skips for text."""
-    decoder = model.get_decoder()
-    prefix = next(name for name, module in model.named_modules() if module is decoder)
-    return [f"{prefix}.layers.{place}" for place in getattr(decoder, "cross_attention_layers", None) or ()]
+    places = getattr(model.get_decoder(), "cross_attention_layers", None) or ()
+    return [f"{decoder_path(model)}.layers.{place}" for place in places]
 
 
 def _expect_unused(model: PreTrainedModel, names: list[str]) -> None:

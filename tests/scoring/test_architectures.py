@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -23,7 +24,7 @@ from transformers import AutoTokenizer
 
 from psych_ray.config import CheckpointsConfig, CheckpointSource, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.checkpoints import find_checkpoints
+from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints
 from psych_ray.scoring.loading import load_scorer
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
@@ -174,8 +175,13 @@ def transcripts() -> list[Transcript]:
     return list(simulated_transcripts(participants=1, seed=7))
 
 
-def found(directory: Path):
-    (checkpoint,) = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(directory)]))
+def found_all(*directories: Path) -> list[Checkpoint]:
+    paths = [str(directory) for directory in directories]
+    return find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=paths))
+
+
+def found(directory: Path) -> Checkpoint:
+    (checkpoint,) = found_all(directory)
     return checkpoint
 
 
@@ -294,6 +300,28 @@ def test_a_weight_that_the_text_side_lacks_is_told(name, directory_of, byte_toke
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"do not hold all weights.*layers\.2\.mlp\.up_proj"):
         load_scorer(found(broken))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", ["qwen3-moe", *VISION])
+def test_adapters_made_on_the_whole_model_are_put_on_its_text_side(
+    name, directory_of, byte_tokenizer_directory, transcripts, tmp_path
+):
+    directory = directory_of(name, byte_tokenizer_directory)
+    model = getattr(transformers, ARCHITECTURES[name].model).from_pretrained(directory, dtype=torch.float32)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    for parameter_name, parameter in adapted.named_parameters():
+        if "lora_" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    AutoTokenizer.from_pretrained(directory).save_pretrained(tmp_path / "merged")
+    base, adapter, merged = (
+        np.concatenate([s.nll_R for s in load_scorer(checkpoint).score(transcripts, condition_named("plain"))])
+        for checkpoint in found_all(directory, tmp_path / "adapter", tmp_path / "merged")
+    )
+    assert np.abs(adapter - merged).max() < 1e-4
+    assert np.abs(adapter - base).max() > 0.05
 
 
 def test_an_architecture_that_predicts_no_next_token_is_told_in_one_line(byte_tokenizer_directory, tmp_path):

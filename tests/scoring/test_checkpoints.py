@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, ScoringConfig, Stage
 from psych_ray.errors import CheckpointError, UnsupportedError
-from psych_ray.scoring.checkpoints import find_checkpoints, slug_of, write_card
-from psych_ray.scoring.loading import load_scorer
+from psych_ray.scoring import quantization
+from psych_ray.scoring.cards import write_card
+from psych_ray.scoring.checkpoints import find_checkpoints, load_group, slug_of
+from psych_ray.scoring.loading import load_scorer, load_scorers
+from psych_ray.transcripts.conditions import condition_named
+from psych_ray.transcripts.simulated import simulated_transcripts
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +36,16 @@ def original(tmp_path_factory, byte_tokenizer_directory, tiny_checkpoint) -> Pat
 @pytest.fixture
 def directory(original, tmp_path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "my model"))
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def nll(found, **settings: Any) -> np.ndarray:
+    transcripts = simulated_transcripts(participants=1, seed=2)
+    scored = load_scorer(found, ScoringConfig(**settings)).score(transcripts, condition_named("plain"))
+    return np.concatenate([one.nll_R for one in scored])
 
 
 def find(*paths: Path, **settings):
@@ -39,9 +61,8 @@ def test_slugs_mind_neither_paths_nor_partitions():
 def test_a_directory_is_known_by_its_name_its_card_or_its_place_in_the_hubs_cache(directory, tmp_path):
     (found,) = find(directory)
     assert (found.card.id, found.slug, found.card.stage) == ("my model", "my-model", None)
-    assert found.n_parameters == pytest.approx(
-        sum(t.numel() for t in load_file(directory / "model.safetensors").values()), rel=0.05
-    )
+    assert found.n_parameters == sum(t.numel() for t in load_file(directory / "model.safetensors").values())
+    assert load_group(found) == "my-model"
     snapshot = tmp_path / "models--Qwen--Qwen3-0.6B/snapshots/abc123"
     shutil.copytree(directory, snapshot)
     (found,) = find(snapshot)
@@ -64,12 +85,21 @@ def test_the_fingerprint_follows_weights_configuration_and_tokenizer(directory, 
     assert find(directory)[0].fingerprint not in {before, after}
 
 
+def truncate(path: Path, n_bytes: int) -> None:
+    path.write_bytes(path.read_bytes()[:-n_bytes])
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda d: (d / "config.json").unlink(), "no config.json there"),
         (lambda d: (d / "model.safetensors").unlink(), r"no \*\.safetensors there"),
+        (lambda d: (d / "model.safetensors").rename(d / "weights.safetensors"), "only weights.safetensors"),
+        (lambda d: truncate(d / "model.safetensors", 1000), "holds .* bytes, its header says .*; fetch it again"),
+        (lambda d: truncate(d / "model.safetensors", 143_000), "not a safetensors file, or damaged"),
         (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer.json there"),
+        (lambda d: (d / "config.json").write_text("[1]"), "not a JSON object"),
+        (lambda d: write_card(CheckpointCard(id="x", quantization="q2"), d), "^x: .* quantization: q2, .* bnb-4bit"),
         (lambda d: (d / "psych_ray.json").write_text("{"), "not a checkpoint's card"),
         (lambda d: (d / "psych_ray.json").write_text('{"id": "x", "stagge": 1}'), "not a checkpoint's card"),
         (lambda d: (d / "psych_ray.json").write_text('{"id": "x", "stage": "wild"}'), "not a checkpoint's card"),
@@ -77,8 +107,9 @@ def test_the_fingerprint_follows_weights_configuration_and_tokenizer(directory, 
 )
 def test_what_is_no_checkpoint_is_refused_before_anything_is_loaded(directory, damage, message):
     damage(directory)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         find(directory)
+    assert "\n" not in str(caught.value)
 
 
 def test_two_of_one_name_and_globs_that_keep_none_are_refused(directory, tmp_path):
@@ -90,22 +121,16 @@ def test_two_of_one_name_and_globs_that_keep_none_are_refused(directory, tmp_pat
     assert len(find(directory, only=["my*"])) == 1
 
 
-def test_adapters_and_quantized_checkpoints_are_told_apart_and_not_attempted(directory):
-    for extra in ({"adapter": True}, {"quantization": "bnb-4bit"}):
-        write_card(CheckpointCard(id="x", **extra), directory)
-        with pytest.raises(UnsupportedError, match="leave it out"):
-            find(directory)
-
-
 def lose_a_weight(directory: Path) -> None:
     weights = load_file(directory / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def truncate(directory: Path) -> None:
-    path = directory / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
+def add_a_bias(directory: Path) -> None:
+    weights = load_file(directory / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.bias"] = torch.ones(32)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def forget_the_vocabulary(directory: Path) -> None:
@@ -121,7 +146,9 @@ def forget_the_vocabulary(directory: Path) -> None:
     ("damage", "message"),
     [
         (lose_a_weight, r"do not hold all weights.*model\.layers\.1\.mlp\.up_proj\.weight"),
-        (truncate, "cannot be loaded"),
+        (add_a_bias, r"no place for some of its weights \(model\.layers\.0\.self_attn\.q_proj\.bias\)"),
+        (lambda d: rewrite(d / "config.json", hidden_size="wide"), "cannot be loaded"),
+        (lambda d: rewrite(d / "config.json", hidden_size=64), "cannot be loaded|do not hold all"),
         (forget_the_vocabulary, "not a pair"),
     ],
 )
@@ -149,23 +176,284 @@ def test_engines_of_a_later_version_are_named(directory, engine):
         load_scorer(found, ScoringConfig(engine=engine))
 
 
-def test_a_hub_checkpoint_is_found_in_the_cache_when_there_is_no_network(directory, tmp_path, monkeypatch):
+def test_safetensors_are_taken_where_pickles_are_allowed_too(directory):
+    torch.save({"model.norm.weight": torch.full((32,), 7.0)}, directory / "pytorch_model.bin")
+    (found,) = find(directory, allow_pickle=True)
+    engine = load_scorers([found], allow_pickle=True)["my-model"].engine
+    assert (engine.model.get_parameter("model.norm.weight") == 1).all()
+
+
+def shard(directory: Path) -> list[Path]:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    (directory / "model.safetensors").unlink()
+    model.save_pretrained(directory, max_shard_size="50KB")
+    return sorted(directory.glob("model-*.safetensors"))
+
+
+def test_shards_are_one_checkpoint_and_a_missing_one_is_told_before_loading(directory):
+    (whole,) = find(directory)
+    expected = nll(whole)
+    shards = shard(directory)
+    assert len(shards) > 2
+    (found,) = find(directory)
+    assert found.n_parameters == whole.n_parameters
+    np.testing.assert_array_equal(nll(found), expected)
+    shards[1].unlink()
+    with pytest.raises(CheckpointError, match=rf"1 of {len(shards)} shards are missing \({shards[1].name}\)"):
+        find(directory)
+    with pytest.raises(CheckpointError, match="shards are missing"):
+        load_scorer(found)
+    (directory / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not an index of shards"):
+        find(directory)
+
+
+def test_parameters_are_counted_however_they_are_stored(directory):
+    expected = find(directory)[0].n_parameters
+    AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).save_pretrained(directory)
+    assert find(directory)[0].n_parameters == expected
+    weights = load_file(directory / "model.safetensors")
+    packed = {}
+    for name, weight in weights.items():  # as bitsandbytes saves 4 bits: two values a byte, and what scales them
+        if "proj" in name:
+            packed[name] = torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8)
+            packed[f"{name}.absmax"] = torch.zeros(weight.numel() // 64)
+            packed[f"{name}.quant_state.bitsandbytes__nf4"] = torch.zeros(80, dtype=torch.uint8)
+        else:
+            packed[name] = weight
+    save_file(packed, directory / "model.safetensors", metadata={"format": "pt"})
+    rewrite(directory / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    assert find(directory)[0].n_parameters == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "library"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "gptqmodel"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        (None, "bitsandbytes"),
+    ],
+)
+def test_quantized_checkpoints_say_which_library_they_lack(directory, monkeypatch, settings, library):
+    before = find(directory)[0].fingerprint
+    if settings is None:
+        write_card(CheckpointCard(id="my model", quantization="bnb-4bit"), directory)
+    else:
+        rewrite(directory / "config.json", quantization_config=settings)
+    (found,) = find(directory)
+    assert found.fingerprint != before
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    with pytest.raises(
+        CheckpointError, match=rf"^my model: .* {library} is not installed here; pip install {library},"
+    ):
+        load_scorer(found)
+
+
+@pytest.fixture
+def wide(byte_tokenizer_directory, tmp_path) -> Path:
+    """A model with rows of 64 numbers and more: bitsandbytes scales that many at a time."""
+    config = transformers.LlamaConfig(
+        vocab_size=264, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path / "wide")
+    AutoTokenizer.from_pretrained(byte_tokenizer_directory).save_pretrained(tmp_path / "wide")
+    return tmp_path / "wide"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_quantized_files_score_as_what_is_quantized_on_the_way(wide, tmp_path, dtype):
+    (plain,) = find(wide)
+    exact = nll(plain, dtype=dtype)
+    options = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        wide, dtype=getattr(torch, dtype), quantization_config=options, device_map={"": "cpu"}
+    )
+    model.save_pretrained(tmp_path / "stored")
+    AutoTokenizer.from_pretrained(wide).save_pretrained(tmp_path / "stored")
+    write_card(CheckpointCard(id="on the way", quantization="bnb-4bit"), wide)
+    stored, on_the_way = find(tmp_path / "stored", wide)
+    assert stored.n_parameters == plain.n_parameters
+    kept = load_scorer(stored, ScoringConfig(dtype=dtype)).engine.model
+    assert {p.dtype for p in kept.parameters()} == {torch.uint8, getattr(torch, dtype)}
+    np.testing.assert_allclose(nll(stored, dtype=dtype), nll(on_the_way, dtype=dtype), atol=1e-4)
+    assert np.abs(nll(stored, dtype=dtype) - exact).max() > 0.01
+
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+(Path(MARK)).touch()
+class StrangeConfig(LlamaConfig):
+    model_type = "strange"
+class StrangeForCausalLM(LlamaForCausalLM):
+    config_class = StrangeConfig
+"""
+AUTO_MAP = {"AutoConfig": "strange.StrangeConfig", "AutoModelForCausalLM": "strange.StrangeForCausalLM"}
+
+
+@pytest.fixture
+def strange(directory, tmp_path, monkeypatch) -> SimpleNamespace:
+    """A checkpoint with modelling code of its own, and the file that this code makes when it is run."""
+    mark = tmp_path / "its code was run"
+    (directory / "strange.py").write_text(CODE.replace("MARK", repr(str(mark))))
+    rewrite(directory / "config.json", model_type="strange", auto_map=AUTO_MAP)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def ask(*_: object) -> str:
+        raise AssertionError("it asked on stdin")
+
+    monkeypatch.setattr("builtins.input", ask)
+    return SimpleNamespace(directory=directory, mark=mark)
+
+
+def test_code_of_a_checkpoint_is_not_run_unless_its_card_asks(strange):
+    (found,) = find(strange.directory)
+    with pytest.raises(
+        CheckpointError, match=r"^my model: .* modelling code of its own .* trust_remote_code: true"
+    ) as caught:
+        load_scorer(found)
+    assert "\n" not in str(caught.value)
+    assert not strange.mark.exists()
+    rewrite(strange.directory / "config.json", model_type="llama")  # transformers knows this one: its own code is used
+    load_scorer(find(strange.directory)[0])
+    assert not strange.mark.exists()
+
+
+def test_code_of_a_checkpoint_is_run_where_its_card_asks(strange):
+    write_card(CheckpointCard(id="my model", trust_remote_code=True), strange.directory)
+    scorer = load_scorer(find(strange.directory)[0])
+    assert type(scorer.engine.model).__name__ == "StrangeForCausalLM"
+    assert strange.mark.exists()
+
+
+def test_a_tokenizer_without_offsets_is_refused(directory):
+    (found,) = find(directory)
+    for file in directory.glob("token*"):
+        file.unlink()
+    transformers.ByT5Tokenizer(extra_ids=0).save_pretrained(directory)
+    assert not (directory / "tokenizer.json").exists()
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json there; .* a slow tokenizer has none"):
+        find(directory)
+    with pytest.raises(CheckpointError, match=r"^my model: .* offsets"):  # on a replica, fetched from the hub
+        load_scorer(found)
+
+
+def test_finding_checkpoints_needs_no_torch(directory):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from psych_ray.config import CheckpointsConfig\n"
+        "from psych_ray.scoring.checkpoints import find_checkpoints\n"
+        f"print(find_checkpoints(CheckpointsConfig(source='local', paths=[{str(directory)!r}]))[0].slug)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "my-model"
+
+
+MAIN, TAGGED = "0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def hub_cache(directory, tmp_path, monkeypatch) -> Path:
+    """The hub's cache as it lies on a machine without network: lab/tiny at a branch and at a tag."""
     import huggingface_hub
 
-    sha = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub/models--lab--tiny"
-    shutil.copytree(directory, repository / "snapshots" / sha)
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text(sha)
+    for reference, sha in (("main", MAIN), ("v1.0", TAGGED)):
+        shutil.copytree(directory, repository / "snapshots" / sha)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / reference).write_text(sha)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     real = huggingface_hub.snapshot_download
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda *a, **k: real(*a, **{"cache_dir": str(tmp_path / "hub"), **k})
     )
-    cards = [CheckpointCard(id="lab/tiny", stage=Stage.base, size_b=0.1)]
+    return repository
+
+
+def find_on_hub(**card: Any):
+    cards = [CheckpointCard(**card)]
     (found,) = find_checkpoints(CheckpointsConfig(source=CheckpointSource.hub, cards=cards))
+    return found
+
+
+@pytest.mark.parametrize(("revision", "sha"), [(None, MAIN), ("main", MAIN), ("v1.0", TAGGED), (TAGGED, TAGGED)])
+def test_a_hub_checkpoint_is_found_in_the_cache_when_there_is_no_network(directory, hub_cache, revision, sha):
+    found = find_on_hub(id="lab/tiny", stage=Stage.base, size_b=0.1, revision=revision)
     assert (found.slug, found.fingerprint, found.card.revision) == ("lab--tiny", sha, sha)
-    load_scorer(found, ScoringConfig())
+    assert found.n_parameters == find(directory)[0].n_parameters
+    load_scorer(found)
+
+
+def test_what_the_cache_lacks_is_told(hub_cache):
     with pytest.raises(CheckpointError, match=r"^lab/other: the hub cannot be reached .* its cache"):
-        find_checkpoints(CheckpointsConfig(source=CheckpointSource.hub, cards=[CheckpointCard(id="lab/other")]))
+        find_on_hub(id="lab/other")
+    with pytest.raises(
+        CheckpointError, match=r"^lab/tiny: the hub cannot be reached .* lacks revision v2\.0;"
+    ) as caught:
+        find_on_hub(id="lab/tiny", revision="v2.0")
+    assert "\n" not in str(caught.value)
+    found = find_on_hub(id="lab/tiny")
+    shutil.rmtree(hub_cache / "snapshots" / MAIN)
+    with pytest.raises(CheckpointError, match=rf"^lab/tiny: the hub cannot be reached .* lacks revision {MAIN};"):
+        load_scorer(found)
+
+
+def test_a_cache_with_half_a_checkpoint_is_told_when_it_is_loaded(hub_cache):
+    shard(hub_cache / "snapshots" / MAIN)[0].unlink()
+    found = find_on_hub(id="lab/tiny", size_b=0.1)
+    assert found.n_parameters == 100_000_000
+    with pytest.raises(CheckpointError, match="shards are missing"):
+        load_scorer(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("GatedRepoError", "ask on its page, and set HF_TOKEN"),
+        ("RepositoryNotFoundError", "no such checkpoint, or it is private"),
+        ("RevisionNotFoundError", "no revision v3 of it"),
+    ],
+)
+def test_the_hubs_refusals_are_one_line(monkeypatch, error, message):
+    import huggingface_hub
+
+    kind = getattr(huggingface_hub.errors, error)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise kind.__new__(kind, "403 Client Error.\n\nCannot access gated repo")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    with pytest.raises(CheckpointError, match=rf"^lab/closed: the hub .*{message}") as caught:
+        find_on_hub(id="lab/closed", revision="v3")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", [{}, {"allow_pickle": True}, {"trust_remote_code": True}])
+def test_neither_pickles_nor_code_are_fetched_unasked(directory, monkeypatch, asked):
+    import huggingface_hub
+
+    fetched: dict[str, Any] = {}
+
+    def download(_: str, **options: Any) -> str:
+        fetched.update(options)
+        return str(directory)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    info = SimpleNamespace(sha=MAIN, safetensors=SimpleNamespace(total=12))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+    trust = asked.get("trust_remote_code", False)
+    found = find_on_hub(id="lab/tiny", trust_remote_code=trust)
+    assert (found.card.revision, found.n_parameters) == (MAIN, 12)
+    load_scorer(found, allow_pickle=asked.get("allow_pickle", False))
+    assert fetched["revision"] == MAIN
+    assert ("*.bin" in fetched["allow_patterns"]) == ("allow_pickle" in asked)
+    assert ("*.py" in fetched["allow_patterns"]) == trust

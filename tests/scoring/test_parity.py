@@ -62,7 +62,7 @@ def cut_and_repair(text: str) -> str:
     text = "<< think>>".join(text.split("<<think>>"))
     text = "More Details ->".join(text.split("More Details >>"))
     if len(re.findall("<<", text)) > len(re.findall(">>", text)):
-        text = "<<".join(text.split("<<")[:-1])
+        text = text[: text.rindex("<<")]
     return re.sub(r"\s+>>", ">>", text)
 
 
@@ -208,7 +208,26 @@ def test_metadata_of_the_hub_moves_the_cut(shared, name):
 
 
 BEFORE = [" ", " x ", "(", '"', "$", ": ", "\n", "", ". You say ", "More Details >> ", "…"]
-ANSWERS = ["A", "B", "AB", "", " ", "skip", "think", "-1", "-", "non-", "ok?", "(a)", "é", "🙂", " A", "A \n", "<A"]
+ANSWERS = [
+    "A",
+    "B",
+    "c",
+    "AB",
+    "",
+    " ",
+    "skip",
+    "think",
+    "-1",
+    "-",
+    "non-",
+    "ok?",
+    "(a)",
+    "é",
+    "🙂",
+    " A",
+    "A \n",
+    "<A",
+]
 AFTER = ["", " ", ".", ",\n", "\n", "\n\n", ")", '"', "?", " -"]
 
 
@@ -228,7 +247,7 @@ def transcripts(draw) -> Transcript:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=4000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=transcripts(), condition=st.sampled_from(CONDITIONS))
 def test_made_up_transcripts_go_wrong_as_they_do_with_the_authors(shared, name, made, condition):
     long = replace(made, text=made.text.replace("…", " word" * 6540))

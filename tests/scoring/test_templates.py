@@ -133,6 +133,17 @@ def test_what_a_template_like_llamas_does_is_seen_and_told():
     assert alignment.first_R[1] == alignment.last_R[1]
 
 
+def test_a_template_that_strips_changes_negative_numbers_only_after_the_authors_repair(shared):
+    (made,) = read(shared, "little2024functionestimation")
+    template = template_of(small_tokenizer(LLAMA_LIKE))
+    assert (condition_named("chat").render(made, template).status == Status.scored.code).all()
+    plain = condition_named("plain", parity=True).render(made, None)
+    published = condition_named("chat", parity=True).render(made, template)
+    spaced = sum(plain.text[start] == " " for start in plain.starts)
+    assert spaced > 100
+    assert spaced == ((plain.ends - plain.starts) - (published.ends - published.starts)).sum()
+
+
 @pytest.mark.parametrize(("bos", "expected"), [(True, 1), (False, 0)])
 def test_a_template_that_forgets_begin_of_text_gets_the_tokenizers(bos, expected):
     tokenizer = small_tokenizer(STRICT, bos=bos)

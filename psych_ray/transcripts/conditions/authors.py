@@ -11,7 +11,6 @@ import re
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.conditions.plain import Plain
@@ -66,7 +65,7 @@ class ChatAsAuthors(Condition):
         except ValueError as error:
             raise TranscriptError(
                 f"{transcript.study}, participant {transcript.participant}: the chat template of {template.name} "
-                f"refuses this transcript as the authors put it ({error}); sweep it without chat, or without scoring.parity"
+                f"refuses this transcript as the authors put it ({error}); sweep it without chat or scoring.parity"
             ) from error
         in_text = dict(zip(begins, found, strict=True))
         spans = [in_text.get(start, (0, 0)) for start in plain.starts.tolist()]
@@ -84,7 +83,6 @@ def repaired(rendering: Rendering) -> Rendering:
     """
     text = rendering.text[:CUT_CHARACTERS]
     starts, ends = rendering.starts, rendering.ends
-    closed_before_cut = ends + len(CLOSE) <= CUT_CHARACTERS
     for broken, into, inserted in _INSERTED:
         at = np.array([found.start() + into for found in re.finditer(broken, text)], dtype=np.int64)
         starts, ends = (places + len(inserted) * np.searchsorted(at, places) for places in (starts, ends))
@@ -92,23 +90,15 @@ def repaired(rendering: Rendering) -> Rendering:
     text = text.replace("More Details >>", "More Details ->")
     if text.count(OPEN) > text.count(CLOSE):
         text = text[: text.rfind(OPEN)]
-    survives = closed_before_cut & (starts <= len(text))
+    survives = starts <= len(text)
     blanks = np.array([found.span() for found in _SPACE_BEFORE_CLOSE.finditer(text)], dtype=np.int64).reshape(-1, 2)
-    starts, ends = (places - _characters_within(blanks, places) for places in (starts, ends))
+    dropped = np.concatenate([[0], np.cumsum(blanks[:, 1] - blanks[:, 0])])
+    starts, ends = (places - dropped[np.searchsorted(blanks[:, 0], places)] for places in (starts, ends))
     text = _SPACE_BEFORE_CLOSE.sub("", text)
     status = np.where(ends > starts, Status.scored.code, Status.empty.code)
     status = np.where(survives, status, Status.cut.code)
     status = np.where(rendering.status == Status.not_applicable.code, rendering.status, status)
     return replace(rendering, text=text, starts=starts, ends=ends, status=status.astype(np.int8))
-
-
-def _characters_within(spans: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many characters before each place lie within the (ascending, disjoint) spans."""
-    lengths = np.concatenate([[0], np.cumsum(spans[:, 1] - spans[:, 0])])
-    begun = np.searchsorted(spans[:, 0], places)
-    last_end = np.concatenate([[0], spans[:, 1]])[begun]
-    within: NDArray[np.int64] = lengths[begun] - np.maximum(last_end - places, 0)
-    return within
 
 
 def _turns(text: str) -> tuple[list[int], list[str], list[str]]:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check bench setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network needed
@@ -18,6 +18,9 @@ check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(READY)  ## scoring against the loop and the bare body, on this machine's CPU
+	$(BIN)/python -m tests.benchmarks.cpu
 
 setup: $(READY)
 

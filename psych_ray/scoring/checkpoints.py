@@ -80,8 +80,6 @@ def require_supported(scoring: ScoringConfig) -> None:
     """Raise UnsupportedError for settings that this version does not carry out."""
     if scoring.engine not in {EngineName.auto, EngineName.transformers}:
         raise UnsupportedError(f"scoring.engine={scoring.engine}: this version has the transformers engine only")
-    if scoring.parity:
-        raise UnsupportedError("scoring.parity=true: this version does not follow the authors' rules yet; leave it out")
 
 
 def slug_of(checkpoint_id: str) -> str:

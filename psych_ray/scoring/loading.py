@@ -6,10 +6,11 @@ cluster, and nothing of what is scored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from psych_ray.config import CheckpointCard, CutBy, ScoringConfig
@@ -20,7 +21,10 @@ from psych_ray.scoring.checkpoints import Checkpoint, load_group, require_suppor
 from psych_ray.scoring.engines import Engine, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.hub import fetch
 from psych_ray.scoring.models import load_model, one_line
+from psych_ray.scoring.packing import PackedEngine
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
+from psych_ray.scoring.selfcheck import self_check
+from psych_ray.scoring.templates import template_of
 
 # The study's authors cut here; they count characters.
 _CUT_CHARACTERS = 32_768
@@ -62,8 +66,11 @@ def _load_group(
     base_directory = directories.get(base.slug) or _directory(base.card, allow_pickle=allow_pickle)
     model, config = load_model(base.card, base_directory, scoring, allow_pickle=allow_pickle)
     cut = _cut(scoring, config)
+    base_tokenizer = _tokenizer(base.card, base_directory, config, model)
     # Before any adapter is put in: the base's engine is the same whether it shares its weights or not.
-    engine: Engine = TransformersEngine(model)
+    engine, checks = self_check(
+        model, base_tokenizer, _ways(model), name=base.card.id, directory=base_directory, context=cut.tokens
+    )
     engines = {base.slug: engine}
     if adapters:
         shared = SharedBase(model)
@@ -74,10 +81,25 @@ def _load_group(
             engines[member.slug] = AdapterEngine(on_its_head, shared, name)
     scorers = {}
     for member in members:
-        own = (directories[member.slug] / "tokenizer.json").is_file() or not member.base_of_adapter
-        tokenizer = _tokenizer(member.card, directories[member.slug] if own else base_directory, config, model)
-        scorers[member.slug] = LanguageModelScorer(engines[member.slug], tokenizer, cut)
+        own = member.base_of_adapter and (directories[member.slug] / "tokenizer.json").is_file()
+        tokenizer = _tokenizer(member.card, directories[member.slug], config, model) if own else base_tokenizer
+        scorers[member.slug] = LanguageModelScorer(
+            engines[member.slug],
+            tokenizer,
+            cut,
+            template=template_of(tokenizer),
+            parity=scoring.parity,
+            checks=checks,
+        )
     return scorers
+
+
+def _ways(model: PreTrainedModel) -> list[Callable[[], Engine]]:
+    """Ways to score with this model, the fastest first."""
+    ways: list[Callable[[], Engine]] = [lambda: TransformersEngine(model)]
+    if model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):  # what its kernels can do
+        ways.insert(0, lambda: PackedEngine(model))
+    return ways
 
 
 def _directory(card: CheckpointCard, *, allow_pickle: bool) -> Path:
@@ -101,7 +123,12 @@ def _tokenizer(
 
 
 def _cut(scoring: ScoringConfig, config: PreTrainedConfig) -> Cut:
-    """Where transcripts end for this checkpoint; never beyond its context, whatever the setting."""
+    """Where transcripts end for this checkpoint; never beyond its context, whatever the setting.
+
+    With `parity` the conditions cut, as the study's authors did, and nothing else does.
+    """
+    if scoring.parity:
+        return Cut()
     text_config = config.get_text_config(decoder=True)
     context = getattr(text_config, "max_position_embeddings", None)
     if scoring.cut == CutBy.characters:

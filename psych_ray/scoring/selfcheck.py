@@ -27,7 +27,7 @@ BOUND_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Mean difference a token between two ways of the same weights; round-off stays an order of magnitude below."""
 
 _NASTY = 'Say "<<A>>", (<<b>>)\nthen <<-3.5>>\nor <<🙂>>? <<non->>, $<<12>>: <<two words>><<next>>.'
-_PROBE_TOKENS = 700
+_PROBE_TOKENS = 256
 
 
 def self_check(
@@ -35,23 +35,27 @@ def self_check(
     tokenizer: PreTrainedTokenizerBase,
     ways: Sequence[Callable[[], Engine]],
     *,
+    name: str = "this checkpoint",
     directory: Path | None = None,
+    context: int | None = None,
 ) -> tuple[Engine, list[Check]]:
     """Take the first of `ways` that scores as the slow way does, or the slow way itself, and tell what was seen.
 
-    Raises CheckpointError where the checkpoint itself is wrong.
+    `directory` holds its files, `context` bounds the probes. CheckpointError where the checkpoint itself is wrong.
     """
     checks = [_responses_found(tokenizer), _one_begin_of_text(tokenizer)]
     if directory is not None:
         checks.append(_head_is_the_files(model, directory))
     slow = WholeModelEngine(model)
-    queries = _probes(tokenizer)
+    queries = _probes(tokenizer, min(_PROBE_TOKENS, context or _PROBE_TOKENS))
     expected = slow.score(queries)
     checks.append(_finite(expected))
     wrong = [check for check in checks if not check.passed]
     if wrong:
-        raise CheckpointError("self-check: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong))
-    bound = BOUND_NATS[model.dtype]
+        raise CheckpointError(
+            f"{name} fails its self-check: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong)
+        )
+    bound = BOUND_NATS.get(model.dtype, BOUND_NATS[torch.bfloat16])
     for way in ways:
         engine, check = _try(way, queries, expected, bound)
         checks.append(check)
@@ -78,12 +82,12 @@ def _try(
     return (engine if passed else None), check
 
 
-def _probes(tokenizer: PreTrainedTokenizerBase) -> list[Query]:
+def _probes(tokenizer: PreTrainedTokenizerBase, most: int) -> list[Query]:
     """Ask for every token of some simulated transcripts of different lengths, short ones between long ones."""
     queries = []
     for number, transcript in enumerate(simulated_transcripts(participants=1, seed=3)):
         text_length = len(transcript.text) // (1 + number % 3)
-        ids = np.asarray(tokenizer(transcript.text[:text_length], verbose=False)["input_ids"][:_PROBE_TOKENS], np.int64)
+        ids = np.asarray(tokenizer(transcript.text[:text_length], verbose=False)["input_ids"][:most], np.int64)
         queries.append(Query(ids, np.arange(1, len(ids))))
     return queries
 

@@ -56,7 +56,7 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
     root = ResultsRoot(config.results.root)
     require_supported(config.scoring)
     for condition in config.conditions:
-        condition_named(condition)
+        condition_named(condition, parity=config.scoring.parity)
     checkpoints = _checkpoints(config, say)
     identity = scoring_identity(config)
     _refuse_to_mix(root, identity, checkpoints)

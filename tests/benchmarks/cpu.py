@@ -1,6 +1,6 @@
 """`make bench`: scoring against the loop and the bare body on this machine's CPU; ratios of one run, as JSON.
 
-    python -m tests.benchmarks.cpu [--shape 0.6b] [--transcripts 3] [--out FILE]
+    python -m tests.benchmarks.cpu [--shape 0.6b] [--transcripts 1] [--out FILE]
 
 Every figure is the median over rounds in which all contenders take their turn: a noisy machine slows them alike.
 """
@@ -30,7 +30,7 @@ def main() -> None:
     """Run all parts and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="0.6b")
-    parser.add_argument("--transcripts", type=int, default=2)
+    parser.add_argument("--transcripts", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory-of", type=int, default=0, help="only: peak memory at this many tokens")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/cpu.json"))
@@ -48,7 +48,7 @@ def main() -> None:
 
 def speed(shape: str, n: int, rounds: int) -> dict[str, object]:
     """Compare scoring with the loop (once for NLL, twice with accuracy) and with the body alone."""
-    queries = real_queries(tokens=(1600, 2400), n=n) if SHARED.is_dir() else like_real(n=n)
+    queries = real_queries(tokens=2048, n=n) if SHARED.is_dir() else like_real(n=n)
     model = random_model(shape, dtype=torch.float32, device="cpu")
     engine = TransformersEngine(model)
     contenders: dict[str, Callable[[], object]] = {

@@ -35,8 +35,8 @@ def random_model(shape: str, *, dtype: torch.dtype, device: str) -> PreTrainedMo
         return Qwen3ForCausalLM._from_config(config, dtype=dtype).eval()
 
 
-def real_queries(*, tokens: tuple[int, int], n: int) -> list[Query]:
-    """Ask for the responses of real transcripts whose length lies between two numbers of tokens."""
+def real_queries(*, tokens: int, n: int) -> list[Query]:
+    """Ask for the responses of real transcripts that have more than `tokens` tokens, cut there."""
     from psych_ray.config import TranscriptsConfig, TranscriptSource
     from psych_ray.scoring.alignment import align
     from psych_ray.scoring.scorer import token_places
@@ -47,8 +47,8 @@ def real_queries(*, tokens: tuple[int, int], n: int) -> list[Query]:
     found: list[Query] = []
     config = TranscriptsConfig(source=TranscriptSource.files, path=str(SHARED / "data/psych-201"), limit=8)
     for transcript in read_transcripts(config):
-        alignment = align(condition_named("plain").render(transcript, None), tokenizer, None)
-        if tokens[0] <= len(alignment.token_ids_T) <= tokens[1]:
+        alignment = align(condition_named("plain").render(transcript, None), tokenizer, tokens)
+        if len(alignment.token_ids_T) == tokens:
             found.append(Query(alignment.token_ids_T, token_places(alignment)))
     order = np.random.default_rng(0).permutation(len(found))
     return [found[k] for k in order[:n]]

@@ -32,11 +32,11 @@ def sweep(config: Config) -> int:
     tracker = open_tracker(config)
     failures = [f"{rejected.where}: {rejected.reason}" for rejected in prepared.rejected]
     failures += _score(prepared, config, tracker, failures)
-    lines = report_lines(config)
-    for line in [*lines, *tracker.summary_lines(), f"{time.monotonic() - began:.0f} s in all"]:
-        _print(line)
     for line in failures:
         _say(f"not scored: {line}")
+    lines = report_lines(config) if parts(prepared.root) else ["nothing could be scored, so there is no report"]
+    for line in [*lines, *tracker.summary_lines(), f"{time.monotonic() - began:.0f} s in all"]:
+        _print(line)
     return INCOMPLETE if failures else 0
 
 
@@ -196,7 +196,6 @@ def _start(prepared: Prepared, config: Config) -> SweepStart:
         results_root=config.results.root,
         scoring=prepared.scoring,
         tasks=tuple(tasks),
-        settings=asdict(config),
     )
 
 

@@ -62,13 +62,11 @@ def divide(config: ClusterConfig, n_checkpoints: int) -> Slots:
     """Divide the cluster among replicas of one GPU each, or, without GPUs, of some CPU cores each."""
     have = ray.cluster_resources()
     cpus, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
-    if gpus:
-        each = config.cpus_per_replica or max(1, min(4, cpus // gpus))
-        return Slots(replicas=min(gpus, cpus // each, n_checkpoints), cpus=each, gpus=1)
-    each = config.cpus_per_replica or max(1, cpus // max(1, n_checkpoints))
+    most = min(gpus, n_checkpoints) if gpus else n_checkpoints
+    each = config.cpus_per_replica or max(1, min(4, cpus // gpus) if gpus else cpus // max(1, n_checkpoints))
     if each > cpus:
         raise ConfigError(f"cluster.cpus_per_replica={each}: the cluster has {cpus}")
-    return Slots(replicas=min(cpus // each, n_checkpoints), cpus=each, gpus=0)
+    return Slots(replicas=min(cpus // each, most), cpus=each, gpus=1 if gpus else 0)
 
 
 def _remove_abandoned() -> None:

@@ -9,6 +9,7 @@ same text, another condition that renders the same) is not asked again.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,8 +138,6 @@ class _Known:
 
 def _key(query: Query) -> tuple[bytes, bytes]:
     """Equal for queries with equal answers; hashed, so that no token ids are kept."""
-    import hashlib
-
     last = query.length + 1 if query.length else 0
     return (
         hashlib.blake2b(query.token_ids_T[:last].tobytes(), digest_size=16).digest(),

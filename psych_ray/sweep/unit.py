@@ -79,4 +79,4 @@ class UnitReport:
     """Spent reading, scoring and committing."""
     by_study: dict[str, Tally] = field(default_factory=dict)
     peak_memory_bytes: int = 0
-    """Of the replica's process (of its GPU where it has one)."""
+    """Resident memory of the replica's process, at most, since it began."""

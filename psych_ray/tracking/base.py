@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
@@ -42,8 +41,6 @@ class SweepStart:
     results_root: str
     scoring: ScoringIdentity
     tasks: tuple[Task, ...]
-    settings: Mapping[str, object] = field(default_factory=dict)
-    """The resolved configuration, for the record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,6 @@ class SweepEnd:
     failures: tuple[str, ...] = ()
     """A line each: what could not be scored, and why."""
     interrupted: bool = False
-    tables: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Tracker(Protocol):

@@ -200,6 +200,11 @@ def test_a_checkpoint_that_cannot_be_loaded_is_set_aside_and_the_rest_goes_on(ch
     assert "model.norm.weight" in err
     assert set(table(root)["checkpoint"]) == {"b"}
     wait_until_gone(scratch)
+    code, out, err = finish(start(command([broken], tmp_path / "alone", "transcripts.limit=2"), scratch))
+    assert code == 3, err
+    assert "not scored: broken, plain" in err
+    assert "nothing could be scored" in out
+    wait_until_gone(scratch)
 
 
 def test_other_settings_on_the_same_root_are_refused(undisturbed, checkpoints, scratch):

@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from psych_ray.config import CheckpointCard, CutBy, ScoringConfig
+from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, ScoringConfig
 from psych_ray.errors import CheckpointError
+from psych_ray.scoring import onednn
 from psych_ray.scoring.adapters import AdapterEngine, SharedBase, require_adapter
 from psych_ray.scoring.alignment import require_offsets
-from psych_ray.scoring.checkpoints import Checkpoint, load_group, require_supported
+from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints, load_group, require_supported
 from psych_ray.scoring.engines import Engine, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.hub import fetch
 from psych_ray.scoring.models import load_model, one_line
+from psych_ray.scoring.onednn import OneDnnEngine
 from psych_ray.scoring.packing import PackedEngine
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
 from psych_ray.scoring.selfcheck import self_check
@@ -29,11 +31,20 @@ from psych_ray.scoring.templates import template_of
 # The study's authors cut here; they count characters.
 _CUT_CHARACTERS = 32_768
 
+# Beyond so many rows oneDNN's products gain nothing any more.
+_CPU_BATCH = 2048
+
 
 def load_scorer(
-    checkpoint: Checkpoint, scoring: ScoringConfig | None = None, *, allow_pickle: bool = False
+    checkpoint: Checkpoint | Path | str, scoring: ScoringConfig | None = None, *, allow_pickle: bool = False
 ) -> LanguageModelScorer:
-    """Load a checkpoint on this process's device. CheckpointError where it cannot be loaded whole."""
+    """Load a checkpoint, or the one in a directory, on this process's device.
+
+    CheckpointError where it cannot be loaded whole.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        found = CheckpointsConfig(source=CheckpointSource.local, paths=[str(checkpoint)], allow_pickle=allow_pickle)
+        (checkpoint,) = find_checkpoints(found)
     return load_scorers([checkpoint], scoring, allow_pickle=allow_pickle)[checkpoint.slug]
 
 
@@ -69,7 +80,7 @@ def _load_group(
     base_tokenizer = _tokenizer(base.card, base_directory, config, model)
     # Before any adapter is put in: the base's engine is the same whether it shares its weights or not.
     engine, checks = self_check(
-        model, base_tokenizer, _ways(model), name=base.card.id, directory=base_directory, context=cut.tokens
+        model, base_tokenizer, fastest_first(model), name=base.card.id, directory=base_directory, context=cut.tokens
     )
     engines = {base.slug: engine}
     if adapters:
@@ -94,12 +105,20 @@ def _load_group(
     return scorers
 
 
-def _ways(model: PreTrainedModel) -> list[Callable[[], Engine]]:
-    """Ways to score with this model, the fastest first."""
-    ways: list[Callable[[], Engine]] = [lambda: TransformersEngine(model)]
+def fastest_first(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]:
+    """Ways to score with this model, by name."""
+    plain = TransformersEngine(model)
     if model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):  # what its kernels can do
-        ways.insert(0, lambda: PackedEngine(model))
-    return ways
+        return {PackedEngine.name: lambda: PackedEngine(model), plain.name: lambda: plain}
+    if model.device.type == "cpu" and model.dtype == torch.float32 and onednn.available():
+        return {
+            f"{PackedEngine.name}, oneDNN": lambda: OneDnnEngine(
+                PackedEngine(model, batch_tokens=_CPU_BATCH, attend=onednn.attend)
+            ),
+            f"{plain.name}, oneDNN": lambda: OneDnnEngine(plain),
+            plain.name: lambda: plain,
+        }
+    return {plain.name: lambda: plain}
 
 
 def _directory(card: CheckpointCard, *, allow_pickle: bool) -> Path:

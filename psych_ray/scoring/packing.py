@@ -2,7 +2,7 @@
 
 An attention function registered with transformers hands the pack's boundaries to `torch.nn.attention.varlen`. A model
 whose layers mix tokens by any other way (a recurrent state, a convolution) would leak from one sequence into the next:
-the self-check scores the same sequences alone and packed, and the engine is not used where the two differ.
+known kinds are refused, and the self-check does not use the engine where neighbours change a sequence's scores.
 Shapes: P tokens of a pack, H heads, D their width, N sequences.
 """
 
@@ -28,6 +28,7 @@ from psych_ray.scoring.likelihood import Head, token_nll
 
 _log = logging.getLogger(__name__)
 ATTENTION = "psych_ray_varlen"
+_CAN_BE_PACKED = {"full_attention", "sliding_attention"}
 
 VarlenAttention = Callable[..., Any]
 """As `torch.nn.attention.varlen.varlen_attn`: query, key, value [P, H, D], boundaries [N + 1] twice, longest twice."""
@@ -55,6 +56,7 @@ class PackedEngine:
             from torch.nn.attention.varlen import varlen_attn
 
             attend = varlen_attn
+        _require_packable(model)
         AttentionInterface.register(ATTENTION, _attention)
         AttentionMaskInterface.register(ATTENTION, _mask)
         self.model = model.eval()
@@ -108,6 +110,13 @@ class PackedEngine:
         nll_R, top1_R = token_nll(hidden_1PD[0, device["from"]], self._head, device["targets"])
         counts = [len(query.at_R) for query in queries]
         return list(zip(nll_R.split(counts), top1_R.split(counts), strict=True))
+
+
+def _require_packable(model: PreTrainedModel) -> None:
+    """Raise ValueError for layers known to mix tokens by other ways; the self-check looks for the unknown ones."""
+    kinds = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ())
+    if other := sorted(kinds - _CAN_BE_PACKED):
+        raise ValueError(f"layers of {', '.join(other)} cannot be packed")
 
 
 @contextmanager

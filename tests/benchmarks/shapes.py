@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from psych_ray.scoring.engines import Query
+from psych_ray.transcripts.record import Transcript
 
 SHARED = Path(os.environ.get("PSYCH_RAY_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
@@ -35,19 +36,31 @@ def random_model(shape: str, *, dtype: torch.dtype, device: str) -> PreTrainedMo
         return Qwen3ForCausalLM._from_config(config, dtype=dtype).eval()
 
 
+def real_transcripts(limit: int) -> list[Transcript]:
+    """Read the first `limit` participants of every real study."""
+    from psych_ray.config import TranscriptsConfig, TranscriptSource
+    from psych_ray.transcripts.sources import read_transcripts
+
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(SHARED / "data/psych-201"), limit=limit)
+    return list(read_transcripts(config))
+
+
+def real_tokenizer() -> PreTrainedTokenizerBase:
+    """Load Qwen3's tokenizer."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(SHARED / "tokenizers/qwen3")
+    return tokenizer
+
+
 def real_queries(*, tokens: int, n: int) -> list[Query]:
     """Ask for the responses of real transcripts that have more than `tokens` tokens, cut there."""
-    from psych_ray.config import TranscriptsConfig, TranscriptSource
     from psych_ray.scoring.alignment import align
     from psych_ray.scoring.scorer import token_places
     from psych_ray.transcripts.conditions import condition_named
-    from psych_ray.transcripts.sources import read_transcripts
 
-    tokenizer = AutoTokenizer.from_pretrained(SHARED / "tokenizers/qwen3")
+    tokenizer, plain = real_tokenizer(), condition_named("plain")
     found: list[Query] = []
-    config = TranscriptsConfig(source=TranscriptSource.files, path=str(SHARED / "data/psych-201"), limit=8)
-    for transcript in read_transcripts(config):
-        alignment = align(condition_named("plain").render(transcript, None), tokenizer, tokens)
+    for transcript in real_transcripts(8):
+        alignment = align(plain.render(transcript, None), tokenizer, tokens)
         if len(alignment.token_ids_T) == tokens:
             found.append(Query(alignment.token_ids_T, token_places(alignment)))
     order = np.random.default_rng(0).permutation(len(found))

@@ -9,6 +9,7 @@ carries out every action that comes back. It holds these promises, whatever the 
 - a checkpoint that cannot be scored under a condition at all is set aside under that condition;
 - weights whose replica could not load `attempts` times running, or that failed `HOPELESS * attempts` units without
   finishing one, are given up with all their units;
+- replicas of many ranks are started first, and nobody overtakes them, so that small ones never starve large ones;
 - when no event can come any more, every unit is done or set aside.
 """
 
@@ -111,14 +112,16 @@ class _Replica:
 
 @dataclass(slots=True)
 class Scheduler:
-    """One replica for the same weights, as many at a time as there are slots, the most expensive weights first.
+    """One replica for the same weights, as many at a time as there are slots for their ranks.
 
-    Weights are a checkpoint, or a base and all its adapters.
+    Those of the most ranks come first, of them the most expensive. Weights are a checkpoint, or a base and all its
+    adapters.
     """
 
     slots: int
     attempts: int
     _weights_of: Mapping[str, str] = field(default_factory=dict)
+    _ranks: Mapping[str, int] = field(default_factory=dict)
     _queues: dict[str, deque[Unit]] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
     _replicas: dict[int, _Replica] = field(default_factory=dict)
@@ -136,18 +139,22 @@ class Scheduler:
         attempts: int,
         cost: Mapping[str, float],
         weights_of: Mapping[str, str] | None = None,
+        ranks: Mapping[str, int] | None = None,
     ) -> Scheduler:
         """Prepare for these units.
 
         `cost` by weights, in any one measure, decides who goes first. `weights_of` names the weights that an adapter
-        needs; a checkpoint that is not in it is its own weights.
+        needs; a checkpoint that is not in it is its own weights. `ranks`: the slots that a replica of these weights
+        takes, one where it does not say.
         """
-        assert slots >= 1
+        assert slots >= max(1, *(ranks or {}).values(), 1)
         assert attempts >= 1
-        scheduler = cls(slots, attempts, weights_of or {})
+        scheduler = cls(slots, attempts, weights_of or {}, ranks or {})
         for unit in units:
             scheduler._queues.setdefault(scheduler._weights(unit), deque()).append(unit)
-        scheduler._waiting.extend(sorted(scheduler._queues, key=lambda weights: -cost.get(weights, 0.0)))
+        scheduler._waiting.extend(
+            sorted(scheduler._queues, key=lambda weights: (-scheduler._size(weights), -cost.get(weights, 0.0)))
+        )
         return scheduler
 
     @property
@@ -248,12 +255,17 @@ class Scheduler:
 
     def _fill_slots(self) -> list[Action]:
         actions: list[Action] = []
-        while self._waiting and len(self._replicas) < self.slots:
+        free = self.slots - sum(self._size(replica.weights) for replica in self._replicas.values())
+        while self._waiting and self._size(self._waiting[0]) <= free:
             weights = self._waiting.popleft()
+            free -= self._size(weights)
             self._started += 1
             self._replicas[self._started] = _Replica(weights)
             actions.append(StartReplica(self._started, weights))
         return actions
+
+    def _size(self, weights: str) -> int:
+        return self._ranks.get(weights, 1)
 
     def _weights(self, unit: Unit) -> str:
         return self._weights_of.get(unit.checkpoint, unit.checkpoint)

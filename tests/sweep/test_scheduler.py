@@ -33,15 +33,29 @@ def units(checkpoint: str, n: int, size: int = 3) -> list[Unit]:
 
 
 def plan(
-    all_units: list[Unit], *, slots: int = 2, attempts: int = 2, cost: dict[str, float] | None = None
+    all_units: list[Unit],
+    *,
+    slots: int = 2,
+    attempts: int = 2,
+    cost: dict[str, float] | None = None,
+    ranks: dict[str, int] | None = None,
 ) -> Scheduler:
-    return Scheduler.plan(all_units, slots=slots, attempts=attempts, cost=cost or {})
+    return Scheduler.plan(all_units, slots=slots, attempts=attempts, cost=cost or {}, ranks=ranks)
 
 
 class World:
     """Replicas that do what a seeded generator says; checks every promise at every step."""
 
-    def __init__(self, scheduler: Scheduler, rng: random.Random, *, guilty: frozenset[str], trouble: float) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        rng: random.Random,
+        *,
+        guilty: frozenset[str],
+        trouble: float,
+        ranks: dict[str, int] | None = None,
+    ) -> None:
+        self.ranks = ranks or {}
         self.scheduler, self.rng, self.guilty, self.trouble = scheduler, rng, guilty, trouble
         self.loading: set[int] = set()
         self.busy: dict[int, Unit] = {}
@@ -82,7 +96,8 @@ class World:
                     assert replica not in self.checkpoint_of, "a number was used twice"
                     self.checkpoint_of[replica] = checkpoint
                     self.loading.add(replica)
-                    assert len(self.loading | set(self.busy)) <= self.scheduler.slots
+                    live = [self.checkpoint_of[r] for r in self.loading | set(self.busy)]
+                    assert sum(self.ranks.get(checkpoint, 1) for checkpoint in live) <= self.scheduler.slots
                 case Score(replica=replica, unit=unit):
                     assert replica not in self.busy
                     assert unit not in self.busy.values(), "a unit with two replicas"
@@ -101,9 +116,10 @@ def test_every_transcript_is_done_once_or_set_aside_with_a_reason(trouble):
         work = [u for c in range(rng.randint(1, 5)) for u in units(f"c{c}", rng.randint(1, 8), rng.randint(1, 9))]
         ids = {t.id for u in work for t in u.transcripts}
         guilty = frozenset(i for i in ids if rng.random() < 0.02)
-        world = World(
-            plan(work, slots=rng.randint(1, 4), attempts=rng.randint(1, 3)), rng, guilty=guilty, trouble=trouble
-        )
+        ranks = {f"c{c}": rng.choice([1, 1, 2, 4]) for c in range(5)}
+        slots = max(*ranks.values(), rng.randint(1, 6))
+        scheduler = plan(work, slots=slots, attempts=rng.randint(1, 3), ranks=ranks)
+        world = World(scheduler, rng, guilty=guilty, trouble=trouble, ranks=ranks)
         world.run()
         assert set(world.done.values()) <= {1}
         assert world.done.keys() | world.aside.keys() == ids
@@ -141,6 +157,18 @@ def test_a_checkpoint_that_never_finishes_a_unit_is_given_up():
                 break
     assert deaths == HOPELESS * 2
     assert sum(isinstance(a, SetAside) for a in actions) >= 40
+
+
+def test_large_gangs_come_first_and_are_not_overtaken():
+    work = units("small", 1) + units("half", 1) + units("whole", 1) + units("other-half", 1)
+    ranks = {"half": 2, "other-half": 2, "whole": 4}
+    scheduler = plan(work, slots=5, cost={"small": 9.0}, ranks=ranks)
+    (whole,) = scheduler.begin()
+    assert whole.weights == "whole", "one slot is left, but the halves wait before the small one"
+    scheduler.handle(ReplicaReady(whole.replica))
+    stop, *next_ones = scheduler.handle(UnitDone(whole.replica))
+    assert isinstance(stop, StopReplica)
+    assert [start.weights for start in next_ones] == ["half", "other-half", "small"]
 
 
 def test_the_most_expensive_checkpoint_goes_first_and_slots_are_kept():

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, EngineName, ScoringConfig
-from psych_ray.errors import CheckpointError, UnsupportedError
+from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
+from psych_ray.errors import CheckpointError
 from psych_ray.scoring.cards import ADAPTER_CONFIG, CARD, CONFIG, card_of_directory, read_json
 from psych_ray.scoring.cards import write_card as write_card
 from psych_ray.scoring.hub import pin
@@ -74,12 +74,6 @@ def find_checkpoints(config: CheckpointsConfig, directories: Sequence[Path] = ()
         raise CheckpointError(f"checkpoints.only={config.only}: matches no checkpoint of checkpoints={config.source}")
     _refuse_namesakes(found)
     return found
-
-
-def require_supported(scoring: ScoringConfig) -> None:
-    """Raise UnsupportedError for settings that this version does not carry out."""
-    if scoring.engine not in {EngineName.auto, EngineName.transformers}:
-        raise UnsupportedError(f"scoring.engine={scoring.engine}: this version has the transformers engine only")
 
 
 def slug_of(checkpoint_id: str) -> str:

@@ -7,8 +7,10 @@ that were not asked for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
@@ -43,6 +45,16 @@ def pin(card: CheckpointCard) -> Pinned:
         return _pinned_in_cache(card, error)
     assert info.sha is not None
     return Pinned(info.sha, info.safetensors.total if info.safetensors else None)
+
+
+def config_of(card: CheckpointCard) -> Mapping[str, Any]:
+    """Read the config.json of the pinned commit; empty where neither the hub nor the cache gives it."""
+    import huggingface_hub
+
+    try:
+        return read_json(Path(huggingface_hub.hf_hub_download(card.id, CONFIG, revision=card.revision)))
+    except Exception:  # noqa: BLE001  only an estimate is lost; loading will tell what is wrong
+        return {}
 
 
 def fetch(card: CheckpointCard, *, allow_pickle: bool) -> Path:

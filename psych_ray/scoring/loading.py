@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, ScoringConfig
-from psych_ray.errors import CheckpointError
+from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, EngineName, ScoringConfig
+from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring import onednn
 from psych_ray.scoring.adapters import AdapterEngine, SharedBase, require_adapter
 from psych_ray.scoring.alignment import require_offsets
-from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints, load_group, require_supported
+from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints, load_group
 from psych_ray.scoring.engines import Engine, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.hub import fetch
 from psych_ray.scoring.models import load_model, one_line
 from psych_ray.scoring.onednn import OneDnnEngine
 from psych_ray.scoring.packing import PackedEngine
+from psych_ray.scoring.ranks import Ranks
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
-from psych_ray.scoring.selfcheck import self_check
+from psych_ray.scoring.selfcheck import self_check, sharded_self_check
 from psych_ray.scoring.templates import template_of
+from psych_ray.scoring.tensor_parallel import load_tensor_parallel
+from psych_ray.scoring.zero import load_zero
 
 # The study's authors cut here; they count characters.
 _CUT_CHARACTERS = 32_768
@@ -49,14 +52,23 @@ def load_scorer(
 
 
 def load_scorers(
-    checkpoints: Sequence[Checkpoint], scoring: ScoringConfig | None = None, *, allow_pickle: bool = False
+    checkpoints: Sequence[Checkpoint],
+    scoring: ScoringConfig | None = None,
+    *,
+    allow_pickle: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, LanguageModelScorer]:
     """Load checkpoints on this process's device, by slug; a base and its adapters share one copy of the weights.
 
+    For a deepspeed engine this process is one of `ranks`, which all call this, and hold one checkpoint together.
     CheckpointError where one of them cannot be loaded whole.
     """
     scoring = scoring or ScoringConfig()
-    require_supported(scoring)
+    if ranks is not None:
+        (checkpoint,) = checkpoints
+        return {checkpoint.slug: _load_sharded(checkpoint, scoring, ranks, allow_pickle=allow_pickle)}
+    if scoring.engine not in {EngineName.auto, EngineName.transformers}:
+        raise UnsupportedError(f"scoring.engine={scoring.engine} needs the ranks that psych-ray sweep starts")
     groups: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
         groups.setdefault(load_group(checkpoint), []).append(checkpoint)
@@ -77,7 +89,9 @@ def _load_group(
     base_directory = directories.get(base.slug) or _directory(base.card, allow_pickle=allow_pickle)
     model, config = load_model(base.card, base_directory, scoring, allow_pickle=allow_pickle)
     cut = _cut(scoring, config)
-    base_tokenizer = _tokenizer(base.card, base_directory, config, model)
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
+    base_tokenizer = _tokenizer(base.card, base_directory, config, rows)
     # Before any adapter is put in: the base's engine is the same whether it shares its weights or not.
     engine, checks = self_check(
         model, base_tokenizer, fastest_first(model), name=base.card.id, directory=base_directory, context=cut.tokens
@@ -93,7 +107,7 @@ def _load_group(
     scorers = {}
     for member in members:
         own = member.base_of_adapter and (directories[member.slug] / "tokenizer.json").is_file()
-        tokenizer = _tokenizer(member.card, directories[member.slug], config, model) if own else base_tokenizer
+        tokenizer = _tokenizer(member.card, directories[member.slug], config, rows) if own else base_tokenizer
         scorers[member.slug] = LanguageModelScorer(
             engines[member.slug],
             tokenizer,
@@ -103,6 +117,28 @@ def _load_group(
             checks=checks,
         )
     return scorers
+
+
+def _load_sharded(
+    checkpoint: Checkpoint, scoring: ScoringConfig, ranks: Ranks, *, allow_pickle: bool
+) -> LanguageModelScorer:
+    from psych_ray.scoring.reduced import check_reduced
+
+    card = checkpoint.card
+    directory = _directory(card, allow_pickle=allow_pickle)
+    load = load_zero if scoring.engine == EngineName.deepspeed_zero else load_tensor_parallel
+    with one_line(card, directory):
+        whole_config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
+    reduced = check_reduced(
+        lambda card, directory: load(card, directory, scoring, ranks, allow_pickle=False)[0], whole_config, ranks
+    )
+    engine, config = load(card, directory, scoring, ranks, allow_pickle=allow_pickle)
+    cut = _cut(scoring, config)
+    tokenizer = _tokenizer(card, directory, config, config.get_text_config(decoder=True).vocab_size)
+    checks = sharded_self_check(engine, tokenizer, reduced, name=card.id, context=cut.tokens)
+    return LanguageModelScorer(
+        engine, tokenizer, cut, template=template_of(tokenizer), parity=scoring.parity, checks=checks
+    )
 
 
 def fastest_first(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]:
@@ -125,17 +161,13 @@ def _directory(card: CheckpointCard, *, allow_pickle: bool) -> Path:
     return Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle)
 
 
-def _tokenizer(
-    card: CheckpointCard, directory: Path, config: PreTrainedConfig, model: PreTrainedModel
-) -> PreTrainedTokenizerBase:
+def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, rows: int) -> PreTrainedTokenizerBase:
     """Load a tokenizer that reports offsets and belongs to the weights; CheckpointError for any other."""
     with one_line(card, directory):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=card.trust_remote_code
         )
     require_offsets(tokenizer, card.id)
-    embeddings: Any = model.get_input_embeddings()
-    rows = embeddings.weight.shape[0]
     if len(tokenizer) > rows:
         raise CheckpointError(f"{card.id}: its tokenizer has {len(tokenizer)} tokens, its weights {rows}: not a pair")
     return tokenizer

@@ -46,7 +46,7 @@ def load_model(
     quantized = stored.get("quantization_config")
     require_library(card, quantized)
     files = weight_files(directory, allow_pickle=allow_pickle)
-    device, dtype = _device(scoring.device), getattr(torch, scoring.dtype)
+    device, dtype = device_of(scoring.device), getattr(torch, scoring.dtype)
     model_class: Any
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": files[0].suffix == ".safetensors"}
     with one_line(card, directory):
@@ -85,7 +85,8 @@ def one_line(card: CheckpointCard, directory: Path) -> Iterator[None]:
         raise CheckpointError(f"{card.id}: cannot be loaded from {directory}: {told}") from error
 
 
-def _device(wanted: str) -> torch.device:
+def device_of(wanted: str) -> torch.device:
+    """Turn the setting `scoring.device` into a device of this process."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)

@@ -40,7 +40,7 @@ def self_check(
     directory: Path | None = None,
     context: int | None = None,
 ) -> tuple[Engine, list[Check]]:
-    """Take the first of `ways`, by name, that scores as the slow way does, or the slow way itself, and tell what was seen.
+    """Take the first of `ways`, by name, that scores as the slow way does, or that itself, and tell what was seen.
 
     `directory` holds its files, `context` bounds the probes. CheckpointError where the checkpoint itself is wrong.
     """
@@ -51,11 +51,7 @@ def self_check(
     queries = _probes(tokenizer, min(_PROBE_TOKENS, context or _PROBE_TOKENS))
     expected = slow.score(queries)
     checks.append(_finite(expected))
-    wrong = [check for check in checks if not check.passed]
-    if wrong:
-        raise CheckpointError(
-            f"{name} fails its self-check: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong)
-        )
+    _refuse_if_wrong(name, checks)
     bound = BOUND_NATS.get(model.dtype, BOUND_NATS[torch.bfloat16])
     for way, build in ways.items():
         engine, check = _try(way, build, queries, expected, bound)
@@ -63,6 +59,32 @@ def self_check(
         if engine is not None:
             return engine, checks
     return slow, checks
+
+
+def sharded_self_check(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    reduced: Check,
+    *,
+    name: str = "this checkpoint",
+    context: int | None = None,
+) -> list[Check]:
+    """The same for a checkpoint that no process could hold in the slow way: `reduced` compared a small copy of it.
+
+    All ranks call it together. CheckpointError where something is wrong.
+    """
+    answers = engine.score(_probes(tokenizer, min(_PROBE_TOKENS, context or _PROBE_TOKENS)))
+    checks = [_responses_found(tokenizer), _one_begin_of_text(tokenizer), reduced, _finite(answers)]
+    _refuse_if_wrong(name, checks)
+    return checks
+
+
+def _refuse_if_wrong(name: str, checks: Sequence[Check]) -> None:
+    wrong = [check for check in checks if not check.passed]
+    if wrong:
+        raise CheckpointError(
+            f"{name} fails its self-check: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong)
+        )
 
 
 def _try(

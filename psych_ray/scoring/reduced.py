@@ -1,0 +1,257 @@
+"""Is a sharded way right for an architecture? It is tried on a small copy that one process can score the slow way.
+
+Weights too large for one device cannot be compared with a plain load of themselves. So a random checkpoint of the same
+kind is made, a few layers and small widths, all that decides how weights are cut and what the layers compute kept; it
+is loaded both ways. Knows no way by name, no tokenizer and no real weights: those are checked where they are loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from psych_ray.config import CheckpointCard, ScoringConfig
+from psych_ray.errors import PsychRayError
+from psych_ray.scoring.engines import Engine, Query, TokenScores, WholeModelEngine
+from psych_ray.scoring.models import load_model
+from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.scored import Check
+from psych_ray.scoring.selfcheck import BOUND_NATS
+from psych_ray.scoring.text_side import text_side
+
+_LENGTHS = (160, 5, 97, 2, 48, 131, 11)
+"""Of the sequences that are scored at once: longer than the window, one token, no multiple of any number of ranks."""
+
+_WINDOW, _LEAST_VOCABULARY, _LEAST_WIDTH, _HEAD_WIDTH, _MOST_EXPERTS = 32, 512, 64, 32, 32
+
+_WIDTHS = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size_mlp")
+_DEPTHS = ("num_hidden_layers", "depth", "num_layers", "encoder_layers", "num_global_layers")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+
+_WRONG = (
+    PsychRayError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def check_reduced(
+    load: Callable[[CheckpointCard, Path], Engine],
+    config: PreTrainedConfig,
+    ranks: Ranks,
+    scoring: ScoringConfig | None = None,
+) -> Check:
+    """Load a small random copy of the kind of `config` by `load` and plainly, and compare what they score.
+
+    All ranks call it, and come to the same verdict. Nothing is left of the copy, in memory or on disk, so that the
+    checkpoint itself can be loaded next; an engine that has a `close` is closed. `scoring`: device and dtype.
+    """
+    scoring = scoring or ScoringConfig()
+    bound = BOUND_NATS[getattr(torch, scoring.dtype)]
+    name = "sharded way = slow way, small copy"
+    try:
+        with _small_copy(config, ranks, getattr(torch, scoring.dtype)) as directory:
+            card = CheckpointCard(id=f"small copy of {config.model_type}", path=str(directory))
+            queries = _queries(_vocabulary(config, ranks.size))
+            expected = _slowly(card, directory, scoring, queries)
+            found, name = _by(load, card, directory, queries)
+        check = _compare(name, found, expected, bound)
+    except _WRONG as error:
+        check = Check(name, passed=False, detail=_first_line(error))
+    finally:
+        gc.collect()
+    return _agreed(check, ranks)
+
+
+def _first_line(error: Exception) -> str:
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first
+
+
+def _slowly(card: CheckpointCard, directory: Path, scoring: ScoringConfig, queries: Sequence[Query]) -> list[Any]:
+    model, _ = load_model(card, directory, scoring, allow_pickle=False)
+    return WholeModelEngine(model).score(queries)
+
+
+def _by(
+    load: Callable[[CheckpointCard, Path], Engine], card: CheckpointCard, directory: Path, queries: Sequence[Query]
+) -> tuple[list[TokenScores], str]:
+    engine = load(card, directory)
+    try:
+        return engine.score(queries), f"{engine.name} = slow way, small copy"
+    finally:
+        getattr(engine, "close", lambda: None)()
+
+
+def _compare(name: str, found: Sequence[TokenScores], expected: Sequence[TokenScores], bound: float) -> Check:
+    found_R, expected_R = (np.concatenate([answer.nll_R for answer in answers]) for answers in (found, expected))
+    if not (np.isfinite(expected_R).all() and np.isfinite(found_R).all()):
+        return Check(name, passed=False, detail="likelihoods are not finite")
+    differences = np.abs(found_R - expected_R)
+    mean, largest = float(differences.mean()), float(differences.max())
+    return Check(name, mean <= bound, f"{mean:.1e} nats a token, at most {largest:.1e} (bound {bound:g})")
+
+
+def _agreed(check: Check, ranks: Ranks) -> Check:
+    """The verdict of the first rank that found fault, else of rank 0."""
+    if ranks.size == 1:
+        return check
+    verdicts = [check] * ranks.size
+    distributed.all_gather_object(verdicts, check)
+    return next((verdict for verdict in verdicts if not verdict.passed), verdicts[0])
+
+
+def _queries(vocabulary: int) -> list[Query]:
+    rng = np.random.default_rng(0)
+    return [Query(rng.integers(0, vocabulary, length), np.arange(1, length)) for length in _LENGTHS]
+
+
+@contextmanager
+def _small_copy(config: PreTrainedConfig, ranks: Ranks, dtype: torch.dtype) -> Iterator[Path]:
+    """Directory of the small copy, in the hub's layout; each rank has its own, as they may not share a disk.
+
+    Rank 0 draws the weights and sends the files. RuntimeError on all ranks where no copy can be made.
+    """
+    with tempfile.TemporaryDirectory(prefix="psych-ray-small-copy-") as place:
+        directory = Path(place)
+        sent: list[Any] = [None]
+        if ranks.is_first:
+            try:
+                small = reduced_config(config, ranks.size)
+                model: Any = _random_model(small)
+                model.to(dtype).save_pretrained(directory)
+                small.save_pretrained(directory)  # over that of the text side, which may not say what it belongs to
+                sent = [{path.name: path.read_bytes() for path in directory.iterdir()} if ranks.size > 1 else {}]
+            except Exception as error:  # noqa: BLE001  whatever it is, the other ranks wait to be told
+                sent = [_first_line(error)]
+        if ranks.size > 1:
+            distributed.broadcast_object_list(sent, src=0)
+        if isinstance(sent[0], str):
+            raise RuntimeError(f"no small copy of {config.model_type} can be made: {sent[0]}")  # noqa: TRY004
+        for name, content in sent[0].items():
+            (directory / name).write_bytes(content)
+        yield directory
+
+
+def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """Draw weights with which every layer, norm and bias matters, and predictions are far from uniform."""
+    model_class, model_config = text_side(config)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(201)
+        model = model_class(model_config)
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=2 * weight.shape[-1] ** -0.5)
+            else:  # they start at 0 or 1, which would hide what they do, and which part of them a rank took
+                weight.add_(torch.randn_like(weight), alpha=0.3)
+    return model
+
+
+def reduced_config(config: PreTrainedConfig, n_ranks: int) -> PreTrainedConfig:
+    """Make the configuration of a small model of the same kind.
+
+    Kept: each kind of layer, heads that share keys, whether heads divide among ranks, experts, tied head, positions,
+    windows (shorter), scales and caps. ValueError where it has no layers or heads that are known by name.
+    """
+    small = copy.deepcopy(config)
+    text = small.get_text_config(decoder=True)
+    if text is not small:
+        _cut_towers(small, text)
+    for part in (small, text):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
+    _cut_layers(text)
+    _cut_widths(text, n_ranks)
+    text.vocab_size = _vocabulary(config, n_ranks)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if isinstance(known := getattr(text, name, None), int) and known >= text.vocab_size:
+            setattr(text, name, 0)
+    for name in _WINDOWS:
+        if getattr(text, name, None):
+            setattr(text, name, min(getattr(text, name), _WINDOW))
+    return small
+
+
+def _vocabulary(config: PreTrainedConfig, n_ranks: int) -> int:
+    """Divides among ranks as the whole one does."""
+    whole: int = config.get_text_config(decoder=True).vocab_size
+    return min(whole, _LEAST_VOCABULARY + (whole - _LEAST_VOCABULARY) % n_ranks)
+
+
+def _cut_layers(text: Any) -> None:
+    """Keep one layer of each kind, at least two; whatever is listed layer by layer goes with them."""
+    n_layers = text.num_hidden_layers
+    listed = {
+        name: list(values)
+        for name, values in text.to_dict().items()
+        if isinstance(values, list | tuple) and len(values) == n_layers > 1 and list(values) != list(range(n_layers))
+    }
+    kinds = list(zip(*listed.values(), strict=True)) or [()] * n_layers
+    first = {str(kind): place for place, kind in reversed(list(enumerate(kinds)))}
+    kept = sorted({*first.values()} | ({0, 1} if len(first) == 1 and n_layers > 1 else set()))
+    text.num_hidden_layers = len(kept)
+    for name, values in listed.items():
+        setattr(text, name, [values[place] for place in kept])
+    # of those that count layers instead: one that is dense, then experts
+    if getattr(text, "first_k_dense_replace", None):
+        text.first_k_dense_replace = 1
+    for name, none in (("mlp_only_layers", []), ("num_nextn_predict_layers", 0), ("num_kv_shared_layers", 0)):
+        if getattr(text, name, None):
+            setattr(text, name, none)
+
+
+def _cut_widths(text: Any, n_ranks: int) -> None:
+    heads, width = text.num_attention_heads, text.hidden_size
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    fewer = min(key_heads, max(2, n_ranks)) if key_heads % n_ranks == 0 else key_heads
+    if getattr(text, "num_key_value_heads", None):
+        text.num_key_value_heads = fewer
+    text.num_attention_heads = n_heads = fewer * (heads // key_heads)
+    head_width = getattr(text, "head_dim", None) or width // heads
+    if head_width * heads != width:  # a width of its own, so the two need not go together
+        text.hidden_size = n_heads * max(2, _LEAST_WIDTH // n_heads)
+    else:
+        if not _listed_frequencies(text):
+            head_width = min(head_width, _HEAD_WIDTH)
+        text.hidden_size = n_heads * head_width
+        if getattr(text, "head_dim", None):
+            text.head_dim = head_width
+    for name in _WIDTHS:
+        if getattr(text, name, None):
+            setattr(text, name, _LEAST_WIDTH * n_ranks)
+    for name in _EXPERTS:
+        if isinstance(experts := getattr(text, name, None), int):
+            setattr(text, name, min(experts, _MOST_EXPERTS))
+
+
+def _listed_frequencies(text: Any) -> bool:
+    """Tell whether positions are turned by lists that fit one width of head only."""
+    return any(isinstance(value, list) for value in (getattr(text, "rope_parameters", None) or {}).values())
+
+
+def _cut_towers(whole: Any, text: Any) -> None:
+    """Leave little of what sees or hears, which is built and then left out."""
+    for part in vars(whole).values():
+        if isinstance(part, PreTrainedConfig) and part is not text:
+            for name in _DEPTHS:
+                if getattr(part, name, None):
+                    setattr(part, name, 1)
+            if getattr(part, "deepstack_visual_indexes", None):
+                part.deepstack_visual_indexes = [0]

@@ -1,0 +1,218 @@
+"""The engine `deepspeed_tp`: one checkpoint over several ranks, each with a slice of every matrix.
+
+DeepSpeed's AutoTP cuts the body, what it leaves or gets wrong is cut in `sharded_modules`, the head in `sharded_head`.
+Every rank scores the same queries in the same order and gets the same answers. Weights come through `load_model`, with
+all its checks, never through DeepSpeed's own loading from the meta device, which fills Gemma 3 with garbage in silence.
+Knows no files beyond that, and no tokenizers. Shapes: P tokens of a pack, R wanted tokens, N sequences,
+D width.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+
+from psych_ray.config import CheckpointCard, ScoringConfig
+from psych_ray.errors import CheckpointError
+from psych_ray.scoring.batching import packs
+from psych_ray.scoring.cards import CONFIG, read_json
+from psych_ray.scoring.divisible import require_divisible
+from psych_ray.scoring.engines import NOTHING, Query, TokenScores, to_scores
+from psych_ray.scoring.likelihood import Head
+from psych_ray.scoring.models import load_model, one_line
+from psych_ray.scoring.packing import ATTENTION, VarlenAttention, _attention, _mask, _Pack, _packed
+from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.sharded_head import ShardedHead
+from psych_ray.scoring.sharded_modules import cutting_experts, shard_experts, shard_norms
+from psych_ray.scoring.weights import safetensors_header, weight_files
+
+_log = logging.getLogger(__name__)
+_PACK_TOKENS = 16_384
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def load_tensor_parallel(
+    card: CheckpointCard, directory: Path, scoring: ScoringConfig, ranks: Ranks, *, allow_pickle: bool
+) -> tuple[TensorParallelEngine, PreTrainedConfig]:
+    """Load this rank's slice of a checkpoint; all ranks call it together, in a process group that exists already.
+
+    Also the whole configuration. CheckpointError where the ranks cannot share it, or it cannot be loaded whole.
+    """
+    stored = read_json(directory / CONFIG)
+    if card.quantization:
+        stored["quantization_config"] = card.quantization
+    require_divisible(stored, ranks.size, card.id)
+    if card.trust_remote_code:
+        raise CheckpointError(
+            f"{card.id}: it runs modelling code of its own, which scoring.engine=deepspeed_tp cannot cut; score it "
+            "with scoring.engine=transformers, or leave it out with checkpoints.only"
+        )
+    files = weight_files(directory, allow_pickle=allow_pickle)
+    held: Any = _stored_dtype(files) or scoring.dtype
+    on_host = replace(scoring, device="cpu", dtype=held)
+    with cutting_experts(ranks):
+        model, config = load_model(card, directory, on_host, allow_pickle=allow_pickle)
+    require_divisible(model.config.get_text_config(decoder=True).to_dict(), ranks.size, card.id)
+    with one_line(card, directory):
+        body, head = shard(model, ranks, getattr(torch, scoring.dtype))
+    return TensorParallelEngine(body, head, ranks), config
+
+
+class TensorParallelEngine:
+    """This rank's slice of a checkpoint. All ranks must score the same batches, or they wait for each other forever.
+
+    Where `attend` is given, as by default on a GPU in half precision, sequences are packed as in `PackedEngine`; else
+    each runs by itself. A pack that does not fit in memory raises: one rank alone cannot take a smaller one.
+    """
+
+    def __init__(
+        self,
+        body: PreTrainedModel,
+        head: ShardedHead,
+        ranks: Ranks,
+        *,
+        attend: VarlenAttention | None = None,
+        batch_tokens: int = _PACK_TOKENS,
+    ) -> None:
+        if attend is None and body.device.type == "cuda" and body.dtype in (torch.bfloat16, torch.float16):
+            from torch.nn.attention.varlen import varlen_attn
+
+            attend = varlen_attn
+        if attend is not None:
+            AttentionInterface.register(ATTENTION, _attention)
+            AttentionMaskInterface.register(ATTENTION, _mask)
+            body.set_attn_implementation(ATTENTION)
+        self.name = f"deepspeed_tp, {ranks.size} ranks"
+        self.batch_tokens = 1 if attend is None else batch_tokens
+        self.body = body.eval()
+        self.head = head
+        self._attend = attend
+
+    @torch.inference_mode()
+    def score(self, batch: Sequence[Query]) -> list[TokenScores]:
+        """Run packs of queries, or one after the other; every rank gets all answers."""
+        scores = [NOTHING] * len(batch)
+        asked = [place for place, query in enumerate(batch) if len(query.at_R)]
+        for group in packs([batch[place].length for place in asked], self.batch_tokens):
+            places = [asked[k] for k in group]
+            for place, answer in zip(places, self._score([batch[place] for place in places]), strict=True):
+                scores[place] = answer
+        return scores
+
+    def _score(self, queries: Sequence[Query]) -> list[TokenScores]:
+        lengths = [query.length for query in queries]
+        starts_N1 = np.concatenate([[0], np.cumsum(lengths)])
+        ids_P = np.concatenate([query.token_ids_T[: query.length] for query in queries])
+        positions_P = np.concatenate([np.arange(length) for length in lengths])
+        from_R = np.concatenate([query.at_R - 1 + start for query, start in zip(queries, starts_N1, strict=False)])
+        targets_R = np.concatenate([query.token_ids_T[query.at_R] for query in queries])
+        apart: AbstractContextManager[None] = nullcontext()
+        if self._attend is not None:
+            apart = _packed(_Pack(self._tensor(starts_N1.astype(np.int32)), max(lengths), self._attend))
+        body: Any = self.body
+        with apart:
+            hidden_1PD = body(
+                input_ids=self._tensor(ids_P)[None], position_ids=self._tensor(positions_P)[None], use_cache=False
+            ).last_hidden_state
+        nll_R, top1_R = self.head.token_nll(hidden_1PD[0, self._tensor(from_R)], self._tensor(targets_R))
+        counts = [len(query.at_R) for query in queries]
+        return [to_scores(*both) for both in zip(nll_R.cpu().split(counts), top1_R.cpu().split(counts), strict=True)]
+
+    def _tensor(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.body.device)
+
+
+def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[PreTrainedModel, ShardedHead]:
+    """Cut a whole model on the host, which is used up, into this rank's body and head, on its device, in `dtype`.
+
+    The weights of the model may be views of mapped files: only what this rank keeps is copied, a matrix at a time.
+    """
+    body: Any = model.get_decoder()
+    head = Head.of(model)
+    is_tied = any(weight is head.weight_VD for weight in body.parameters())
+    buffers = [(module, name, buffer) for module in body.modules() for name, buffer in module._buffers.items()]
+    device = _auto_tp(body, ranks)
+    shard_norms(body, ranks)
+    shard_experts(body, ranks)
+    _settle(body, device, dtype)
+    for module, name, buffer in buffers:  # DeepSpeed cast them, and rotary frequencies do not survive bfloat16
+        module._buffers[name] = buffer if buffer is None else buffer.to(device)
+    _restore_scales(body, dtype)
+    own = ShardedHead.of(head, ranks)
+    return body, own if is_tied else own.copied_to(device, dtype)  # tied rows are there already, in the embedding
+
+
+class _AllRanks:
+    """Tells DeepSpeed to use the process group that is there: one of its own would not have its timeout."""
+
+    def get_model_parallel_group(self) -> ProcessGroup | None:
+        return distributed.group.WORLD
+
+
+def _auto_tp(body: PreTrainedModel, ranks: Ranks) -> torch.device:
+    """Have DeepSpeed cut the matrices of the body, as views of the whole ones; the device that it works on."""
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    # Else it compiles a shared-memory all-reduce on first use where it works on a CPU.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    with redirect_stdout(io.StringIO()) as told:
+        deepspeed.init_distributed()
+        deepspeed.init_inference(
+            body,
+            tensor_parallel={
+                "tp_size": ranks.size,
+                "tp_grain_size": 1,  # with the default of 64 hidden units the ranks' shares may differ, or be empty
+                "mpu": _AllRanks(),
+                "tp_group": distributed.group.WORLD,
+            },
+            dtype=body.dtype,
+            replace_with_kernel_inject=False,
+            keep_module_on_host=True,
+        )
+    _log.debug("DeepSpeed: %s", told.getvalue().strip())
+    whole = [name for name, module in body.named_modules() if ranks.size > 1 and isinstance(module, nn.Linear)]
+    assert not whole, f"{type(body).__name__}: not cut: {whole[:3]}"
+    return torch.device(get_accelerator().current_device_name())
+
+
+def _settle(body: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Bring the weights to the device in `dtype`, one at a time, and let go of the matrices that they are slices of."""
+    from deepspeed.module_inject.layers import TensorParallel_Layer
+
+    for module in body.modules():
+        is_slice = isinstance(module, TensorParallel_Layer)
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(device, dtype, copy=is_slice)
+
+
+def _restore_scales(body: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Set the buffers whose values were rounded to the type that the weights are stored in; Gemma has one."""
+    for module in body.modules():
+        scale = getattr(module, "scalar_embed_scale", None)
+        if scale is not None:
+            module.embed_scale = nn.Buffer(torch.tensor(scale, dtype=dtype, device=body.device), persistent=False)
+    kept = {buffer.dtype for buffer in body.buffers() if buffer.is_floating_point()}
+    assert kept <= {dtype, torch.float32}, (
+        f"{type(body).__name__}: a buffer was rounded to what the weights are stored in"
+    )
+
+
+def _stored_dtype(files: Sequence[Path]) -> str | None:
+    """Name the type that all weights are stored in, so that they can be mapped; None where they differ."""
+    if any(file.suffix != ".safetensors" for file in files):
+        return None
+    stored = {tensor["dtype"] for file in files for tensor in safetensors_header(file).values()}
+    return _DTYPES.get(stored.pop()) if len(stored) == 1 else None

@@ -1,0 +1,467 @@
+"""Checkpoints over several ranks: each family tiny and random, cut by DeepSpeed, scored as one process scores it.
+
+One gang a test session and size: starting the processes costs ten times what all their scoring does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import re
+import sys
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from gangs import on_ranks
+from test_packing import slow_attention
+from transformers import AutoTokenizer
+
+from psych_ray.config import CheckpointCard, Dtype, ScoringConfig, TranscriptsConfig, TranscriptSource
+from psych_ray.errors import CheckpointError
+from psych_ray.scoring.alignment import align
+from psych_ray.scoring.divisible import possible_ranks, require_divisible
+from psych_ray.scoring.engines import Query, WholeModelEngine
+from psych_ray.scoring.likelihood import Head, token_nll
+from psych_ray.scoring.models import load_model
+from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.scorer import token_places
+from psych_ray.scoring.sharded_head import ShardedHead
+from psych_ray.scoring.sharded_modules import ShardedRMSNorm
+from psych_ray.scoring.tensor_parallel import TensorParallelEngine, load_tensor_parallel
+from psych_ray.transcripts.conditions import condition_named
+from psych_ray.transcripts.sources import read_transcripts
+
+SIZES = [2, 4]
+VOCABULARY = 61
+"""Divides by none of the sizes."""
+TEXT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 72,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": None,
+}
+WINDOW = {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}
+TIED = {"tie_word_embeddings": True}
+QWEN_TOWER = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
+
+
+@dataclass(frozen=True)
+class Family:
+    model: str
+    text: dict[str, Any] = field(default_factory=dict)
+    vision: dict[str, Any] | None = None
+    stored: str = "float32"
+
+    def save(self, directory: Path) -> None:
+        settings = TEXT | self.text
+        if self.vision is not None:
+            more = {"mm_tokens_per_image": 4} if self.model.startswith("Gemma3") else {}
+            settings = {"text_config": settings, "vision_config": self.vision, "tie_word_embeddings": False} | more
+        architecture = re.sub("For.*", "", self.model) + ("Text" if self.model == "Gemma3ForCausalLM" else "")
+        model = getattr(transformers, self.model)(getattr(transformers, f"{architecture}Config")(**settings))
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:  # norms start at 0 or 1 and biases at 0, which would hide what they do
+                start = 0.0 if "bias" in name else float(parameter.detach().mean())
+                torch.nn.init.normal_(parameter, mean=start, std=0.3)
+            else:  # the usual size gives nearly uniform logits
+                torch.nn.init.normal_(parameter, std=0.3)
+        model.to(getattr(torch, self.stored)).save_pretrained(directory)
+
+
+def sections(*widths: int) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(widths)}}
+
+
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+GEMMA = {**WINDOW, "hidden_size": 80, "final_logit_softcapping": 20.0}
+"""Its embeddings are scaled by the root of the width, which is to be no number that bfloat16 holds."""
+GEMMA_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "image_size": 28,
+    "patch_size": 14,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+FAMILIES = {
+    "llama": Family("LlamaForCausalLM"),
+    "llama-biased": Family("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
+    "mistral": Family("MistralForCausalLM", {"sliding_window": 64}),
+    "qwen2": Family("Qwen2ForCausalLM"),
+    "qwen2-tied": Family("Qwen2ForCausalLM", TIED),
+    "qwen3": Family("Qwen3ForCausalLM", TIED),
+    "qwen3-moe": Family("Qwen3MoeForCausalLM", MOE),
+    "qwen3-moe-mixed": Family("Qwen3MoeForCausalLM", {**MOE, "mlp_only_layers": [0]}, stored="bfloat16"),
+    "olmo2": Family("Olmo2ForCausalLM"),
+    "olmo3": Family("Olmo3ForCausalLM", WINDOW),
+    "olmo3-bfloat16": Family("Olmo3ForCausalLM", WINDOW, stored="bfloat16"),
+    "gemma3-text": Family("Gemma3ForCausalLM", {**GEMMA, **TIED}),
+    "gemma3-text-bfloat16": Family("Gemma3ForCausalLM", {**GEMMA, **TIED}, stored="bfloat16"),
+    "gemma3-text-untied": Family("Gemma3ForCausalLM", GEMMA),
+    "gemma3": Family("Gemma3ForConditionalGeneration", WINDOW, GEMMA_TOWER),
+    "qwen2.5-vl": Family("Qwen2_5_VLForConditionalGeneration", sections(1, 1, 2), QWEN_TOWER),
+    "qwen3-vl": Family(
+        "Qwen3VLForConditionalGeneration",
+        sections(2, 1, 1),
+        QWEN_TOWER | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+    ),
+}
+BROKEN = {"olmo2": "norms", "olmo3": "norms", "qwen3-moe": "experts"}
+PACKED = ["llama", "qwen3-moe", "olmo2", "olmo3", "gemma3-text", "qwen2.5-vl", "qwen3-vl"]
+IN_BFLOAT16 = ["llama", "olmo3", "gemma3-text", "gemma3-text-bfloat16"]
+Answers = list[tuple[np.ndarray, np.ndarray]]
+
+
+def card_of(directory: Path, **more: Any) -> CheckpointCard:
+    return CheckpointCard(id=directory.name, path=str(directory), **more)
+
+
+def scoring_in(dtype: str = "float32") -> ScoringConfig:
+    return ScoringConfig(device="cpu", dtype=Dtype(dtype))
+
+
+def scored_by(engine: Any, queries: list[Query]) -> Answers:
+    return [(answer.nll_R, answer.top1_R) for answer in engine.score(queries)]
+
+
+def by_one_process(directory: Path, queries: list[Query], dtype: str = "float32") -> Answers:
+    model, _ = load_model(card_of(directory), directory, scoring_in(dtype), allow_pickle=False)
+    return scored_by(WholeModelEngine(model), queries)
+
+
+def on_rank(ranks: Ranks, directory: Path, queries: list[Query], dtype: str = "float32", wrong: str = "") -> Answers:
+    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in(dtype), ranks, allow_pickle=False)
+    for module in engine.body.modules():
+        if wrong == "norms" and isinstance(module, ShardedRMSNorm):
+            module.width = len(module.weight)
+        if wrong == "experts":
+            module._forward_hooks.clear()
+    return scored_by(engine, queries)
+
+
+def packed(ranks: Ranks, directory: Path, queries: list[Query]) -> Answers:
+    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in(), ranks, allow_pickle=False)
+    return scored_by(
+        TensorParallelEngine(engine.body, engine.head, ranks, attend=slow_attention, batch_tokens=500), queries
+    )
+
+
+def buffers_of(body: torch.nn.Module) -> dict[str, tuple[str, list[float]]]:
+    return {name: (str(buffer.dtype), buffer.double().flatten().tolist()) for name, buffer in body.named_buffers()}
+
+
+def in_bfloat16(ranks: Ranks, directory: Path, queries: list[Query]) -> tuple[Answers, Any]:
+    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in("bfloat16"), ranks, allow_pickle=False)
+    return scored_by(engine, queries), buffers_of(engine.body)
+
+
+def heads() -> dict[str, tuple[Head, torch.Tensor, torch.Tensor]]:
+    """Heads to cut, hidden states, and targets: arg maxes, ties of two ranks among them, and others."""
+    generator = torch.Generator().manual_seed(3)
+    weight_VD, hidden_RD = (torch.randn(n, 16, generator=generator) for n in (VOCABULARY, 200))
+    bias_V = torch.randn(VOCABULARY, generator=generator)
+    weight_VD[50] = weight_VD[7]
+    bias_V[50] = bias_V[7]
+    made = {}
+    for name, head in {
+        "plain": Head(weight_VD),
+        "bias": Head(weight_VD, bias_V),
+        "scaled": Head(weight_VD, scale=0.25),
+        "soft cap": Head(weight_VD, bias_V, soft_cap=5.0),
+    }.items():
+        targets_R = torch.randint(VOCABULARY, (200,), generator=generator)
+        best_R = head.logits(hidden_RD).argmax(-1)
+        assert (best_R == 7).any()
+        targets_R[::2] = best_R[::2]
+        targets_R[(best_R == 7).nonzero()[:1]] = 50  # as large, but not the first
+        made[name] = head, hidden_RD, targets_R
+    return made
+
+
+def by_sharded_heads(ranks: Ranks) -> dict[str, list[np.ndarray]]:
+    return {
+        name: [answer.numpy() for answer in ShardedHead.of(head, ranks).token_nll(hidden_RD, targets_R)]
+        for name, (head, hidden_RD, targets_R) in heads().items()
+    }
+
+
+def anonymous_mib() -> float:
+    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+def peak_mib(ranks: Ranks, directory: Path) -> float:
+    """How much memory of its own a rank takes while it loads a checkpoint, at most."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else it would grow into what earlier checkpoints have left
+    before, seen, done = anonymous_mib(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            seen.append(anonymous_mib() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    loaded = load_tensor_parallel(card_of(directory), directory, scoring_in("bfloat16"), ranks, allow_pickle=False)
+    done.set()
+    watcher.join()
+    del loaded
+    return max(seen)
+
+
+def everything(
+    ranks: Ranks, directories: dict[str, Path], queries: dict[str, list[Query]], big: dict[str, Path]
+) -> Any:
+    torch.set_grad_enabled(False)
+    return {
+        "scores": {name: on_rank(ranks, directories[name], queries[name]) for name in directories},
+        "packed": {name: packed(ranks, directories[name], queries[name]) for name in PACKED},
+        "broken": {name: on_rank(ranks, directories[name], queries[name], wrong=how) for name, how in BROKEN.items()},
+        "bfloat16": {name: in_bfloat16(ranks, directories[name], queries[name]) for name in IN_BFLOAT16},
+        "heads": by_sharded_heads(ranks),
+        "peaks": {name: peak_mib(ranks, directory) for name, directory in big.items()}
+        if sys.platform == "linux"
+        else {},
+    }
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory) -> dict[str, Path]:
+    torch.manual_seed(0)
+    made = {}
+    for name, family in FAMILIES.items():
+        made[name] = tmp_path_factory.mktemp("families") / name
+        family.save(made[name])
+    return made
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints of some 130 MiB."""
+    wide = {
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "vocab_size": 4096,
+    }
+    made = {}
+    for name, family in {
+        "llama": Family(
+            "LlamaForCausalLM", wide | {"intermediate_size": 4096, "num_hidden_layers": 4}, None, "bfloat16"
+        ),
+        "qwen3-moe": Family(
+            "Qwen3MoeForCausalLM",
+            wide | MOE | {"num_experts": 16, "moe_intermediate_size": 128, "num_hidden_layers": 8},
+            None,
+            "bfloat16",
+        ),
+    }.items():
+        made[name] = tmp_path_factory.mktemp("big") / name
+        family.save(made[name])
+    return made
+
+
+@pytest.fixture(scope="module")
+def queries(directories) -> dict[str, list[Query]]:
+    """Random tokens, longer than the window, and sequences that end in the arg max."""
+    rng = np.random.default_rng(0)
+    asked = {}
+    for name, directory in directories.items():
+        sequences = [rng.integers(0, VOCABULARY, length) for length in (400, 90, 9)]
+        at = [np.sort(rng.choice(np.arange(1, len(ids)), len(ids) // 3, replace=False)) for ids in sequences]
+        asked[name] = [Query(ids, places) for ids, places in zip(sequences, at, strict=True)]
+        asked[name].append(Query(sequences[0], np.empty(0, np.int64)))
+        model, _ = load_model(card_of(directory), directory, scoring_in(), allow_pickle=False)
+        with torch.inference_mode():
+            best_T = model(input_ids=torch.from_numpy(sequences[0])[None]).logits[0].argmax(-1).numpy()
+        asked[name] += [Query(np.append(sequences[0][:t], best_T[t - 1]), np.array([t])) for t in (20, 100, 300)]
+    return asked
+
+
+@pytest.fixture(scope="module")
+def expected(directories, queries) -> dict[str, Answers]:
+    return {name: by_one_process(directory, queries[name]) for name, directory in directories.items()}
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size} ranks")
+def gang(request, directories, queries, big) -> list[Any]:
+    return on_ranks(request.param, everything, directories, queries, big)
+
+
+def difference(found: Answers, expected: Answers) -> float:
+    return max(float(np.abs(a - b).max(initial=0)) for (a, _), (b, _) in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scores_as_one_process_does(name, gang, expected):
+    for rank in gang:
+        found = rank["scores"][name]
+        assert difference(found, expected[name]) < 1e-4
+        assert all((a == b).all() for (_, a), (_, b) in zip(found, expected[name], strict=True))
+    assert np.concatenate([nll for nll, _ in expected[name]]).std() > 0.5
+    assert sum(int(top1.sum()) for _, top1 in expected[name]) >= 3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_ranks_give_the_same_answers(name, gang):
+    for rank in gang[1:]:
+        for (nll, top1), (first_nll, first_top1) in zip(rank["scores"][name], gang[0]["scores"][name], strict=True):
+            assert np.array_equal(nll, first_nll)
+            assert np.array_equal(top1, first_top1)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_sequences_score_as_alone(name, gang, expected):
+    assert difference(gang[-1]["packed"][name], expected[name]) < 1e-4
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_without_what_autotp_lacks_the_scores_are_others(name, gang, expected):
+    assert difference(gang[0]["broken"][name], expected[name]) > 1e-2
+
+
+@pytest.mark.parametrize("name", IN_BFLOAT16)
+def test_bfloat16_rounds_weights_and_nothing_else(name, gang, directories, queries):
+    found, buffers = gang[0]["bfloat16"][name]
+    directory = directories[name]
+    model, _ = load_model(card_of(directory), directory, scoring_in("bfloat16"), allow_pickle=False)
+    exact = scored_by(WholeModelEngine(model), queries[name])
+    assert np.abs(found[0][0] - exact[0][0]).mean() < 0.05
+    expected: Any = buffers_of(model.get_decoder())
+    assert {key: values for key, (_, values) in buffers.items()} == {
+        key: values for key, (_, values) in expected.items()
+    }
+    assert {dtype for key, (dtype, _) in buffers.items() if "inv_freq" in key} == {"torch.float32"}
+
+
+@pytest.mark.parametrize("name", heads())
+def test_sharded_head_is_the_head(name, gang):
+    nll_R, top1_R = token_nll(heads()[name][1], heads()[name][0], heads()[name][2])
+    assert 50 < int(top1_R.sum()) < 120
+    for rank in gang:
+        assert np.allclose(rank["heads"][name][0], nll_R.numpy(), atol=1e-5)
+        assert np.array_equal(rank["heads"][name][1], top1_R.numpy())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel how much memory there is of its own")
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
+def test_no_rank_holds_the_whole_checkpoint_while_it_loads(name, gang, big):
+    files_mib = sum(file.stat().st_size for file in big[name].glob("*.safetensors")) / 2**20
+    assert all(rank["peaks"][name] < 0.78 * files_mib for rank in gang)
+
+
+def real_queries(shared: Path, tokenizer_name: str) -> list[Query]:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / tokenizer_name)
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(shared / "data/psych-201"), limit=1)
+    found = []
+    for transcript in list(read_transcripts(config))[:9]:
+        alignment = align(condition_named("plain").render(transcript, None), tokenizer, 300)
+        found.append(Query(alignment.token_ids_T, token_places(alignment)))
+    return found
+
+
+REAL = {"qwen3": FAMILIES["qwen3"], "olmo3": FAMILIES["olmo3"]}
+
+
+def on_rank_all(ranks: Ranks, directories: dict[str, Path], queries: dict[str, list[Query]]) -> dict[str, Answers]:
+    return {name: on_rank(ranks, directories[name], queries[name]) for name in directories}
+
+
+def test_real_transcripts_with_real_tokenizers(shared, tmp_path):
+    for name, family in REAL.items():
+        tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / name)
+        replace(family, text={**family.text, "vocab_size": len(tokenizer) + 9}).save(tmp_path / name)
+    made = {name: tmp_path / name for name in REAL}
+    queries = {name: real_queries(shared, name) for name in REAL}
+    gang = on_ranks(2, on_rank_all, made, queries)
+    for name, directory in made.items():
+        exact = by_one_process(directory, queries[name])
+        assert sum(len(nll) for nll, _ in exact) > 100
+        for rank in gang:
+            assert difference(rank[name], exact) < 1e-4
+            assert all((a == b).all() for (_, a), (_, b) in zip(rank[name], exact, strict=True))
+
+
+def test_a_norm_of_another_kind_is_not_sharded(directories):
+    model, _ = load_model(card_of(directories["gemma3"]), directories["gemma3"], scoring_in(), allow_pickle=False)
+    with pytest.raises(ValueError, match="Gemma3RMSNorm spans all heads"):
+        ShardedRMSNorm.of(model.get_decoder().norm, Ranks(0, 2))
+
+
+LLAMA = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336}
+EXPERTS = LLAMA | {"model_type": "qwen3_moe", "intermediate_size": 6144, "moe_intermediate_size": 768}
+
+
+@pytest.mark.parametrize(
+    ("config", "possible"),
+    [
+        (LLAMA, [1, 2, 4, 8]),
+        (LLAMA | {"num_key_value_heads": None}, [1, 2, 4, 8, 16]),
+        (LLAMA | {"num_key_value_heads": 3}, [1]),
+        (LLAMA | {"intermediate_size": 14338}, [1, 2]),
+        (EXPERTS, [1, 2, 4, 8]),
+        (EXPERTS | {"moe_intermediate_size": 24}, [1]),
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "intermediate_size": 10240}}, [1, 2, 4]),
+        ({"model_type": "mistral3", "text_config": LLAMA | {"model_type": "mistral"}}, [1, 2, 4, 8]),
+        ({"model_type": "qwen3_5", "text_config": LLAMA | {"model_type": "qwen3_5_text"}}, []),
+        (LLAMA | {"quantization_config": {"quant_method": "awq"}}, []),
+        ({"architectures": ["Unheard"]}, []),
+    ],
+)
+def test_possible_ranks(config, possible):
+    assert possible_ranks(config, 16) == possible
+    for n_ranks in range(1, 17):
+        if n_ranks in possible:
+            require_divisible(config, n_ranks, "x")
+        else:
+            with pytest.raises(CheckpointError, match=r"^x: .*scoring\.engine=") as caught:
+                require_divisible(config, n_ranks, "x")
+            assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_divide_is_named():
+    with pytest.raises(CheckpointError) as caught:
+        require_divisible(LLAMA, 3, "some/llama")
+    assert str(caught.value) == (
+        "some/llama: its 32 attention heads do not divide over 3 ranks; scoring.engine=deepspeed_tp takes 1, 2, 4 or 8 "
+        "ranks here, scoring.engine=deepspeed_zero any number"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "more", "told"),
+    [
+        ("llama", 3, {}, "8 attention heads do not divide over 3 ranks"),
+        ("gemma3", 8, {}, "4 key and value heads do not divide over 8 ranks"),
+        ("llama", 2, {"quantization": "bnb-4bit"}, "its weights are quantized"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_before_it_is_loaded(name, ranks, more, told, directories):
+    card = card_of(directories[name], **more)
+    with pytest.raises(CheckpointError, match=told):
+        load_tensor_parallel(card, directories[name], scoring_in(), Ranks(0, ranks), allow_pickle=False)
+
+
+def test_code_of_its_own_is_refused(directories, tmp_path):
+    config = json.loads((directories["llama"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Own"}}))
+    card = card_of(tmp_path, trust_remote_code=True)
+    with pytest.raises(CheckpointError, match="modelling code of its own"):
+        load_tensor_parallel(card, tmp_path, scoring_in(), Ranks(0, 2), allow_pickle=False)

@@ -1,0 +1,317 @@
+"""ZeRO on 1, 2 and 4 ranks against one process that holds the whole model and computes all logits."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from gangs import on_ranks
+from safetensors.torch import load_file, save_file
+
+from psych_ray.config import CheckpointCard, ScoringConfig
+from psych_ray.errors import CheckpointError, UnsupportedError
+from psych_ray.scoring.engines import Query, TokenScores, WholeModelEngine
+from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.zero import load_zero, passes
+
+LENGTHS = (150, 7, 101, 2, 64, 33, 5)
+WINDOW = 64
+WINDOWED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+LINEAR = {
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "mistral": ("Mistral", {"sliding_window": WINDOW}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"tie_word_embeddings": True}),
+    "qwen3-moe": ("Qwen3Moe", EXPERTS),
+    "qwen3.5, linear attention": ("Qwen3_5Text", LINEAR),
+    "olmo2": ("Olmo2", {}),
+    "olmo3": ("Olmo3", WINDOWED),
+    "gemma3": ("Gemma3Text", WINDOWED | {"final_logit_softcapping": 30.0}),
+    "gemma3, tied": ("Gemma3Text", WINDOWED | {"tie_word_embeddings": True}),
+    "granite": ("Granite", {"logits_scaling": 4.0}),
+}
+NOT_PACKED = {"qwen3.5, linear attention"}
+SCORING = ScoringConfig(device="cpu")
+
+
+def tiny(architecture: str, **more: Any) -> transformers.PreTrainedModel:
+    settings: dict[str, Any] = {
+        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096,
+        "initializer_range": 0.3, "tie_word_embeddings": False, "pad_token_id": None, "bos_token_id": 0,
+        "eos_token_id": None,
+    }  # fmt: skip
+    config = getattr(transformers, f"{architecture}Config")(**settings | more)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:  # norms start at 0 or 1, biases at 0, which would hide what they do
+                weight += 0.2 * torch.randn_like(weight)
+    return model
+
+
+def queries(lengths=LENGTHS) -> list[Query]:
+    """More than one batch of 2 or 4 ranks holds evenly, and two that want nothing."""
+    rng = np.random.default_rng(0)
+    asked = [
+        Query(rng.integers(0, 300, n), np.sort(rng.choice(np.arange(1, n), min(n - 1, 40), replace=False)))
+        for n in lengths
+    ]
+    nothing = Query(rng.integers(0, 300, 5), np.empty(0, np.int64))
+    return [nothing, *asked, nothing]
+
+
+def batches() -> list[list[Query]]:
+    """Also one with fewer queries than ranks, one in which nothing is wanted, and an empty one."""
+    return [queries(), queries()[1:2], queries()[:1], [], queries()]
+
+
+def difference(found: list[TokenScores], expected: list[TokenScores]) -> float:
+    """Of the NLL, nats; infinite where the arg max is another."""
+    assert [len(a.nll_R) for a in found] == [len(b.nll_R) for b in expected]
+    same = all(a.top1_R.tolist() == b.top1_R.tolist() for a, b in zip(found, expected, strict=True))
+    largest = max(
+        (float(np.abs(a.nll_R - b.nll_R).max()) for a, b in zip(found, expected, strict=True) if len(a.nll_R)),
+        default=0.0,
+    )
+    return largest if same else float("inf")
+
+
+@dataclass(frozen=True)
+class Saved:
+    directory: Path
+    expected: list[list[TokenScores]]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> dict[str, Saved]:
+    root = tmp_path_factory.mktemp("zero")
+    found = {}
+    for name, (architecture, more) in FAMILIES.items():
+        model = tiny(architecture, **more)
+        model.save_pretrained(root / name)
+        slow = WholeModelEngine(model)
+        found[name] = Saved(root / name, [slow.score(batch) for batch in batches()])
+    found["tied in config.json only"] = tied_in_config_only(root, found["llama"])
+    assert np.concatenate([scores.nll_R for scores in found["llama"].expected[0]]).std() > 0.5
+    return found
+
+
+def tied_in_config_only(root: Path, llama: Saved) -> Saved:
+    """Its files have both an embedding and a head, and they differ: transformers keeps them apart, and says so."""
+    directory = root / "tied in config.json only"
+    directory.mkdir()
+    (directory / "model.safetensors").symlink_to(llama.directory / "model.safetensors")
+    config = json.loads((llama.directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    return Saved(directory, llama.expected)
+
+
+def broken(directory: Path, target: Path, change) -> Path:
+    target.mkdir()
+    (target / "config.json").symlink_to(directory / "config.json")
+    weights = load_file(directory / "model.safetensors")
+    change(weights)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def score_all(ranks: Ranks, saved: dict[str, Saved], refused: dict[str, Path]) -> dict[str, Any]:
+    """Of each family: engine's name, packed or not, difference packed and one by one. Of the others: what is said."""
+    found: dict[str, Any] = {}
+    for name, one in saved.items():
+        card = CheckpointCard(id=name, path=str(one.directory))
+        seen: list[Any] = []
+        for packed in (True, False):
+            engine, config = load_zero(card, one.directory, SCORING, ranks, allow_pickle=False, packed=packed)
+            differences = [
+                difference(engine.score(batch), expected)
+                for batch, expected in zip(batches(), one.expected, strict=True)
+            ]
+            seen += [engine.name, engine._attend is not None, max(differences)]
+            engine.close()
+        found[name] = [*seen, config.model_type]
+    for name, directory in refused.items():
+        try:
+            load_zero(CheckpointCard(id=name), directory, SCORING, ranks, allow_pickle=False)
+        except CheckpointError as error:
+            found[name] = str(error)
+    noisy = [module for module in ("deepspeed.ops.op_builder.comm",) if module in sys.modules]
+    found["linear is torch's"] = torch.nn.functional.linear is torch._C._nn.linear, noisy
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_all_ranks_score_as_one_whole_model_does(size, saved, tmp_path):
+    llama = saved["llama"].directory
+    lost, grown, shape = "model.layers.2.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.bias", "lm_head.weight"
+    refused = {
+        "lost": broken(llama, tmp_path / "lost", lambda weights: weights.pop(lost)),
+        "grown": broken(llama, tmp_path / "grown", lambda weights: weights.update({grown: torch.ones(32)})),
+        "shape": broken(llama, tmp_path / "shape", lambda weights: weights.update({shape: torch.ones(300, 16)})),
+    }
+    answers = on_ranks(size, score_all, saved, refused)
+    assert all(answer == answers[0] for answer in answers), "all ranks get the same answers"
+    name = f"deepspeed_zero, {size} rank{'s' if size > 1 else ''}"
+    for family in saved:
+        packed_name, packed, difference_packed, alone_name, alone, difference_alone, _ = answers[0][family]
+        assert packed_name == alone_name == name
+        assert packed is (family not in NOT_PACKED)
+        assert not alone
+        print(f"{family}, {size} ranks: {difference_packed:.1e} nats packed, {difference_alone:.1e} alone")
+        assert difference_packed < 1e-4, family
+        assert difference_alone < 1e-4, family
+    assert re.search(rf"^lost: .*do not hold all weights.*{re.escape(lost)}", answers[0]["lost"])
+    assert re.search(rf"^grown: .*no place for.*{re.escape(grown)}", answers[0]["grown"])
+    assert answers[0]["shape"].startswith("shape: ")
+    assert answers[0]["linear is torch's"][0]
+
+
+def score_here(ranks: Ranks, directory: Path, asked: list[Query]) -> list[TokenScores]:
+    engine, _ = load_zero(CheckpointCard(id="real"), directory, SCORING, ranks, allow_pickle=False)
+    return engine.score(asked)
+
+
+@pytest.mark.slow
+def test_real_transcripts_with_their_real_tokenizer(shared, tiny_checkpoint):
+    from psych_ray.config import TranscriptsConfig, TranscriptSource
+    from psych_ray.scoring.alignment import align
+    from psych_ray.scoring.scorer import token_places
+    from psych_ray.transcripts.conditions import condition_named
+    from psych_ray.transcripts.sources import read_transcripts
+
+    directory = tiny_checkpoint("Qwen3", shared / "tokenizers/qwen3")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(shared / "data/psych-201"), limit=1)
+    asked = []
+    for transcript in list(read_transcripts(config))[:9]:
+        alignment = align(condition_named("plain").render(transcript, None), tokenizer, 700)
+        asked.append(Query(alignment.token_ids_T, token_places(alignment)))
+    assert sum(len(query.at_R) for query in asked) > 100
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    expected = WholeModelEngine(model).score(asked)
+    for found in on_ranks(2, score_here, directory, asked):
+        assert difference(found, expected) < 1e-4
+
+
+def anonymous_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 1024
+
+
+def measured(ranks: Ranks, directory: Path) -> dict[str, float]:
+    """Anonymous memory that loading takes, at most and in the end, and that is left after closing; MiB."""
+    import deepspeed  # noqa: F401  what its modules take is not the question
+
+    before, seen, loaded = anonymous_mib(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not loaded.is_set():
+            seen.append(anonymous_mib() - before)
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    scoring = replace(SCORING, dtype="bfloat16")
+    engine, _ = load_zero(CheckpointCard(id="large"), directory, scoring, ranks, allow_pickle=False)
+    loaded.set()
+    watcher.join()
+    held = anonymous_mib() - before
+    engine.score(queries((90, 120)))
+    engine.close()
+    return {"peak": max(seen), "held": held, "left": anonymous_mib() - before}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen3Moe"])
+def test_a_rank_never_holds_more_than_its_share_and_a_weight(architecture, tmp_path, monkeypatch):
+    # Without these, what is given back stays with the process, in parts too small to use.
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    experts = EXPERTS | {"num_experts": 8, "moe_intermediate_size": 512} if architecture == "Qwen3Moe" else {}
+    model = tiny(
+        architecture, vocab_size=32_000, hidden_size=1024, intermediate_size=4096, num_hidden_layers=6, head_dim=64,
+        num_attention_heads=16, num_key_value_heads=8, **experts,
+    ).to(torch.bfloat16)  # fmt: skip
+    sizes = [weight.numel() * 2 / 2**20 for weight in model.parameters()]
+    model.save_pretrained(tmp_path / "large")
+    for found in on_ranks(2, measured, tmp_path / "large"):
+        told = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in found.items())
+        print(f"{architecture}, {sum(sizes):.0f} MiB in files, largest weight {max(sizes):.0f} MiB; a rank: {told}")
+        assert found["held"] < sum(sizes) / 2 + 48
+        # an expert's matrices are put together from a list of them, so two copies stand for a moment
+        assert found["peak"] < sum(sizes) / 2 + 2 * max(sizes) + 48
+        assert found["left"] < 64
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("n_ranks", [1, 2, 4, 7])
+def test_passes_hold_every_query_once_and_load_ranks_evenly(seed, n_ranks):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 300, rng.integers(1, 40)).tolist()
+    dealt = passes(lengths, n_ranks, 400)
+    assert all(len(at_once) == n_ranks for at_once in dealt)
+    shares = [share for at_once in dealt for share in at_once]
+    assert sorted(place for share in shares for place in share) == list(range(len(lengths)))
+    loads = [sum(lengths[place] for place in share) for share in shares]
+    assert all(load <= 400 for share, load in zip(shares, loads, strict=True) if len(share) > 1)
+    assert loads == sorted(loads, reverse=True), "those that are read at the same time are alike"
+    assert len(dealt) <= 2 * -(-sum(lengths) // (400 * n_ranks))
+    alone = passes(lengths, n_ranks, None)
+    assert len(alone) == -(-len(lengths) // n_ranks)
+    assert all(len(share) <= 1 for at_once in alone for share in at_once)
+    assert passes([], n_ranks, 400) == []
+
+
+def test_a_query_beyond_the_limit_is_read_alone():
+    assert passes([1000, 10, 10], 1, 100) == [[[0]], [[1, 2]]]
+
+
+def config_with(directory: Path, **more: Any) -> Path:
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama"} | more))
+    return directory
+
+
+def test_what_it_cannot_do_is_refused_in_one_line(tmp_path):
+    one = Ranks(0, 1)
+    stored = config_with(tmp_path / "stored", quantization_config={"quant_method": "bitsandbytes"})
+    plain = config_with(tmp_path / "plain")
+    for card, directory in (
+        (CheckpointCard(id="a"), stored),
+        (CheckpointCard(id="a", quantization="bnb-4bit"), plain),
+    ):
+        with pytest.raises(CheckpointError, match=r"^a: its weights are quantized.*deepspeed_zero") as caught:
+            load_zero(card, directory, SCORING, one, allow_pickle=False)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"^a: it runs modelling code of its own"):
+        load_zero(CheckpointCard(id="a", trust_remote_code=True), plain, SCORING, one, allow_pickle=False)
+
+
+def nvme_here(ranks: Ranks, directory: Path, nvme: Path) -> str:
+    try:
+        load_zero(CheckpointCard(id="a"), directory, SCORING, ranks, allow_pickle=False, nvme=nvme)
+    except UnsupportedError as error:
+        return str(error)
+    return "loaded"

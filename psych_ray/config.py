@@ -182,6 +182,8 @@ class ScoringConfig:
     """Follow the rules of the study's authors in everything."""
     device: str = "auto"
     """auto (a GPU where the replica has one), cpu or cuda."""
+    nvme: str | None = None
+    """For deepspeed_zero: a directory on a node's own disk to keep the weights in; None: its memory."""
     unit_seconds: float = 60.0
     """How long a unit takes, about; no more than this is lost when a replica dies."""
 
@@ -204,17 +206,29 @@ class ClusterConfig:
     cpus: int | None = None
     """For local: CPU cores to use; None: all."""
     gpus: int | None = None
-    """For local: GPUs to use; None: all that are found."""
+    """For local: GPUs to use; None: all that are found. For existing: GPUs of a node, which `auto` engines go by."""
+    gpu_memory_gb: float | None = None
+    """Memory of one GPU, 1e9 bytes; None: what this machine's have."""
+    ranks: int | None = None
+    """Processes, a GPU each, that hold one checkpoint together with a deepspeed engine; None: as few as it fits on."""
+    across_nodes: bool = False
+    """The ranks of one checkpoint may lie on several nodes."""
+    stall_seconds: float = 600.0
+    """A rank that keeps the others waiting for longer is taken for lost."""
     cpus_per_replica: int | None = None
     """None: the cores of a node shared by as many replicas as it can hold."""
     attempts: int = 2
     """How often a unit may fail, and a replica fail to load, before it is split or set aside."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "cpus_per_replica", "attempts"):
+        for name in ("cpus", "cpus_per_replica", "attempts", "ranks"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"cluster.{name}={value}: must be 1 or more")
+        for name in ("stall_seconds", "gpu_memory_gb"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"cluster.{name}={value}: must be above 0")
 
 
 @dataclass(kw_only=True)

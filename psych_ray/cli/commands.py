@@ -51,6 +51,10 @@ def plan(config: Config) -> int:
         numbers = (len(lane.transcripts), lane.n_responses, lane.n_responses_missing, len(lane.missing))
         table.add_row(lane.checkpoint, lane.condition, *(f"{n:,}" for n in numbers), f"{here:.1f}")
     _show(table)
+    held = Table("weights", "engine", *_right("ranks"), "why")
+    for weights, placement in prepared.placements.items():
+        held.add_row(weights, str(placement.engine), str(placement.ranks), placement.why)
+    _show(held)
     _print(f"about {minutes:.0f} minutes of one {prepared.device.name}, loading aside (assumed rates, not measured)")
     for rejected in prepared.rejected:
         _say(f"left out: {rejected.where}: {rejected.reason}")

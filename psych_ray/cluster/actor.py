@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 
 import ray
 
-from psych_ray.cluster.replica import CheckpointReport, Replica, ReplicaSpec
+from psych_ray.cluster.replica import CheckpointReport, LoadReport, Replica, ReplicaSpec
 from psych_ray.errors import PsychRayError, RefusedError, ResultsError
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.record import Transcript
 
 _log = logging.getLogger(__name__)
+_SOURCE_PLACE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +30,32 @@ class Failure:
     guilty: str | None = None
     """Id of the transcript that is at fault, where it is known."""
 
+    @property
+    def on_all_ranks(self) -> bool:
+        """Every rank of a gang meets it at the same place, so that the gang can go on."""
+        return self.final or self.guilty is not None
+
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class ReplicaActor:
     """One replica in a process of its own."""
 
-    def __init__(self, spec: ReplicaSpec) -> None:
-        self._replica = Replica(spec)
+    def __init__(self, spec: ReplicaSpec, rank: int = 0) -> None:
+        self._replica = Replica(spec, rank)
 
-    def load(self) -> float | Failure:
-        """Load the checkpoint; seconds."""
+    def open_rendezvous(self) -> tuple[str, int]:
+        """Host and port at which the ranks of this replica meet; asked of rank 0, before all load."""
+        return self._replica.open_rendezvous(ray.util.get_node_ip_address())
+
+    def load(self, place: tuple[str, int] | None) -> LoadReport | Failure:
+        """Load the checkpoint, with the other ranks where there are any."""
         try:
-            return self._replica.load()
+            return self._replica.load(place)
         except Exception as error:  # noqa: BLE001  every fault becomes an outcome, judged in one place
             return _failure(error)
 
     def score(self, unit: Unit) -> UnitReport | Failure:
-        """Score and commit one unit."""
+        """Score one unit; rank 0 commits it."""
         try:
             return self._replica.score(unit)
         except Exception as error:  # noqa: BLE001  every fault becomes an outcome, judged in one place
@@ -64,6 +75,7 @@ def _failure(error: Exception) -> Failure:
     if not ours:
         _log.exception("a replica failed")
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = _SOURCE_PLACE.sub("", line)
     return Failure(
         reason=line if ours else f"{type(error).__name__}: {line}",
         final=ours and not isinstance(error, RefusedError),

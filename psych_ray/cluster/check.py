@@ -9,8 +9,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from psych_ray.cluster.actor import Failure, ReplicaActor
+from psych_ray.cluster.actor import Failure
 from psych_ray.cluster.driver import replica_specs
+from psych_ray.cluster.gang import Gang, require_room
 from psych_ray.cluster.replica import CheckpointReport
 from psych_ray.cluster.session import divide, ray_session
 from psych_ray.config import Config
@@ -30,23 +31,25 @@ def run_check(
     prepared: Prepared, config: Config, transcripts: Sequence[Transcript]
 ) -> Iterator[CheckpointReport | Refused]:
     """Load every checkpoint in turn, and tell what its self-check saw and how the transcripts align with its tokens."""
+    most = max(placement.ranks for placement in prepared.placements.values())
     with ray_session(config.cluster):
-        specs = replica_specs(prepared, config, slots := divide(config.cluster, 1))
-        for spec in specs.values():
+        slots = divide(config.cluster, most)
+        require_room(config.cluster, slots, most)
+        for weights, spec in replica_specs(prepared, config, slots).items():
             if spec.checkpoints[0].is_simulator:
                 continue
-            actor = ReplicaActor.options(  # type: ignore[attr-defined]
-                num_cpus=slots.cpus, num_gpus=slots.gpus
-            ).remote(spec)
-            slugs = tuple(checkpoint.slug for checkpoint in spec.checkpoints)
+            gang = Gang(spec, slots, name=f"check-{weights}", across_nodes=config.cluster.across_nodes)
             try:
-                outcome: Any = ray.get(actor.load.remote())
-                reports = ray.get(actor.check.remote(list(transcripts))) if isinstance(outcome, float) else outcome
+                found = _first_failure(ray.get(gang.load())) or ray.get(gang.check(transcripts))[0]
             except RayError as error:
-                reports = Failure(str(error).splitlines()[0], final=True, stops_sweep=False)
+                found = Failure(str(error).splitlines()[0], final=True, stops_sweep=False)
             finally:
-                ray.kill(actor)
-            if isinstance(reports, Failure):
-                yield Refused(slugs, reports.reason)
+                gang.kill()
+            if isinstance(found, Failure):
+                yield Refused(tuple(checkpoint.slug for checkpoint in spec.checkpoints), found.reason)
             else:
-                yield from reports
+                yield from found
+
+
+def _first_failure(outcomes: Sequence[Any]) -> Failure | None:
+    return next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)

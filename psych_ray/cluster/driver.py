@@ -6,15 +6,16 @@ Decides nothing itself, and never sees a response.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from psych_ray.cluster.actor import Failure, ReplicaActor
-from psych_ray.cluster.replica import ReplicaSpec
+from psych_ray.cluster.actor import Failure
+from psych_ray.cluster.gang import Gang, require_room
+from psych_ray.cluster.replica import LoadReport, ReplicaSpec
 from psych_ray.cluster.session import Slots, divide, ray_session
 from psych_ray.config import Config
 from psych_ray.errors import ResultsError
@@ -51,12 +52,20 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
     cost: dict[str, float] = defaultdict(float)
     for lane in prepared.lanes:
         cost[weights_of[lane.checkpoint]] += prepared.device.seconds(lane.n_characters_missing, lane.n_parameters)
+    ranks = {weights: prepared.placements[weights].ranks for weights in {weights_of[u.checkpoint] for u in units}}
     with ray_session(config.cluster):
-        slots = divide(config.cluster, len({weights_of[unit.checkpoint] for unit in units}))
+        slots = divide(config.cluster, sum(ranks.values()))
+        require_room(config.cluster, slots, max(ranks.values()))
         scheduler = Scheduler.plan(
-            units, slots=slots.replicas, attempts=config.cluster.attempts, cost=cost, weights_of=weights_of
+            units,
+            slots=slots.ranks,
+            attempts=config.cluster.attempts,
+            cost=cost,
+            weights_of=weights_of,
+            ranks=ranks,
         )
-        return _Driver(scheduler, replica_specs(prepared, config, slots), slots, tracker).run()
+        specs = replica_specs(prepared, config, slots)
+        return _Driver(scheduler, specs, slots, tracker, config.cluster.across_nodes).run()
 
 
 def _side_by_side(prepared: Prepared) -> list[Unit]:
@@ -64,8 +73,11 @@ def _side_by_side(prepared: Prepared) -> list[Unit]:
 
     A transcript that reads the same under two conditions is then scored once: the replica still knows the answer.
     """
-    numbered = [(number, unit) for lane in prepared.lanes for number, unit in enumerate(lane.missing)]
-    return [unit for _, unit in sorted(numbered, key=lambda pair: pair[0])]
+    placed = []
+    for lane in prepared.lanes:
+        place = {transcript.id: number for number, transcript in enumerate(lane.transcripts)}
+        placed += [(place[unit.transcripts[0].id], unit) for unit in lane.missing]
+    return [unit for _, unit in sorted(placed, key=lambda pair: pair[0])]
 
 
 def replica_specs(prepared: Prepared, config: Config, slots: Slots) -> dict[str, ReplicaSpec]:
@@ -78,13 +90,27 @@ def replica_specs(prepared: Prepared, config: Config, slots: Slots) -> dict[str,
             checkpoints=tuple(checkpoints),
             facts={checkpoint.slug: checkpoint_facts(checkpoint) for checkpoint in checkpoints},
             identity=prepared.scoring,
-            scoring=config.scoring,
+            scoring=replace(config.scoring, engine=prepared.placements[weights].engine),
             results_root=str(prepared.root.path),
             allow_pickle=config.checkpoints.allow_pickle,
-            threads=None if slots.gpus else slots.cpus,
+            threads=slots.cpus,
+            ranks=prepared.placements[weights].ranks,
+            stall_seconds=config.cluster.stall_seconds,
         )
         for weights, checkpoints in groups.items()
     }
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """What all ranks of a replica were asked; without a unit, to load."""
+
+    replica: int
+    unit: Unit | None
+    references: dict[Any, int]
+    """Rank of each reference."""
+    outcomes: dict[int, Any] = field(default_factory=dict)
+    """By rank."""
 
 
 @dataclass(slots=True)
@@ -93,12 +119,13 @@ class _Driver:
     specs: Mapping[str, ReplicaSpec]
     slots: Slots
     tracker: Tracker
+    across_nodes: bool = False
     failures: list[str] = field(default_factory=list)
-    actors: dict[int, Any] = field(default_factory=dict)
+    gangs: dict[int, Gang] = field(default_factory=dict)
     weights: dict[int, str] = field(default_factory=dict)
     """What each replica holds."""
-    asked: dict[Any, tuple[int, Unit | None]] = field(default_factory=dict)
-    """What replicas are at work on, by the reference to its outcome; without a unit they load."""
+    asked: dict[Any, _Call] = field(default_factory=dict)
+    """What replicas are at work on, by the references to its outcomes."""
 
     def run(self) -> list[str]:
         try:
@@ -106,9 +133,11 @@ class _Driver:
             while not self.scheduler.finished:
                 done, _ = ray.wait(list(self.asked), num_returns=1)
                 for reference in done:
-                    self._carry_out(self.scheduler.handle(self._event(reference)))
+                    event = self._event(reference)
+                    if event is not None:
+                        self._carry_out(self.scheduler.handle(event))
         finally:
-            for replica in list(self.actors):
+            for replica in list(self.gangs):
                 self._stop(replica)
         return self.failures
 
@@ -118,7 +147,7 @@ class _Driver:
                 case StartReplica(replica=replica, weights=weights):
                     self._start(replica, weights)
                 case Score(replica=replica, unit=unit):
-                    self.asked[self.actors[replica].score.remote(unit)] = (replica, unit)
+                    self._ask(replica, unit, self.gangs[replica].score(unit))
                     self.tracker.unit_started(unit.checkpoint, unit.condition, unit.id)
                 case StopReplica(replica=replica):
                     self._stop(replica)
@@ -126,47 +155,74 @@ class _Driver:
                     self._set_aside(unit, reason)
 
     def _start(self, replica: int, weights: str) -> None:
-        actor = ReplicaActor.options(  # type: ignore[attr-defined]
-            num_cpus=self.slots.cpus, num_gpus=self.slots.gpus, name=f"replica-{replica}-{weights}"
-        ).remote(self.specs[weights])
-        self.actors[replica] = actor
+        name = f"replica-{replica}-{weights}"
+        gang = Gang(self.specs[weights], self.slots, name=name, across_nodes=self.across_nodes)
+        self.gangs[replica] = gang
         self.weights[replica] = weights
-        self.asked[actor.load.remote()] = (replica, None)
+        self._ask(replica, None, gang.load())
         for checkpoint in self.specs[weights].checkpoints:
             self.tracker.loading(checkpoint.slug)
 
-    def _stop(self, replica: int) -> None:
-        ray.kill(self.actors.pop(replica))
+    def _ask(self, replica: int, unit: Unit | None, references: Sequence[Any]) -> None:
+        call = _Call(replica, unit, {reference: rank for rank, reference in enumerate(references)})
+        self.asked |= dict.fromkeys(references, call)
 
-    def _event(self, reference: Any) -> Event:
-        replica, unit = self.asked.pop(reference)
-        weights = self.weights[replica]
+    def _stop(self, replica: int) -> None:
+        self.gangs.pop(replica).kill()
+
+    def _event(self, reference: Any) -> Event | None:
+        """Say what an outcome means, once that is known: all ranks are heard, or one of them is lost."""
+        call = self.asked.pop(reference, None)
+        if call is None:  # of a gang that is gone
+            return None
+        rank = call.references[reference]
         try:
             outcome = ray.get(reference)
         except RayError as error:
-            reason = f"replica of {weights} died: {_first_line(error)}"
-            self.tracker.trouble(reason)
-            self._stop(replica)
-            return ReplicaDied(replica, reason)
-        if isinstance(outcome, Failure):
-            return self._failure(replica, unit, outcome)
-        if unit is None:
-            for checkpoint in self.specs[weights].checkpoints:
-                self.tracker.ready(checkpoint.slug, outcome)
-            return ReplicaReady(replica)
-        assert isinstance(outcome, UnitReport)
-        self.tracker.unit_done(outcome)
-        return UnitDone(replica)
+            return self._died(call, _first_line(error))
+        if isinstance(outcome, Failure) and outcome.stops_sweep:
+            raise ResultsError(outcome.reason)
+        if isinstance(outcome, Failure) and len(call.references) > 1 and not outcome.on_all_ranks:
+            return self._died(call, f"rank {rank}: {outcome.reason}")
+        call.outcomes[rank] = outcome
+        if len(call.outcomes) < len(call.references):
+            return None
+        failures = [found for _, found in sorted(call.outcomes.items()) if isinstance(found, Failure)]
+        if failures and len(failures) < len(call.outcomes):
+            return self._died(call, f"only some of its ranks failed: {failures[0].reason}")
+        return self._failed(call, failures[0]) if failures else self._done(call, call.outcomes[0])
 
-    def _failure(self, replica: int, unit: Unit | None, failure: Failure) -> Event:
-        if failure.stops_sweep:
-            raise ResultsError(failure.reason)
-        self.tracker.trouble(f"{self.weights[replica]}: {failure.reason}")
-        if unit is None:
-            self._stop(replica)
-            return LoadFailed(replica, failure.reason, final=failure.final)
+    def _done(self, call: _Call, outcome: Any) -> Event:
+        if isinstance(outcome, UnitReport):
+            self.tracker.unit_done(outcome)
+            self._note(outcome.notes)
+            return UnitDone(call.replica)
+        assert isinstance(outcome, LoadReport)
+        for checkpoint in self.specs[self.weights[call.replica]].checkpoints:
+            self.tracker.ready(checkpoint.slug, outcome.seconds)
+        self._note(outcome.notes)
+        return ReplicaReady(call.replica)
+
+    def _note(self, notes: Iterable[str]) -> None:
+        for note in notes:
+            self.tracker.note(note)
+
+    def _died(self, call: _Call, reason: str) -> Event:
+        """Take a whole gang for dead, whatever its other ranks still do."""
+        reason = f"replica of {self.weights[call.replica]} died: {reason}"
+        self.tracker.trouble(reason)
+        for reference in call.references:
+            self.asked.pop(reference, None)
+        self._stop(call.replica)
+        return ReplicaDied(call.replica, reason)
+
+    def _failed(self, call: _Call, failure: Failure) -> Event:
+        self.tracker.trouble(f"{self.weights[call.replica]}: {failure.reason}")
+        if call.unit is None:
+            self._stop(call.replica)
+            return LoadFailed(call.replica, failure.reason, final=failure.final)
         guilty = frozenset({failure.guilty} if failure.guilty else ())
-        return UnitFailed(replica, failure.reason, guilty=guilty, final=failure.final)
+        return UnitFailed(call.replica, failure.reason, guilty=guilty, final=failure.final)
 
     def _set_aside(self, unit: Unit, reason: str) -> None:
         self.tracker.set_aside(unit.checkpoint, unit.condition, unit.n_responses)

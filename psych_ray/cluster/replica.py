@@ -5,17 +5,19 @@ Knows no Ray, so it also runs in a test, a notebook or a benchmark.
 
 from __future__ import annotations
 
-import resource
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from psych_ray import __version__
-from psych_ray.config import ScoringConfig
+from psych_ray.config import EngineName, ScoringConfig
 from psych_ray.results.catalogue import read_catalogued
 from psych_ray.results.parts import commit_part
 from psych_ray.results.root import ResultsRoot
@@ -26,6 +28,9 @@ from psych_ray.sweep.unit import Tally, Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
+
+if TYPE_CHECKING:
+    from psych_ray.scoring.ranks import Ranks, Rendezvous
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,24 @@ class ReplicaSpec:
     allow_pickle: bool = False
     threads: int | None = None
     """CPU threads for torch; None: its own choice."""
+    ranks: int = 1
+    """Processes that hold the weights together."""
+    stall_seconds: float = 600.0
+    """How long a rank may keep the others waiting."""
+
+    @property
+    def meets(self) -> bool:
+        """Whether its processes, be it one, need a process group."""
+        return self.scoring.engine in {EngineName.deepspeed_tp, EngineName.deepspeed_zero}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What a replica tells the driver once its weights are loaded."""
+
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """A line for each way to score that was tried and is not used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,37 +81,67 @@ class CheckpointReport:
 
 
 class Replica:
-    """One set of loaded weights."""
+    """One set of loaded weights, or one rank's share of them."""
 
-    def __init__(self, spec: ReplicaSpec) -> None:
+    def __init__(self, spec: ReplicaSpec, rank: int = 0) -> None:
         self._spec = spec
+        self._rank = rank
+        self._rendezvous: Rendezvous | None = None
         self._root = ResultsRoot(spec.results_root)
         self._scorers: dict[str, Scorer] = {}
 
-    def load(self) -> float:
-        """Load the weights and return the seconds that it took. CheckpointError where that cannot be done."""
+    def open_rendezvous(self, host: str) -> tuple[str, int]:
+        """Bind a port of this host for the ranks to meet at; rank 0 only."""
+        from psych_ray.scoring.ranks import Rendezvous
+
+        self._rendezvous = Rendezvous(host, self._spec.ranks, timeout_s=self._spec.stall_seconds)
+        return host, self._rendezvous.port
+
+    def load(self, place: tuple[str, int] | None = None) -> LoadReport:
+        """Load the weights, with the other ranks that meet at `place`. CheckpointError where that cannot be done."""
         began = time.monotonic()
         spec = self._spec
         if spec.checkpoints[0].is_simulator:
             self._scorers[spec.checkpoints[0].slug] = SimulatorScorer()
-        else:
-            import torch
+            return LoadReport(seconds=time.monotonic() - began)
+        import torch
 
-            from psych_ray.scoring.loading import load_scorers
+        from psych_ray.scoring.loading import load_scorers
 
-            if spec.threads is not None:
-                torch.set_num_threads(spec.threads)
-            self._scorers |= load_scorers(spec.checkpoints, spec.scoring, allow_pickle=spec.allow_pickle)
-        return time.monotonic() - began
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        ranks = self._join(place) if place else None
+        scorers = load_scorers(spec.checkpoints, spec.scoring, allow_pickle=spec.allow_pickle, ranks=ranks)
+        self._scorers |= scorers
+        notes = {
+            f"{spec.checkpoints[0].card.id}: {check.name}: {check.detail}; scored by {scorer.engine_name}"
+            for scorer in scorers.values()
+            for check in scorer.checks
+            if not check.passed
+        }
+        return LoadReport(seconds=time.monotonic() - began, notes=tuple(sorted(notes)))
+
+    def _join(self, place: tuple[str, int]) -> Ranks:
+        from psych_ray.scoring.models import device_of
+        from psych_ray.scoring.ranks import join
+
+        host, port = place
+        device = device_of(self._spec.scoring.device).type
+        if self._rendezvous is not None:
+            return self._rendezvous.join(self._spec.ranks, device=device)
+        limit = self._spec.stall_seconds
+        return join(self._rank, self._spec.ranks, host=host, port=port, device=device, timeout_s=limit)
 
     def score(self, unit: Unit) -> UnitReport:
-        """Score a unit and commit its part."""
+        """Score a unit and, as rank 0, commit its part."""
         scorer = self._scorers[unit.checkpoint]
         began = time.monotonic()
         transcripts = read_catalogued(self._root, unit.transcripts)
-        scored = list(scorer.score(transcripts, condition_named(unit.condition, parity=self._spec.scoring.parity)))
+        with _warnings_of("psych_ray.scoring") as notes:
+            scored = list(scorer.score(transcripts, condition_named(unit.condition, parity=self._spec.scoring.parity)))
         seconds = time.monotonic() - began
-        commit_part(self._root, scored, self._footer(unit, scorer.engine_name, scored, seconds))
+        if self._rank == 0:
+            commit_part(self._root, scored, self._footer(unit, scorer.engine_name, scored, seconds))
         return UnitReport(
             checkpoint=unit.checkpoint,
             condition=unit.condition,
@@ -97,7 +150,7 @@ class Replica:
             responses=sum(len(s.status_R) for s in scored),
             seconds=time.monotonic() - began,
             by_study=_tallies(scored),
-            peak_memory_bytes=_peak_memory_bytes(),
+            notes=tuple(f"{unit.checkpoint}: {note}" for note in notes),
         )
 
     def check(self, transcripts: Sequence[Transcript]) -> list[CheckpointReport]:
@@ -152,7 +205,7 @@ def _tallies(scored: Sequence[ScoredTranscript]) -> dict[str, Tally]:
 
 def _versions() -> dict[str, str]:
     found = {"psych_ray": __version__}
-    for name in ("torch", "transformers", "tokenizers"):
+    for name in ("torch", "transformers", "tokenizers", "deepspeed"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -160,5 +213,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _peak_memory_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+@contextmanager
+def _warnings_of(logger: str) -> Iterator[list[str]]:
+    """Collect what a part of the package warns of while the block runs."""
+    lines: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler = Collect(logging.WARNING)
+    logging.getLogger(logger).addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logging.getLogger(logger).removeHandler(handler)

@@ -25,9 +25,9 @@ _PREFIX = "psych-ray-"
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """How many replicas run at a time, and what each of them gets."""
+    """How many processes run at a time, each a replica or a rank of one, and what each of them gets."""
 
-    replicas: int
+    ranks: int
     cpus: int
     gpus: int
 
@@ -58,15 +58,15 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def divide(config: ClusterConfig, n_checkpoints: int) -> Slots:
-    """Divide the cluster among replicas of one GPU each, or, without GPUs, of some CPU cores each."""
+def divide(config: ClusterConfig, wanted: int) -> Slots:
+    """Divide the cluster among at most `wanted` processes of one GPU each, or, without GPUs, of some CPU cores each."""
     have = ray.cluster_resources()
     cpus, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
-    most = min(gpus, n_checkpoints) if gpus else n_checkpoints
-    each = config.cpus_per_replica or max(1, min(4, cpus // gpus) if gpus else cpus // max(1, n_checkpoints))
+    most = min(gpus, wanted) if gpus else wanted
+    each = config.cpus_per_replica or max(1, min(4, cpus // gpus) if gpus else cpus // max(1, wanted))
     if each > cpus:
         raise ConfigError(f"cluster.cpus_per_replica={each}: the cluster has {cpus}")
-    return Slots(replicas=min(cpus // each, most), cpus=each, gpus=1 if gpus else 0)
+    return Slots(ranks=min(cpus // each, most), cpus=each, gpus=1 if gpus else 0)
 
 
 def _remove_abandoned() -> None:

@@ -17,8 +17,9 @@ from psych_ray.results.catalogue import catalogue
 from psych_ray.results.reading import footers, parts
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
-from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints, require_supported, simulator_checkpoint
+from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints, load_group, simulator_checkpoint
 from psych_ray.sweep.cost import CPU_CORE, GPU, Device
+from psych_ray.sweep.placement import Placement, gpus_of, place
 from psych_ray.sweep.plan import Lane, plan_lane, without_committed
 from psych_ray.sweep.status import write_plan
 from psych_ray.transcripts.conditions import condition_named
@@ -40,6 +41,8 @@ class Prepared:
     """Transcripts that `transcripts.on_error=skip` left out."""
     device: Device
     """What the times of the plan are estimated for."""
+    placements: dict[str, Placement]
+    """By slug of the weights that a replica loads."""
 
     @property
     def n_responses_missing(self) -> int:
@@ -54,11 +57,11 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
     every step that may take long.
     """
     root = ResultsRoot(config.results.root)
-    require_supported(config.scoring)
     for condition in config.conditions:
         condition_named(condition, parity=config.scoring.parity)
     checkpoints = _checkpoints(config, say)
     identity = scoring_identity(config)
+    placements = _placements(checkpoints, config)
     _refuse_to_mix(root, identity, checkpoints)
     rejected: list[Rejected] = []
     transcripts = read_transcripts(config.transcripts, on_rejected=rejected.append)
@@ -90,6 +93,7 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
         lanes=without_committed(lanes, root, parts(root)),
         rejected=rejected,
         device=device,
+        placements=placements,
     )
 
 
@@ -115,6 +119,16 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
         stage=card.stage.value if card.stage else None,
         base=checkpoint.base_slug,
     )
+
+
+def _placements(checkpoints: Iterable[Checkpoint], config: Config) -> dict[str, Placement]:
+    """Place each set of weights; where adapters share them, as the adapters need it."""
+    gpus = gpus_of(config.cluster)
+    hardest: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        if checkpoint.base_of_adapter or load_group(checkpoint) not in hardest:
+            hardest[load_group(checkpoint)] = checkpoint
+    return {weights: place(checkpoint, config, gpus) for weights, checkpoint in hardest.items()}
 
 
 def _checkpoints(config: Config, say: Callable[[str], None]) -> list[Checkpoint]:

@@ -78,5 +78,5 @@ class UnitReport:
     seconds: float
     """Spent reading, scoring and committing."""
     by_study: dict[str, Tally] = field(default_factory=dict)
-    peak_memory_bytes: int = 0
-    """Resident memory of the replica's process, at most, since it began."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how it went, a line each: less memory used at a time, a slower way taken."""

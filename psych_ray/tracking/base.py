@@ -74,6 +74,9 @@ class Tracker(Protocol):
     def trouble(self, message: str) -> None:
         """Something failed and is retried or set aside; one line."""
 
+    def note(self, message: str) -> None:
+        """Nothing failed, but the user should know; one line."""
+
     def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
         """So many responses of a task cannot be scored in this sweep; why was told before."""
 

@@ -105,6 +105,10 @@ class ConsoleTracker:
             self._progress.troubles += 1
         self.say(message, style="yellow")
 
+    def note(self, message: str) -> None:
+        """Print it above the view."""
+        self.say(message, style="dim")
+
     def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
         """Wait for these no longer."""
         with self._lock:

@@ -61,6 +61,10 @@ class TrackerGroup:
         """Something failed and is retried or set aside; one line."""
         self._tell(lambda member: member.trouble(message))
 
+    def note(self, message: str) -> None:
+        """Nothing failed, but the user should know; one line."""
+        self._tell(lambda member: member.note(message))
+
     def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
         """So many responses of a task cannot be scored in this sweep; why was told before."""
         self._tell(lambda member: member.set_aside(checkpoint, condition, responses))

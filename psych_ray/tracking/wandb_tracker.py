@@ -74,6 +74,9 @@ class WandbTracker:
         """Counted only; messages stay in the terminal."""
         self._put(lambda runs: runs.trouble())
 
+    def note(self, message: str) -> None:
+        """Messages stay in the terminal."""
+
     def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
         """May close the task's run."""
         self._put(lambda runs: runs.set_aside((checkpoint, condition), responses))

@@ -115,7 +115,6 @@ def test_a_wrong_override_is_one_line_and_exit_code_2(override, says, capsys):
         (["compact"], 1, "does not do that yet"),
         (["sweep", "conditions=[plane]"], 2, "no such condition"),
         (["sweep", "conditions=[zero_shot]", "scoring.parity=true"], 2, "zero_shot"),
-        (["sweep", "scoring.engine=deepspeed_tp"], 1, "deepspeed_tp"),
         (["sweep", "results.root=s3://bucket/run"], 1, "s3://bucket/run"),
         (["sweep", "checkpoints=local", "checkpoints.paths=[/nowhere]"], 1, "/nowhere: no config.json there"),
         (["status", "results.root=/nowhere"], 1, "no sweep there yet"),

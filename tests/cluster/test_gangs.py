@@ -1,0 +1,163 @@
+"""Checkpoints held by several ranks on a real local Ray: whatever becomes of a rank, nothing is lost, doubled or left.
+
+GPUs are declared, not there: they are what Ray schedules by. The ranks work on the CPU and meet over gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+import ray
+from test_sweep import assert_same, finish, n_parts, processes_of, start, table, wait_for_parts, wait_until_gone
+from test_sweep import scratch as scratch
+
+from psych_ray.cluster.gang import Gang, require_room
+from psych_ray.cluster.replica import LoadReport, ReplicaSpec
+from psych_ray.cluster.session import Slots
+from psych_ray.config import CheckpointsConfig, CheckpointSource, ClusterConfig, EngineName, ScoringConfig
+from psych_ray.errors import ConfigError
+from psych_ray.results.reading import footers
+from psych_ray.results.root import ResultsRoot
+from psych_ray.results.schema import ScoringIdentity
+from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint, byte_tokenizer_directory) -> Path:
+    made = tiny_checkpoint("Olmo2", byte_tokenizer_directory)
+    return made.rename(made.with_name("olmo"))
+
+
+def sweep(model: Path, root: Path, *more: str) -> list[str]:
+    import sys
+
+    return [
+        sys.executable, "-m", "psych_ray.cli.main", "sweep", "checkpoints=local", f"checkpoints.paths=[{model}]",
+        "transcripts.participants=6", "scoring.unit_seconds=0.2", f"results.root={root}", "tracking=console", *more,
+    ]  # fmt: skip
+
+
+GANG = ("scoring.engine=deepspeed_tp", "cluster.ranks=2", "cluster.gpus=2", "scoring.device=cpu")
+
+
+@pytest.fixture(scope="module")
+def alone(model, scratch, tmp_path_factory) -> pl.DataFrame:
+    """The table of the one-process engine."""
+    root = tmp_path_factory.mktemp("alone")
+    code, _, err = finish(start(sweep(model, root), scratch))
+    assert code == 0, err
+    wait_until_gone(scratch)
+    return table(root)
+
+
+def ranks_of(scratch: Path) -> list[psutil.Process]:
+    return [p for p in processes_of(scratch) if "ReplicaActor" in " ".join(p.cmdline())]
+
+
+@pytest.mark.timeout(400)
+def test_a_gang_scores_as_one_process_and_survives_a_killed_and_a_stalled_rank(alone, model, scratch, tmp_path):
+    process = start(sweep(model, tmp_path, *GANG, "cluster.stall_seconds=20"), scratch)
+    wait_for_parts(process, tmp_path, 1)
+    first = ranks_of(scratch)
+    assert len(first) == 2
+    first[1].send_signal(signal.SIGKILL)
+    before = n_parts(tmp_path)
+    wait_for_parts(process, tmp_path, before + 1)
+    second = ranks_of(scratch)
+    assert len(second) == 2
+    assert not {p.pid for p in first} & {p.pid for p in second}, "the rank that lived was not taken down with the other"
+    second[0].send_signal(signal.SIGSTOP)
+    code, _, err = finish(process, timeout=300)
+    assert code == 0, err
+    assert err.count("replica of olmo died") == 2, err
+    assert_same(table(tmp_path), alone)
+    assert {footer.engine for footer in footers(ResultsRoot(str(tmp_path)))} == {"deepspeed_tp, 2 ranks"}
+    wait_until_gone(scratch)
+
+
+def test_zero_on_two_ranks_scores_as_one_process_and_goes_on_after_what_every_rank_refuses(
+    alone, model, scratch, tmp_path
+):
+    arguments = ("scoring.engine=deepspeed_zero", "conditions=[chat,plain]", *GANG[1:])
+    code, _, err = finish(start(sweep(model, tmp_path, *arguments), scratch))
+    assert code == 3, err
+    assert "not scored: olmo, chat" in err
+    assert "died" not in err
+    assert_same(table(tmp_path), alone)
+    assert {footer.engine for footer in footers(ResultsRoot(str(tmp_path)))} == {"deepspeed_zero, 2 ranks"}
+    wait_until_gone(scratch)
+
+
+@pytest.fixture
+def node(tmp_path_factory) -> Iterator[None]:
+    ray.init(
+        num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",
+        object_store_memory=80 * 2**20, _temp_dir=f"/tmp/pg{os.getpid()}",
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def spec(checkpoint: Checkpoint, root: Path, *, ranks: int) -> ReplicaSpec:
+    return ReplicaSpec(
+        checkpoints=(checkpoint,),
+        facts={},
+        identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
+        scoring=ScoringConfig(engine=EngineName.deepspeed_tp, device="cpu"),
+        results_root=str(root),
+        threads=1,
+        ranks=ranks,
+        stall_seconds=60,
+    )
+
+
+def test_nothing_is_left_of_a_gang_whose_rank_died(node, model, tmp_path):
+    (checkpoint,) = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(model)]))
+    slots = Slots(ranks=4, cpus=1, gpus=1)
+    for moment in ("while they load", "when they are ready"):
+        gang = Gang(spec(checkpoint, tmp_path, ranks=2), slots, name="gang")
+        loading = gang.load()
+        if moment == "when they are ready":
+            assert all(isinstance(report, LoadReport) for report in ray.get(loading))
+        else:
+            ray.wait(loading, timeout=3)
+        pids = [actor["Pid"] for actor in actors()]
+        assert len(pids) == 2
+        os.kill(pids[1], signal.SIGKILL)
+        gang.kill()
+        deadline = time.monotonic() + 30
+        while left := what_is_left(pids):
+            assert time.monotonic() < deadline, f"{moment}: {left}"
+            time.sleep(0.1)
+
+
+def actors() -> list[dict]:
+    return [
+        {"Pid": process.pid}
+        for process in psutil.Process().children(recursive=True)
+        if "ReplicaActor" in " ".join(process.cmdline() or [""])
+    ]
+
+
+def what_is_left(pids: list[int]) -> list[str]:
+    groups = ray.util.placement_group_table().values()
+    left = [f"process {pid}" for pid in pids if psutil.pid_exists(pid)]
+    left += [f"placement group {group['state']}" for group in groups if group["state"] != "REMOVED"]
+    gpus = ray.available_resources().get("GPU", 0)
+    return left + ([] if gpus == 4 else [f"{4 - gpus} GPUs held"])
+
+
+def test_a_gang_that_no_node_can_hold_is_refused_at_once(node):
+    slots = Slots(ranks=8, cpus=1, gpus=1)
+    require_room(ClusterConfig(), slots, 4)
+    with pytest.raises(ConfigError, match="needs 8 GPUs together, the largest node has 4"):
+        require_room(ClusterConfig(), slots, 8)

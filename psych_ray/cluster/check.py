@@ -40,7 +40,8 @@ def run_check(
                 continue
             gang = Gang(spec, slots, name=f"check-{weights}", across_nodes=config.cluster.across_nodes)
             try:
-                found = _first_failure(ray.get(gang.load())) or ray.get(gang.check(transcripts))[0]
+                found = _of_all(gang.load())
+                found = found if isinstance(found, Failure) else _of_all(gang.check(transcripts))
             except RayError as error:
                 found = Failure(str(error).splitlines()[0], final=True, stops_sweep=False)
             finally:
@@ -51,5 +52,12 @@ def run_check(
                 yield from found
 
 
-def _first_failure(outcomes: Sequence[Any]) -> Failure | None:
-    return next((outcome for outcome in outcomes if isinstance(outcome, Failure)), None)
+def _of_all(references: Sequence[Any]) -> Any:
+    """Return rank 0's outcome once all ranks are done, or the first failure: the others may then wait for ever."""
+    waiting = list(references)
+    while waiting:
+        (done,), waiting = ray.wait(waiting, num_returns=1)
+        outcome = ray.get(done)
+        if isinstance(outcome, Failure):
+            return outcome
+    return ray.get(references[0])

@@ -3,8 +3,7 @@
 DeepSpeed's AutoTP cuts the body, what it leaves or gets wrong is cut in `sharded_modules`, the head in `sharded_head`.
 Every rank scores the same queries in the same order and gets the same answers. Weights come through `load_model`, with
 all its checks, never through DeepSpeed's own loading from the meta device, which fills Gemma 3 with garbage in silence.
-Knows no files beyond that, and no tokenizers. Shapes: P tokens of a pack, R wanted tokens, N sequences,
-D width.
+Knows no files beyond that, and no tokenizers. Shapes: P tokens of a pack, R wanted tokens, N sequences, D width.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def load_tensor_parallel(
             "with scoring.engine=transformers, or leave it out with checkpoints.only"
         )
     files = weight_files(directory, allow_pickle=allow_pickle)
-    held: Any = _stored_dtype(files) or scoring.dtype
+    held: Any = _dtype_to_map(files) or scoring.dtype
     on_host = replace(scoring, device="cpu", dtype=held)
     with cutting_experts(ranks):
         model, config = load_model(card, directory, on_host, allow_pickle=allow_pickle)
@@ -210,9 +209,16 @@ def _restore_scales(body: PreTrainedModel, dtype: torch.dtype) -> None:
     )
 
 
-def _stored_dtype(files: Sequence[Path]) -> str | None:
-    """Name the type that all weights are stored in, so that they can be mapped; None where they differ."""
+def _dtype_to_map(files: Sequence[Path]) -> str | None:
+    """Name the type that all weights are stored in, so that they can be mapped as they are.
+
+    None where they differ, or DeepSpeed does not take that type on this device: then all are cast, and each rank holds
+    the whole checkpoint in memory while it loads.
+    """
+    from deepspeed.accelerator import get_accelerator
+
     if any(file.suffix != ".safetensors" for file in files):
         return None
     stored = {tensor["dtype"] for file in files for tensor in safetensors_header(file).values()}
-    return _DTYPES.get(stored.pop()) if len(stored) == 1 else None
+    name = _DTYPES.get(stored.pop()) if len(stored) == 1 else None
+    return name if name and getattr(torch, name) in get_accelerator().supported_dtypes() else None

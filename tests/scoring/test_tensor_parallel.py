@@ -108,6 +108,7 @@ FAMILIES = {
     "qwen3-moe": Family("Qwen3MoeForCausalLM", MOE),
     "qwen3-moe-mixed": Family("Qwen3MoeForCausalLM", {**MOE, "mlp_only_layers": [0]}, stored="bfloat16"),
     "olmo2": Family("Olmo2ForCausalLM"),
+    "olmo2-float16": Family("Olmo2ForCausalLM", stored="float16"),  # which DeepSpeed takes on a GPU only
     "olmo3": Family("Olmo3ForCausalLM", WINDOW),
     "olmo3-bfloat16": Family("Olmo3ForCausalLM", WINDOW, stored="bfloat16"),
     "gemma3-text": Family("Gemma3ForCausalLM", {**GEMMA, **TIED}),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import heapq
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -58,8 +59,9 @@ def load_zero(
 ) -> tuple[ZeroEngine, PreTrainedConfig]:
     """Load a checkpoint over all ranks, each a share; all of them call this, after `ranks.join`.
 
-    `nvme`: keep the shares in files there, not in memory. `packed=False`: one sequence a pass, for architectures whose
-    layers would mix sequences. CheckpointError where it cannot be loaded whole, or not in this way.
+    `nvme`: keep the shares in files there, until the engine is closed, not in memory. `packed=False`: one sequence a
+    pass, for architectures whose layers would mix sequences. CheckpointError where it cannot be loaded whole, or not
+    in this way.
     """
     _refuse(card, directory)
     if nvme is not None:
@@ -94,6 +96,8 @@ class ZeroEngine:
             AttentionMaskInterface.register(ATTENTION, _mask)
             model.set_attn_implementation(ATTENTION)
         self.name = f"deepspeed_zero, {ranks.size} rank{'s' if ranks.size > 1 else ''}"
+        nvme = settings["zero_optimization"]["offload_param"].get("nvme_path")
+        self._nvme = Path(nvme) if nvme else None
         self._ranks = ranks
         self._attend = attend
         self._device = model.device
@@ -131,6 +135,8 @@ class ZeroEngine:
         stack[:] = [module for module in stack if module not in own]
         for parameter in whole.parameters():
             parameter.ds_tensor = None
+        for files in self._nvme.glob(f"zero_stage_3/*/rank{self._ranks.rank}") if self._nvme else ():
+            shutil.rmtree(files, ignore_errors=True)
         del self._engine, whole, own
         gc.collect()
 
@@ -199,15 +205,15 @@ def _pass_tokens(model: PreTrainedModel) -> int:
     width = config.hidden_size
     inner = [getattr(config, "moe_intermediate_size", None) or 0, getattr(config, "intermediate_size", None) or width]
     inner[0] *= getattr(config, "num_experts_per_tok", None) or 0
-    bytes_a_token = model.dtype.itemsize * (16 * width + 4 * max(inner))
-    memory = torch.cuda.get_device_properties(model.device).total_memory
+    bytes_a_token: int = model.dtype.itemsize * (16 * width + 4 * max(inner))
+    memory: int = torch.cuda.get_device_properties(model.device).total_memory
     return max(1, min(most, memory // (2 * bytes_a_token)))
 
 
 def _agreed_minimum(value: int) -> int:
     least_1 = torch.tensor([value])
     distributed.all_reduce(least_1, distributed.ReduceOp.MIN)
-    return int(least_1[0].item())
+    return int(least_1.numpy()[0])
 
 
 def passes(lengths: Sequence[int], n_ranks: int, most_tokens: int | None) -> list[list[list[int]]]:

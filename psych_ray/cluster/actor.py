@@ -29,6 +29,8 @@ class Failure:
     """Nothing can be committed any more."""
     guilty: str | None = None
     """Id of the transcript that is at fault, where it is known."""
+    out_of_memory: bool = False
+    """Of a GPU: fewer tokens at a time may help."""
 
     @property
     def on_all_ranks(self) -> bool:
@@ -81,4 +83,5 @@ def _failure(error: Exception) -> Failure:
         final=ours and not isinstance(error, RefusedError),
         stops_sweep=isinstance(error, ResultsError),
         guilty=error.transcript_id if isinstance(error, RefusedError) else None,
+        out_of_memory=type(error).__name__ == "OutOfMemoryError",
     )

@@ -6,7 +6,7 @@ Decides nothing itself, and never sees a response.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,7 +116,7 @@ class _Call:
 @dataclass(slots=True)
 class _Driver:
     scheduler: Scheduler
-    specs: Mapping[str, ReplicaSpec]
+    specs: dict[str, ReplicaSpec]
     slots: Slots
     tracker: Tracker
     across_nodes: bool = False
@@ -183,6 +183,8 @@ class _Driver:
         if isinstance(outcome, Failure) and outcome.stops_sweep:
             raise ResultsError(outcome.reason)
         if isinstance(outcome, Failure) and len(call.references) > 1 and not outcome.on_all_ranks:
+            if outcome.out_of_memory:
+                self._read_less(self.weights[call.replica])
             return self._died(call, f"rank {rank}: {outcome.reason}")
         call.outcomes[rank] = outcome
         if len(call.outcomes) < len(call.references):
@@ -215,6 +217,12 @@ class _Driver:
             self.asked.pop(reference, None)
         self._stop(call.replica)
         return ReplicaDied(call.replica, reason)
+
+    def _read_less(self, weights: str) -> None:
+        """Let the next gang take half: unlike a replica of one process, one rank cannot go on with less by itself."""
+        share = self.specs[weights].pass_share / 2
+        self.specs[weights] = replace(self.specs[weights], pass_share=share)
+        self.tracker.note(f"{weights}: out of GPU memory; its next gang reads {share:.2g} of the tokens at a time")
 
     def _failed(self, call: _Call, failure: Failure) -> Event:
         self.tracker.trouble(f"{self.weights[call.replica]}: {failure.reason}")

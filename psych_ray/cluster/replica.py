@@ -51,6 +51,8 @@ class ReplicaSpec:
     """Processes that hold the weights together."""
     stall_seconds: float = 600.0
     """How long a rank may keep the others waiting."""
+    pass_share: float = 1.0
+    """Of the tokens that ranks read at a time if left alone; less after one of them ran out of memory."""
 
     @property
     def meets(self) -> bool:
@@ -111,7 +113,13 @@ class Replica:
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         ranks = self._join(place) if place else None
-        scorers = load_scorers(spec.checkpoints, spec.scoring, allow_pickle=spec.allow_pickle, ranks=ranks)
+        scorers = load_scorers(
+            spec.checkpoints,
+            spec.scoring,
+            allow_pickle=spec.allow_pickle,
+            ranks=ranks,
+            pass_share=spec.pass_share,
+        )
         self._scorers |= scorers
         notes = {
             f"{spec.checkpoints[0].card.id}: {check.name}: {check.detail}; scored by {scorer.engine_name}"

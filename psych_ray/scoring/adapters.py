@@ -108,10 +108,6 @@ class AdapterEngine:
         """How many tokens the engine likes to be asked about at a time."""
         return self._engine.batch_tokens
 
-    @batch_tokens.setter
-    def batch_tokens(self, n_tokens: int) -> None:
-        self._engine.batch_tokens = n_tokens
-
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Likelihoods of the wanted tokens under this adapter."""
         with self._shared.active(self._adapter):

@@ -51,8 +51,10 @@ class Engine(Protocol):
     """A loaded checkpoint."""
 
     name: str
-    batch_tokens: int
-    """How many tokens it likes to be asked about at a time; one query may hold more."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens it likes to be asked about at a time; one query may hold more."""
 
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Teacher-forced likelihoods of the wanted tokens, one answer a query, in their order."""

@@ -52,7 +52,7 @@ def token_nll(hidden_RD: Tensor, head: Head, targets_R: Tensor) -> tuple[Tensor,
     the logits of all wanted tokens together never stand in memory.
     """
     n_targets, vocabulary = len(targets_R), head.weight_VD.shape[0]
-    rows = max(1, _CHUNK_BYTES[hidden_RD.device.type] // (4 * vocabulary))
+    rows = rows_at_a_time(vocabulary, hidden_RD.device)
     nll_R = torch.empty(n_targets, dtype=torch.float32, device=hidden_RD.device)
     top1_R = torch.empty(n_targets, dtype=torch.bool, device=hidden_RD.device)
     for at in range(0, n_targets, rows):
@@ -64,3 +64,8 @@ def token_nll(hidden_RD: Tensor, head: Head, targets_R: Tensor) -> tuple[Tensor,
         nll_R[here] = logits_RV.sub_(top[:, None]).exp_().sum(-1).log_() + top - picked
         top1_R[here] = place == targets_R[here]
     return nll_R, top1_R
+
+
+def rows_at_a_time(vocabulary: int, device: torch.device) -> int:
+    """How many tokens' float32 logits may stand in memory together."""
+    return max(1, _CHUNK_BYTES[device.type] // (4 * vocabulary))

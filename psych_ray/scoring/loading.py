@@ -7,6 +7,7 @@ cluster, and nothing of what is scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from psych_ray.scoring.models import load_model, one_line
 from psych_ray.scoring.onednn import OneDnnEngine
 from psych_ray.scoring.packing import PackedEngine
 from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.reduced import check_reduced
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
 from psych_ray.scoring.selfcheck import self_check, sharded_self_check
 from psych_ray.scoring.templates import template_of
-from psych_ray.scoring.tensor_parallel import load_tensor_parallel
-from psych_ray.scoring.zero import load_zero
+from psych_ray.scoring.tensor_parallel import TensorParallelEngine, load_tensor_parallel
+from psych_ray.scoring.zero import ZeroEngine, load_zero
 
 # The study's authors cut here; they count characters.
 _CUT_CHARACTERS = 32_768
@@ -57,16 +59,18 @@ def load_scorers(
     *,
     allow_pickle: bool = False,
     ranks: Ranks | None = None,
+    pass_share: float = 1.0,
 ) -> dict[str, LanguageModelScorer]:
     """Load checkpoints on this process's device, by slug; a base and its adapters share one copy of the weights.
 
-    For a deepspeed engine this process is one of `ranks`, which all call this, and hold one checkpoint together.
+    For a deepspeed engine this process is one of `ranks`, which all call this, and hold one checkpoint together;
+    `pass_share` of the tokens that they would read at a time are what they read.
     CheckpointError where one of them cannot be loaded whole.
     """
     scoring = scoring or ScoringConfig()
     if ranks is not None:
         (checkpoint,) = checkpoints
-        return {checkpoint.slug: _load_sharded(checkpoint, scoring, ranks, allow_pickle=allow_pickle)}
+        return {checkpoint.slug: _load_sharded(checkpoint, scoring, ranks, pass_share, allow_pickle=allow_pickle)}
     if scoring.engine not in {EngineName.auto, EngineName.transformers}:
         raise UnsupportedError(f"scoring.engine={scoring.engine} needs the ranks that psych-ray sweep starts")
     groups: dict[str, list[Checkpoint]] = {}
@@ -120,25 +124,38 @@ def _load_group(
 
 
 def _load_sharded(
-    checkpoint: Checkpoint, scoring: ScoringConfig, ranks: Ranks, *, allow_pickle: bool
+    checkpoint: Checkpoint, scoring: ScoringConfig, ranks: Ranks, pass_share: float, *, allow_pickle: bool
 ) -> LanguageModelScorer:
-    from psych_ray.scoring.reduced import check_reduced
-
     card = checkpoint.card
     directory = _directory(card, allow_pickle=allow_pickle)
-    load = load_zero if scoring.engine == EngineName.deepspeed_zero else load_tensor_parallel
     with one_line(card, directory):
         whole_config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
-    reduced = check_reduced(
-        lambda card, directory: load(card, directory, scoring, ranks, allow_pickle=False)[0], whole_config, ranks
-    )
-    engine, config = load(card, directory, scoring, ranks, allow_pickle=allow_pickle)
+    for load in sharded_ways(scoring, ranks, allow_pickle=allow_pickle):
+        reduced = check_reduced(lambda card, directory: load(card, directory)[0], whole_config, ranks, scoring)  # noqa: B023
+        if reduced.passed:
+            break
+    else:
+        raise CheckpointError(f"{card.id} fails its self-check: {reduced.name}: {reduced.detail}")
+    engine, config = load(card, directory)
+    engine.pass_tokens = max(1, int(engine.pass_tokens * pass_share))
     cut = _cut(scoring, config)
     tokenizer = _tokenizer(card, directory, config, config.get_text_config(decoder=True).vocab_size)
     checks = sharded_self_check(engine, tokenizer, reduced, name=card.id, context=cut.tokens)
     return LanguageModelScorer(
         engine, tokenizer, cut, template=template_of(tokenizer), parity=scoring.parity, checks=checks
     )
+
+
+ShardedWay = Callable[[CheckpointCard, Path], tuple[TensorParallelEngine | ZeroEngine, PreTrainedConfig]]
+
+
+def sharded_ways(scoring: ScoringConfig, ranks: Ranks, *, allow_pickle: bool) -> list[ShardedWay]:
+    """Ways to hold a checkpoint on these ranks with the engine that was chosen, the fastest first."""
+    if scoring.engine == EngineName.deepspeed_tp:
+        return [partial(load_tensor_parallel, scoring=scoring, ranks=ranks, allow_pickle=allow_pickle)]
+    nvme = Path(scoring.nvme) if scoring.nvme else None
+    load = partial(load_zero, scoring=scoring, ranks=ranks, allow_pickle=allow_pickle, nvme=nvme)
+    return [load, partial(load, packed=False)]
 
 
 def fastest_first(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]:

@@ -35,7 +35,11 @@ class OneDnnEngine:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name = f"{engine.name}, oneDNN"
-        self.batch_tokens = engine.batch_tokens
+
+    @property
+    def batch_tokens(self) -> int:
+        """As many as the other engine likes."""
+        return self.engine.batch_tokens
 
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Score as the other engine does."""

@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from psych_ray.scoring import onednn
 from psych_ray.scoring.batching import packs
 from psych_ray.scoring.engines import NOTHING, Query, TokenScores
 from psych_ray.scoring.likelihood import Head, token_nll
@@ -35,13 +36,36 @@ VarlenAttention = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Pack:
+class Pack:
+    """Queries end to end, on a device; where their tokens stand, and which states predict the wanted ones."""
+
+    ids_1P: Tensor
+    positions_1P: Tensor
+    from_R: Tensor
+    targets_R: Tensor
     boundaries_N1: Tensor
     longest: int
-    attend: VarlenAttention
+    counts: list[int]
+    """Wanted tokens of each query."""
+
+    @classmethod
+    def of(cls, queries: Sequence[Query], device: torch.device) -> Pack:
+        """Lay them end to end."""
+        lengths = [query.length for query in queries]
+        starts_N1 = np.concatenate([[0], np.cumsum(lengths)])
+        from_R = [query.at_R - 1 + start for query, start in zip(queries, starts_N1, strict=False)]
+        return cls(
+            ids_1P=_to_device(np.concatenate([q.token_ids_T[: q.length] for q in queries])[None], device),
+            positions_1P=_to_device(np.concatenate([np.arange(length) for length in lengths])[None], device),
+            from_R=_to_device(np.concatenate(from_R), device),
+            targets_R=_to_device(np.concatenate([q.token_ids_T[q.at_R] for q in queries]), device),
+            boundaries_N1=_to_device(starts_N1.astype(np.int32), device),
+            longest=max(lengths),
+            counts=[len(q.at_R) for q in queries],
+        )
 
 
-_running: ContextVar[_Pack | None] = ContextVar("_running", default=None)
+_running: ContextVar[tuple[Pack, VarlenAttention] | None] = ContextVar("_running", default=None)
 
 
 class PackedEngine:
@@ -52,15 +76,12 @@ class PackedEngine:
     def __init__(
         self, model: PreTrainedModel, *, batch_tokens: int = 16_384, attend: VarlenAttention | None = None
     ) -> None:
+        attend = attend or varlen_for(model.device, model.dtype)
         if attend is None:
-            from torch.nn.attention.varlen import varlen_attn
-
-            attend = varlen_attn
-        _require_packable(model)
-        AttentionInterface.register(ATTENTION, _attention)
-        AttentionMaskInterface.register(ATTENTION, _mask)
+            raise ValueError(f"nothing here attends within packs in {model.dtype} on {model.device.type}")
+        require_packable(model)
+        use_varlen(model)
         self.model = model.eval()
-        self.model.set_attn_implementation(ATTENTION)
         self.batch_tokens = batch_tokens
         self._attend = attend
         self._body: Any = model.get_decoder()
@@ -93,26 +114,34 @@ class PackedEngine:
         _log.warning("out of GPU memory with %d tokens at once; going on with %d", tokens, self.batch_tokens)
 
     def _score(self, queries: Sequence[Query]) -> list[tuple[Tensor, Tensor]]:
-        lengths = [query.length for query in queries]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        host = {
-            "ids": np.concatenate([query.token_ids_T[: query.length] for query in queries]),
-            "positions": np.concatenate([np.arange(length) for length in lengths]),
-            "from": np.concatenate([query.at_R - 1 + start for query, start in zip(queries, starts, strict=False)]),
-            "targets": np.concatenate([query.token_ids_T[query.at_R] for query in queries]),
-        }
-        device = {name: _to_device(values, self.model.device) for name, values in host.items()}
-        boundaries_N1 = _to_device(starts.astype(np.int32), self.model.device)
-        with _packed(_Pack(boundaries_N1, max(lengths), self._attend)):
+        pack = Pack.of(queries, self.model.device)
+        with kept_apart(pack, self._attend):
             hidden_1PD = self._body(
-                input_ids=device["ids"][None], position_ids=device["positions"][None], use_cache=False
+                input_ids=pack.ids_1P, position_ids=pack.positions_1P, use_cache=False
             ).last_hidden_state
-        nll_R, top1_R = token_nll(hidden_1PD[0, device["from"]], self._head, device["targets"])
-        counts = [len(query.at_R) for query in queries]
-        return list(zip(nll_R.split(counts), top1_R.split(counts), strict=True))
+        nll_R, top1_R = token_nll(hidden_1PD[0, pack.from_R], self._head, pack.targets_R)
+        return list(zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True))
 
 
-def _require_packable(model: PreTrainedModel) -> None:
+def use_varlen(model: PreTrainedModel) -> None:
+    """Have the model's attention ask for the running pack; where none runs, it attends as before."""
+    AttentionInterface.register(ATTENTION, _attention)
+    AttentionMaskInterface.register(ATTENTION, _mask)
+    model.set_attn_implementation(ATTENTION)
+
+
+def varlen_for(device: torch.device, dtype: torch.dtype) -> VarlenAttention | None:
+    """What attends within the sequences of a pack on this device; None: nothing does, in this dtype."""
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):  # what its kernels can do
+        from torch.nn.attention.varlen import varlen_attn
+
+        return varlen_attn
+    if device.type == "cpu" and dtype == torch.float32 and onednn.available():
+        return onednn.attend
+    return None
+
+
+def require_packable(model: PreTrainedModel) -> None:
     """Raise ValueError for layers known to mix tokens by other ways; the self-check looks for the unknown ones."""
     kinds = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ())
     if other := sorted(kinds - _CAN_BE_PACKED):
@@ -120,8 +149,9 @@ def _require_packable(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _packed(pack: _Pack) -> Iterator[None]:
-    token = _running.set(pack)
+def kept_apart(pack: Pack, attend: VarlenAttention | None) -> Iterator[None]:
+    """While it lasts, models that use varlen attend within the sequences of the pack; without `attend`, nothing."""
+    token = _running.set(None if attend is None else (pack, attend))
     try:
         yield
     finally:
@@ -142,12 +172,13 @@ def _attention(
 
     transformers hands over [1, H, P, D] and wants [1, P, H, D] back.
     """
-    pack = _running.get()
-    if pack is None:
+    running = _running.get()
+    if running is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     if more.get("softcap") is not None or more.get("s_aux") is not None:
         raise ValueError(f"{type(module).__name__}: its attention caps or sinks scores, which packing does not do")
-    output_PHD = pack.attend(
+    pack, attend = running
+    output_PHD = attend(
         *(states[0].transpose(0, 1).contiguous() for states in (query, key, value)),
         pack.boundaries_N1,
         pack.boundaries_N1,

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, ReduceOp
 
-from psych_ray.scoring.likelihood import Head
+from psych_ray.scoring.likelihood import Head, rows_at_a_time
 from psych_ray.scoring.ranks import Ranks
 
-_CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 """Float32 logits that stand in memory at once, as in `likelihood`."""
 
 
@@ -69,7 +68,7 @@ class ShardedHead:
         or 0 where another rank has it. In chunks: the logits of all wanted tokens together never stand in memory.
         """
         n_rows = self.rows.weight_VD.shape[0]
-        at_a_time = max(1, _CHUNK_BYTES[hidden_RD.device.type] // (4 * n_rows))
+        at_a_time = rows_at_a_time(n_rows, hidden_RD.device)
         parts = []
         for hidden, targets in zip(hidden_RD.split(at_a_time), targets_R.split(at_a_time), strict=True):
             logits_Rv = self.rows.logits(hidden)

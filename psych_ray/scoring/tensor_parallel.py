@@ -3,7 +3,7 @@
 DeepSpeed's AutoTP cuts the body, what it leaves or gets wrong is cut in `sharded_modules`, the head in `sharded_head`.
 Every rank scores the same queries in the same order and gets the same answers. Weights come through `load_model`, with
 all its checks, never through DeepSpeed's own loading from the meta device, which fills Gemma 3 with garbage in silence.
-Knows no files beyond that, and no tokenizers. Shapes: P tokens of a pack, R wanted tokens, N sequences, D width.
+Knows no files beyond that, and no tokenizers. Shapes: P tokens of a pack, R wanted tokens, D width.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.distributed import ProcessGroup
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
@@ -31,14 +29,14 @@ from psych_ray.scoring.divisible import require_divisible
 from psych_ray.scoring.engines import NOTHING, Query, TokenScores, to_scores
 from psych_ray.scoring.likelihood import Head
 from psych_ray.scoring.models import load_model, one_line
-from psych_ray.scoring.packing import ATTENTION, VarlenAttention, _attention, _mask, _Pack, _packed
+from psych_ray.scoring.packing import Pack, VarlenAttention, kept_apart, use_varlen, varlen_for
 from psych_ray.scoring.ranks import Ranks
 from psych_ray.scoring.sharded_head import ShardedHead
 from psych_ray.scoring.sharded_modules import cutting_experts, shard_experts, shard_norms
 from psych_ray.scoring.weights import safetensors_header, weight_files
 
 _log = logging.getLogger(__name__)
-_PACK_TOKENS = 16_384
+_PASS_TOKENS = 16_384
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -83,54 +81,40 @@ class TensorParallelEngine:
         ranks: Ranks,
         *,
         attend: VarlenAttention | None = None,
-        batch_tokens: int = _PACK_TOKENS,
+        pass_tokens: int = _PASS_TOKENS,
     ) -> None:
-        if attend is None and body.device.type == "cuda" and body.dtype in (torch.bfloat16, torch.float16):
-            from torch.nn.attention.varlen import varlen_attn
-
-            attend = varlen_attn
+        attend = attend or (varlen_for(body.device, body.dtype) if body.device.type == "cuda" else None)
         if attend is not None:
-            AttentionInterface.register(ATTENTION, _attention)
-            AttentionMaskInterface.register(ATTENTION, _mask)
-            body.set_attn_implementation(ATTENTION)
+            use_varlen(body)
         self.name = f"deepspeed_tp, {ranks.size} ranks"
-        self.batch_tokens = 1 if attend is None else batch_tokens
+        self.pass_tokens = 1 if attend is None else pass_tokens
         self.body = body.eval()
         self.head = head
         self._attend = attend
+
+    @property
+    def batch_tokens(self) -> int:
+        """One pass."""
+        return self.pass_tokens
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Run packs of queries, or one after the other; every rank gets all answers."""
         scores = [NOTHING] * len(batch)
         asked = [place for place, query in enumerate(batch) if len(query.at_R)]
-        for group in packs([batch[place].length for place in asked], self.batch_tokens):
+        for group in packs([batch[place].length for place in asked], self.pass_tokens):
             places = [asked[k] for k in group]
             for place, answer in zip(places, self._score([batch[place] for place in places]), strict=True):
                 scores[place] = answer
         return scores
 
     def _score(self, queries: Sequence[Query]) -> list[TokenScores]:
-        lengths = [query.length for query in queries]
-        starts_N1 = np.concatenate([[0], np.cumsum(lengths)])
-        ids_P = np.concatenate([query.token_ids_T[: query.length] for query in queries])
-        positions_P = np.concatenate([np.arange(length) for length in lengths])
-        from_R = np.concatenate([query.at_R - 1 + start for query, start in zip(queries, starts_N1, strict=False)])
-        targets_R = np.concatenate([query.token_ids_T[query.at_R] for query in queries])
-        apart: AbstractContextManager[None] = nullcontext()
-        if self._attend is not None:
-            apart = _packed(_Pack(self._tensor(starts_N1.astype(np.int32)), max(lengths), self._attend))
+        pack = Pack.of(queries, self.body.device)
         body: Any = self.body
-        with apart:
-            hidden_1PD = body(
-                input_ids=self._tensor(ids_P)[None], position_ids=self._tensor(positions_P)[None], use_cache=False
-            ).last_hidden_state
-        nll_R, top1_R = self.head.token_nll(hidden_1PD[0, self._tensor(from_R)], self._tensor(targets_R))
-        counts = [len(query.at_R) for query in queries]
-        return [to_scores(*both) for both in zip(nll_R.cpu().split(counts), top1_R.cpu().split(counts), strict=True)]
-
-    def _tensor(self, values: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.body.device)
+        with kept_apart(pack, self._attend):
+            hidden_1PD = body(input_ids=pack.ids_1P, position_ids=pack.positions_1P, use_cache=False).last_hidden_state
+        nll_R, top1_R = self.head.token_nll(hidden_1PD[0, pack.from_R], pack.targets_R)
+        return [to_scores(*both) for both in zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True)]
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[PreTrainedModel, ShardedHead]:

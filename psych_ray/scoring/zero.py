@@ -12,31 +12,21 @@ import gc
 import heapq
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring import onednn
 from psych_ray.scoring.cards import CONFIG, read_json
 from psych_ray.scoring.engines import NOTHING, Query, TokenScores, to_scores
 from psych_ray.scoring.likelihood import Head, token_nll
 from psych_ray.scoring.models import load_model
-from psych_ray.scoring.packing import (
-    ATTENTION,
-    VarlenAttention,
-    _attention,
-    _mask,
-    _Pack,
-    _packed,
-    _require_packable,
-)
+from psych_ray.scoring.packing import Pack, VarlenAttention, kept_apart, require_packable, use_varlen, varlen_for
 from psych_ray.scoring.ranks import Ranks
 from psych_ray.scoring.zero_shares import kept_in_shares, quietly, require_async_io, settings_of
 
@@ -92,9 +82,7 @@ class ZeroEngine:
         import deepspeed
 
         if attend is not None:
-            AttentionInterface.register(ATTENTION, _attention)
-            AttentionMaskInterface.register(ATTENTION, _mask)
-            model.set_attn_implementation(ATTENTION)
+            use_varlen(model)
         self.name = f"deepspeed_zero, {ranks.size} rank{'s' if ranks.size > 1 else ''}"
         nvme = settings["zero_optimization"]["offload_param"].get("nvme_path")
         self._nvme = Path(nvme) if nvme else None
@@ -102,9 +90,13 @@ class ZeroEngine:
         self._attend = attend
         self._device = model.device
         self.pass_tokens = pass_tokens or _agreed_minimum(_pass_tokens(model))
-        self.batch_tokens = self.pass_tokens * ranks.size
         whole = _BodyAndHead(model).eval()
         self._engine, *_ = deepspeed.initialize(model=whole, config=settings, dist_init_required=False)
+
+    @property
+    def batch_tokens(self) -> int:
+        """One pass of all ranks."""
+        return self.pass_tokens * self._ranks.size
 
     @torch.no_grad()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
@@ -146,25 +138,11 @@ class ZeroEngine:
         return answers
 
     def _pass(self, queries: Sequence[Query]) -> list[TokenScores]:
-        lengths = [query.length for query in queries]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        ids_P = np.concatenate([query.token_ids_T[: query.length] for query in queries])
-        from_R = np.concatenate([query.at_R - 1 + start for query, start in zip(queries, starts, strict=False)])
-        targets_R = np.concatenate([query.token_ids_T[query.at_R] for query in queries])
-        positions_1P = None
-        apart: Any = nullcontext()
-        if self._attend is not None:
-            positions_1P = self._tensor(np.concatenate([np.arange(length) for length in lengths]))[None]
-            apart = _packed(_Pack(self._tensor(starts.astype(np.int32)), max(lengths), self._attend))
-        with apart:
-            nll_R, top1_R = self._engine(
-                self._tensor(ids_P)[None], positions_1P, self._tensor(from_R), self._tensor(targets_R)
-            )
-        counts = [len(query.at_R) for query in queries]
-        return [to_scores(*both) for both in zip(nll_R.cpu().split(counts), top1_R.cpu().split(counts), strict=True)]
-
-    def _tensor(self, values: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+        pack = Pack.of(queries, self._device)
+        with kept_apart(pack, self._attend):
+            nll_R, top1_R = self._engine(pack.ids_1P, pack.positions_1P, pack.from_R, pack.targets_R)
+        nll_R, top1_R = nll_R.cpu(), top1_R.cpu()
+        return [to_scores(*both) for both in zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True)]
 
 
 class _BodyAndHead(nn.Module):
@@ -267,13 +245,7 @@ def _refuse(card: CheckpointCard, directory: Path) -> None:
 def _attention_of(model: PreTrainedModel) -> VarlenAttention | None:
     """What attends within the sequences of a pack; None: its layers do not, or nothing here does in this dtype."""
     try:
-        _require_packable(model)
+        require_packable(model)
     except ValueError:
         return None
-    if model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):
-        from torch.nn.attention.varlen import varlen_attn
-
-        return varlen_attn
-    if model.device.type == "cpu" and model.dtype == torch.float32 and onednn.available():
-        return onednn.attend
-    return None
+    return varlen_for(model.device, model.dtype)

@@ -158,7 +158,7 @@ def on_rank(ranks: Ranks, directory: Path, queries: list[Query], dtype: str = "f
 def packed(ranks: Ranks, directory: Path, queries: list[Query]) -> Answers:
     engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in(), ranks, allow_pickle=False)
     return scored_by(
-        TensorParallelEngine(engine.body, engine.head, ranks, attend=slow_attention, batch_tokens=500), queries
+        TensorParallelEngine(engine.body, engine.head, ranks, attend=slow_attention, pass_tokens=500), queries
     )
 
 

@@ -1,6 +1,8 @@
 """Scoring against the loop on one GPU, random weights in bfloat16; needs torch and transformers only.
 
-    python -m tests.benchmarks.gpu [--shape 0.6b 8b] [--transcripts 64] [--out FILE]
+    python -m tests.benchmarks.gpu [--shape 0.6b 8b] [--zero 8b] [--transcripts 64] [--out FILE]
+
+`--zero` also scores with ZeRO stage 3, parameters in the machine's memory, and needs DeepSpeed.
 
 Times are CUDA events, medians of the rounds. Model FLOPs: 2 a parameter of the body and token, plus the attention's
 4 a layer, token, width and token attended to, plus the head where it is wanted; of the H100's 989 TFLOP/s in bfloat16.
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +32,7 @@ def main() -> None:
     """Run all shapes and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", nargs="+", default=["0.6b", "8b"])
+    parser.add_argument("--zero", nargs="*", default=[])
     parser.add_argument("--transcripts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=16_384)
@@ -38,6 +42,8 @@ def main() -> None:
     for shape in given.shape:
         result[shape] = measure(shape, given.transcripts, given.rounds, given.batch_tokens)
         torch.cuda.empty_cache()
+    for shape in given.zero:
+        result[f"{shape}, deepspeed_zero"] = measure_zero(shape, given.transcripts)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
@@ -70,6 +76,30 @@ def measure(shape: str, n: int, rounds: int, batch_tokens: int) -> dict[str, obj
         "batch_tokens": packed.batch_tokens,
         "peak_memory_gb": round(peak / 1e9, 1),
         "bfloat16_spread_nats": {"mean": float(spread.mean()), "largest": float(spread.max())},
+    }
+
+
+def measure_zero(shape: str, n: int) -> dict[str, object]:
+    """Load a random checkpoint of this shape over one rank by ZeRO, and score with it once."""
+    from psych_ray.config import CheckpointCard, Dtype, ScoringConfig
+    from psych_ray.scoring.ranks import Rendezvous
+    from psych_ray.scoring.zero import load_zero
+
+    queries = like_real(n=n)
+    with tempfile.TemporaryDirectory() as place:
+        random_model(shape, dtype=torch.bfloat16, device="cuda").save_pretrained(place)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        ranks = Rendezvous("127.0.0.1", 1, timeout_s=600).join(1, device="cuda")
+        card, scoring = CheckpointCard(id=shape, path=place), ScoringConfig(dtype=Dtype.bfloat16)
+        engine, _ = load_zero(card, Path(place), scoring, ranks, allow_pickle=False)
+        seconds = milliseconds(lambda: engine.score(queries), 1) / 1e3
+        engine.close()
+    return {
+        "seconds": seconds,
+        "tokens_per_s": round(sum(query.length for query in queries) / seconds),
+        "pass_tokens": engine.pass_tokens,
+        "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1),
     }
 
 

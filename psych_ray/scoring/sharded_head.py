@@ -16,8 +16,6 @@ from torch.distributed import ProcessGroup, ReduceOp
 from psych_ray.scoring.likelihood import Head, rows_at_a_time
 from psych_ray.scoring.ranks import Ranks
 
-"""Float32 logits that stand in memory at once, as in `likelihood`."""
-
 
 @dataclass(frozen=True, slots=True)
 class ShardedHead:

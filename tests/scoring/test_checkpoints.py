@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from inside import model_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -179,8 +180,8 @@ def test_engines_of_a_later_version_are_named(directory, engine):
 def test_safetensors_are_taken_where_pickles_are_allowed_too(directory):
     torch.save({"model.norm.weight": torch.full((32,), 7.0)}, directory / "pytorch_model.bin")
     (found,) = find(directory, allow_pickle=True)
-    engine = load_scorers([found], allow_pickle=True)["my-model"].engine
-    assert (engine.model.get_parameter("model.norm.weight") == 1).all()
+    scorer = load_scorers([found], allow_pickle=True)["my-model"]
+    assert (model_of(scorer).get_parameter("model.norm.weight") == 1).all()
 
 
 def shard(directory: Path) -> list[Path]:
@@ -280,7 +281,7 @@ def test_quantized_files_score_as_what_is_quantized_on_the_way(wide, tmp_path, d
     write_card(CheckpointCard(id="on the way", quantization="bnb-4bit"), wide)
     stored, on_the_way = find(tmp_path / "stored", wide)
     assert stored.n_parameters == plain.n_parameters
-    kept = load_scorer(stored, ScoringConfig(dtype=dtype)).engine.model
+    kept = model_of(load_scorer(stored, ScoringConfig(dtype=dtype)))
     assert {p.dtype for p in kept.parameters()} == {torch.uint8, getattr(torch, dtype)}
     np.testing.assert_allclose(nll(stored, dtype=dtype), nll(on_the_way, dtype=dtype), atol=1e-4)
     assert np.abs(nll(stored, dtype=dtype) - exact).max() > 0.01
@@ -330,7 +331,7 @@ def test_code_of_a_checkpoint_is_not_run_unless_its_card_asks(strange):
 def test_code_of_a_checkpoint_is_run_where_its_card_asks(strange):
     write_card(CheckpointCard(id="my model", trust_remote_code=True), strange.directory)
     scorer = load_scorer(find(strange.directory)[0])
-    assert type(scorer.engine.model).__name__ == "StrangeForCausalLM"
+    assert type(model_of(scorer)).__name__ == "StrangeForCausalLM"
     assert strange.mark.exists()
 
 

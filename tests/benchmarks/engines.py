@@ -115,7 +115,7 @@ def tiny(work: Path, family: str) -> Path:
     """Save a tiny random checkpoint whose norms and matrices are all far from what they start as."""
     architecture, more = FAMILIES[family]
     tokenizer = real_tokenizer()
-    config = getattr(transformers, f"{architecture}Config")(**TEXT, **more, vocab_size=len(tokenizer) + 8)
+    config = getattr(transformers, f"{architecture}Config")(**(TEXT | more), vocab_size=len(tokenizer) + 8)
     torch.manual_seed(0)
     model = getattr(transformers, f"{architecture.removesuffix('Text')}ForCausalLM")(config)
     for parameter in model.parameters():

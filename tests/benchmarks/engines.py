@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.engines [--families llama olmo3 ...] [--ranks 2 4] [--large] [--out FILE]
 
-Whole sweeps of tiny random checkpoints with Qwen3's tokenizer, GPUs declared and not there. `--large` instead sweeps
-one checkpoint of 0.6 billion parameters, to see what a rank holds: anonymous memory at most, polled, of which the
-libraries take what the smallest sweep shows.
+Whole sweeps of random checkpoints with Qwen3's tokenizer, GPUs declared and not there. They are tiny, and one sweep
+takes them all; `--large` ones, of 0.3 to 0.6 billion parameters stored in bfloat16 and scored in float32, are swept one
+by one, to see what a rank holds: anonymous memory at most, polled, of which the libraries take what a tiny one shows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import transformers
 
 from psych_ray.results.reading import scan_responses
 from psych_ray.results.root import ResultsRoot
-from tests.benchmarks.shapes import SHARED, random_model, real_tokenizer
+from tests.benchmarks.shapes import SHARED, real_tokenizer
 
 WINDOWED = {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,6 +46,10 @@ TEXT = {
     "num_key_value_heads": 4, "head_dim": 8, "max_position_embeddings": 8192, "tie_word_embeddings": False,
     "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
+LARGE = {
+    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 16, "head_dim": 64,
+    "num_key_value_heads": 8,
+}  # fmt: skip
 STUDIES = "transcripts.studies=[busch2024_stroop,guenther2024substitutions,little2024functionestimation]"
 
 
@@ -59,13 +63,25 @@ def main() -> None:
     given = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="pre", dir="/tmp"))
     try:
-        made = [large(work)] if given.large else [tiny(work, family) for family in given.families]
-        result = compare(work, made, given.ranks)
+        if given.large:
+            result = {family: alone(work, family, given.ranks) for family in given.families}
+        else:
+            result = compare(work, [saved(work, family) for family in given.families], given.ranks)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1))
     print(json.dumps(result, indent=1))
+
+
+def alone(work: Path, family: str, sizes: list[int]) -> dict[str, Any]:
+    """Sweep a large checkpoint of the family by itself."""
+    directory = saved(work, family, large=True)
+    try:
+        weights = sum(file.stat().st_size for file in directory.glob("*.safetensors")) / 1e9
+        return {"weights_gb": round(weights, 2)} | compare(work, [directory], sizes)
+    finally:
+        shutil.rmtree(directory)
 
 
 def compare(work: Path, checkpoints: list[Path], sizes: list[int]) -> dict[str, Any]:
@@ -111,27 +127,26 @@ def sweep(work: Path, checkpoints: list[Path], *overrides: str) -> tuple[pl.Data
     return table, round(most[0], 2)
 
 
-def tiny(work: Path, family: str) -> Path:
-    """Save a tiny random checkpoint whose norms and matrices are all far from what they start as."""
+def saved(work: Path, family: str, *, large: bool = False) -> Path:
+    """Save a random checkpoint whose norms and matrices are all far from what they start as."""
     architecture, more = FAMILIES[family]
     tokenizer = real_tokenizer()
-    config = getattr(transformers, f"{architecture}Config")(**(TEXT | more), vocab_size=len(tokenizer) + 8)
+    shape = TEXT | more | {"vocab_size": len(tokenizer) + 8}
+    if large:
+        n_layers = LARGE["num_hidden_layers"]
+        shape |= LARGE | ({"layer_types": more["layer_types"] * (n_layers // 2)} if "layer_types" in more else {})
+        shape |= {"num_experts": 16, "moe_intermediate_size": 768} if "num_experts" in more else {}
+    config = getattr(transformers, f"{architecture}Config")(**shape)
     torch.manual_seed(0)
     model = getattr(transformers, f"{architecture.removesuffix('Text')}ForCausalLM")(config)
     for parameter in model.parameters():
-        start = float(parameter.detach().mean()) if parameter.ndim == 1 else 0.0
-        torch.nn.init.normal_(parameter, mean=start, std=0.3)
-    return _saved(model, work / family)
-
-
-def large(work: Path) -> Path:
-    """Save a random checkpoint of 0.6 billion parameters, 2.4 GB."""
-    return _saved(random_model("0.6b", dtype=torch.float32, device="cpu"), work / "large")
-
-
-def _saved(model: Any, directory: Path) -> Path:
-    model.save_pretrained(directory)
-    real_tokenizer().save_pretrained(directory)
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.3)
+        else:
+            torch.nn.init.normal_(parameter, std=2.4 * parameter.shape[-1] ** -0.5)
+    directory = work / family
+    (model.bfloat16() if large else model).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     return directory
 
 

@@ -32,9 +32,7 @@ from psych_ray.scoring.selfcheck import self_check, sharded_self_check
 from psych_ray.scoring.templates import template_of
 from psych_ray.scoring.tensor_parallel import TensorParallelEngine, load_tensor_parallel
 from psych_ray.scoring.zero import ZeroEngine, load_zero
-
-# The study's authors cut here; they count characters.
-_CUT_CHARACTERS = 32_768
+from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
 
 # Beyond so many rows oneDNN's products gain nothing any more.
 _CPU_BATCH = 2048
@@ -200,6 +198,6 @@ def _cut(scoring: ScoringConfig, config: PreTrainedConfig) -> Cut:
     text_config = config.get_text_config(decoder=True)
     context = getattr(text_config, "max_position_embeddings", None)
     if scoring.cut == CutBy.characters:
-        return Cut(tokens=context, characters=scoring.cut_at or _CUT_CHARACTERS)
+        return Cut(tokens=context, characters=scoring.cut_at or CUT_CHARACTERS)
     limits = [limit for limit in (scoring.cut_at, context) if limit is not None]
     return Cut(tokens=min(limits, default=None))

@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psych_ray.config import ClusterConfig, ClusterKind, Config, Dtype, EngineName, ScoringConfig
+from psych_ray.config import ClusterConfig, ClusterKind, Config, CutBy, Dtype, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.cards import CONFIG, read_json
 from psych_ray.scoring.checkpoints import Checkpoint
 from psych_ray.scoring.divisible import possible_ranks, require_divisible
 from psych_ray.scoring.hub import config_of
+from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
 
-# A GPU's memory is never all ours, and packs, their hidden states and a chunk of logits need room beside the weights.
-_USABLE = 0.9
-_WORKING_BYTES = 2e9
+# A GPU's memory is never all ours; its driver, the libraries and a chunk of logits need room whatever is read.
+_USABLE = 0.95
+_FIXED_BYTES = 1.5e9
+_PASS_TOKENS = 16_384
+"""What engines on a GPU read at a time if left alone; a longer transcript is read whole."""
+_CHARACTERS_A_TOKEN_AT_LEAST = 3.0
+"""Below the mean over studies, as the longest transcripts are full of numbers."""
 _BYTES = {Dtype.float32: 4.0, Dtype.bfloat16: 2.0}
 _QUANTIZED_BYTES = {4: 0.6, 8: 1.1}
 
@@ -52,24 +57,52 @@ def gpus_of(config: ClusterConfig) -> Gpus | None:
     return Gpus(per_node, memory) if per_node and memory else None
 
 
-def place(checkpoint: Checkpoint, config: Config, gpus: Gpus | None) -> Placement:
-    """Choose engine and ranks. CheckpointError where the engine that was asked for cannot hold this checkpoint."""
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What a checkpoint needs of GPUs while it reads, bytes. Each rank keeps all embeddings, whatever else is cut."""
+
+    weights: float
+    embeddings: float
+    tokens: int
+    """Read at a time."""
+    whole: float
+    """States of a token that each rank holds whole."""
+    shared: float
+    """States of a token within heads and hidden units, of which a rank holds its share."""
+
+    def of_a_rank(self, ranks: int) -> float:
+        """Memory that one of so many ranks needs."""
+        weights = self.weights / ranks + self.embeddings * (1 - 1 / ranks)
+        return weights + self.tokens * (self.whole + self.shared / ranks) + _FIXED_BYTES
+
+    def fits(self, ranks: int, gpus: Gpus) -> bool:
+        """Whether so many GPUs hold it together."""
+        return self.of_a_rank(ranks) <= _USABLE * gpus.memory_bytes
+
+
+def place(checkpoint: Checkpoint, config: Config, gpus: Gpus | None, *, longest: int = 0) -> Placement:
+    """Choose engine and ranks; `longest`: characters of the longest transcript.
+
+    CheckpointError where the engine that was asked for cannot hold this checkpoint.
+    """
     scoring, ranks = config.scoring, config.cluster.ranks
     if checkpoint.is_simulator:
         return Placement(EngineName.transformers, 1, "no weights")
     if scoring.engine == EngineName.transformers:
         return Placement(scoring.engine, 1, "asked for")
     if scoring.engine != EngineName.auto:
-        return _asked_for(checkpoint, scoring, ranks, gpus)
+        return _asked_for(checkpoint, scoring, ranks, gpus, longest)
     if gpus is None:
         where = " (for those of a running cluster: cluster.gpus and cluster.gpu_memory_gb of a node)"
         return Placement(
             EngineName.transformers, 1, "no GPUs" + (where if config.cluster.kind == ClusterKind.existing else "")
         )
-    return _fitting(checkpoint, scoring, ranks, gpus)
+    return _fitting(checkpoint, scoring, ranks, gpus, longest)
 
 
-def _asked_for(checkpoint: Checkpoint, scoring: ScoringConfig, ranks: int | None, gpus: Gpus | None) -> Placement:
+def _asked_for(
+    checkpoint: Checkpoint, scoring: ScoringConfig, ranks: int | None, gpus: Gpus | None, longest: int
+) -> Placement:
     reason = _only_transformers(checkpoint)
     if reason:
         raise CheckpointError(f"{checkpoint.card.id}: {reason}, which scoring.engine={scoring.engine} cannot hold")
@@ -79,31 +112,35 @@ def _asked_for(checkpoint: Checkpoint, scoring: ScoringConfig, ranks: int | None
     if ranks is None:
         most = gpus.per_node if gpus else 2
         counts = [n for n in _counts(config, most) if n > 1]
-        fitting = [n for n in counts if gpus is None or _fits(checkpoint, config, scoring, n, gpus)]
+        need = _need(checkpoint, config, scoring, longest)
+        fitting = [n for n in counts if gpus is None or need.fits(n, gpus)]
         ranks = min(fitting or counts[-1:], default=2)
     if config:
         require_divisible(config, ranks, checkpoint.card.id)
     return Placement(scoring.engine, ranks, "asked for")
 
 
-def _fitting(checkpoint: Checkpoint, scoring: ScoringConfig, ranks: int | None, gpus: Gpus) -> Placement:
+def _fitting(checkpoint: Checkpoint, scoring: ScoringConfig, ranks: int | None, gpus: Gpus, longest: int) -> Placement:
     """Take the first that fits: one GPU, some GPUs of a node together, weights beside the GPUs."""
     config = _config(checkpoint)
-    size = f"{_weight_bytes(checkpoint, config, scoring) / 1e9:,.1f} GB of weights"
+    need = _need(checkpoint, config, scoring, longest)
+    size = f"{need.weights / 1e9:,.1f} GB of weights, {need.tokens:,} tokens at a time,"
     one = f"{gpus.memory_bytes / 1e9:,.0f} GB"
-    if _fits(checkpoint, config, scoring, 1, gpus):
+    if need.fits(1, gpus):
         return Placement(EngineName.transformers, 1, f"{size} fit one GPU of {one}")
     reason = _only_transformers(checkpoint)
     if reason:
         return Placement(EngineName.transformers, 1, f"{size} may not fit one GPU of {one}, but {reason}")
-    counts = [ranks] if ranks else [n for n in _counts(config, gpus.per_node) if n > 1]
-    for n in counts:
-        if _fits(checkpoint, config, scoring, n, gpus):
-            return Placement(EngineName.deepspeed_tp, n, f"{size} fit {n} GPUs of {one} together, not fewer")
     most = ranks or gpus.per_node
-    return Placement(
-        EngineName.deepspeed_zero, most, f"{size} fit no number of GPUs of {one} on a node; kept in its memory"
-    )
+    counts = [n for n in _counts(config, most) if n == ranks or (ranks is None and n > 1)]
+    for n in counts:
+        if need.fits(n, gpus):
+            fewer = "" if ranks else ", not fewer"
+            return Placement(EngineName.deepspeed_tp, n, f"{size} fit {n} GPUs of {one} together{fewer}")
+    unfit = f"no number of GPUs of {one} on a node"
+    if not counts and most > 1:
+        unfit = f"no GPU of {one}, nor can {ranks or f'2 to {most}'} ranks share them"
+    return Placement(EngineName.deepspeed_zero, most, f"{size} fit {unfit}; kept in the node's memory")
 
 
 def _only_transformers(checkpoint: Checkpoint) -> str | None:
@@ -114,13 +151,30 @@ def _only_transformers(checkpoint: Checkpoint) -> str | None:
     return "it comes with modelling code of its own" if checkpoint.card.trust_remote_code else None
 
 
-def _fits(checkpoint: Checkpoint, config: Mapping[str, Any], scoring: ScoringConfig, ranks: int, gpus: Gpus) -> bool:
-    weights = _weight_bytes(checkpoint, config, scoring)
+def _need(checkpoint: Checkpoint, config: Mapping[str, Any], scoring: ScoringConfig, longest: int) -> _Need:
     text = config.get("text_config") or config
-    # Each rank keeps all embeddings, whatever else is divided.
-    embeddings = float(text.get("vocab_size", 0) * text.get("hidden_size", 0) * _BYTES[scoring.dtype])
-    share = weights / ranks + embeddings * (1 - 1 / ranks)
-    return share + _WORKING_BYTES <= _USABLE * gpus.memory_bytes
+    each = _BYTES[scoring.dtype]
+    width = text.get("hidden_size") or 0
+    experts = (text.get("moe_intermediate_size") or 0) * (text.get("num_experts_per_tok") or 0)
+    inner = max(experts, text.get("intermediate_size") or 0)
+    # Of a layer: the stream in and out, what its norm makes, what leaves attention; queries and what they found, and
+    # the hidden units' gate, its activation, their values and the product.
+    return _Need(
+        weights=_weight_bytes(checkpoint, config, scoring),
+        embeddings=float((text.get("vocab_size") or 0) * width * each),
+        tokens=max(_PASS_TOKENS, _longest_tokens(text, scoring, longest)),
+        whole=4 * width * each,
+        shared=(2 * width + 4 * inner) * each,
+    )
+
+
+def _longest_tokens(text: Mapping[str, Any], scoring: ScoringConfig, longest: int) -> int:
+    """Tokens of the longest transcript after the cut, about."""
+    in_characters = scoring.parity or scoring.cut == CutBy.characters
+    characters = min(longest, scoring.cut_at or CUT_CHARACTERS) if in_characters else longest
+    context = text.get("max_position_embeddings")
+    limits = [characters / _CHARACTERS_A_TOKEN_AT_LEAST, context, None if in_characters else scoring.cut_at]
+    return int(min(limit for limit in limits if limit is not None))
 
 
 def _weight_bytes(checkpoint: Checkpoint, config: Mapping[str, Any], scoring: ScoringConfig) -> float:

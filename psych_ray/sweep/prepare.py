@@ -61,13 +61,13 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
         condition_named(condition, parity=config.scoring.parity)
     checkpoints = _checkpoints(config, say)
     identity = scoring_identity(config)
-    placements = _placements(checkpoints, config)
     _refuse_to_mix(root, identity, checkpoints)
     rejected: list[Rejected] = []
     transcripts = read_transcripts(config.transcripts, on_rejected=rejected.append)
     refs = catalogue(root, transcripts) if write else _survey(transcripts)
     if not any(ref.n_responses for ref in refs):
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
+    placements = _placements(checkpoints, config, longest=max(ref.n_characters for ref in refs))
     device = _device(config)
     if write:
         root.remove_unfinished()
@@ -121,14 +121,14 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
     )
 
 
-def _placements(checkpoints: Iterable[Checkpoint], config: Config) -> dict[str, Placement]:
+def _placements(checkpoints: Iterable[Checkpoint], config: Config, *, longest: int) -> dict[str, Placement]:
     """Place each set of weights; where adapters share them, as the adapters need it."""
     gpus = gpus_of(config.cluster)
     hardest: dict[str, Checkpoint] = {}
     for checkpoint in checkpoints:
         if checkpoint.base_of_adapter or load_group(checkpoint) not in hardest:
             hardest[load_group(checkpoint)] = checkpoint
-    return {weights: place(checkpoint, config, gpus) for weights, checkpoint in hardest.items()}
+    return {weights: place(checkpoint, config, gpus, longest=longest) for weights, checkpoint in hardest.items()}
 
 
 def _checkpoints(config: Config, say: Callable[[str], None]) -> list[Checkpoint]:

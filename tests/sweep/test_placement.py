@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from psych_ray.config import CheckpointCard, ClusterConfig, ClusterKind, Config, Dtype, EngineName, ScoringConfig
+from psych_ray.config import CheckpointCard, ClusterConfig, ClusterKind, Config, CutBy, Dtype, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.checkpoints import Checkpoint, simulator_checkpoint
 from psych_ray.sweep import placement
@@ -44,8 +44,22 @@ def wanted(engine: EngineName = EngineName.auto, dtype: Dtype = Dtype.bfloat16, 
 @pytest.mark.parametrize(
     ("billions", "dtype", "gpus", "engine", "ranks", "why"),
     [
-        (8.0, Dtype.bfloat16, NODE, EngineName.transformers, 1, "16.0 GB of weights fit one GPU of 85 GB"),
-        (70.6, Dtype.bfloat16, NODE, EngineName.deepspeed_tp, 2, "141.2 GB of weights fit 2 GPUs of 85 GB together"),
+        (
+            8.0,
+            Dtype.bfloat16,
+            NODE,
+            EngineName.transformers,
+            1,
+            "16.0 GB of weights, 16,384 tokens at a time, fit one GPU of 85 GB",
+        ),
+        (
+            70.6,
+            Dtype.bfloat16,
+            NODE,
+            EngineName.deepspeed_tp,
+            2,
+            "16,384 tokens at a time, fit 2 GPUs of 85 GB together",
+        ),
         (70.6, Dtype.float32, NODE, EngineName.deepspeed_tp, 4, "282.4 GB"),
         (70.6, Dtype.bfloat16, Gpus(4, 24e9), EngineName.deepspeed_zero, 4, "no number of GPUs of 24 GB"),
         (70.6, Dtype.bfloat16, Gpus(1, 85e9), EngineName.deepspeed_zero, 1, "no number of GPUs"),
@@ -59,18 +73,42 @@ def test_auto_takes_the_first_way_that_fits(checkpoint, billions, dtype, gpus, e
     assert why in found.why
 
 
+@pytest.mark.parametrize(
+    ("scoring", "longest", "tokens", "ranks"),
+    [
+        ({}, 30_000, 16_384, 2),
+        ({}, 150_000, 50_000, 4),
+        ({}, 10**6, 131_072, 4),
+        ({"cut_at": 24_000}, 150_000, 24_000, 2),
+        ({"cut": CutBy.characters}, 150_000, 16_384, 2),
+        ({"cut": CutBy.characters, "cut_at": 150_000}, 10**6, 50_000, 4),
+        ({"parity": True}, 150_000, 16_384, 2),
+    ],
+)
+def test_long_transcripts_want_room_unless_they_are_cut(checkpoint, scoring, longest, tokens, ranks):
+    config = Config(scoring=ScoringConfig(dtype=Dtype.bfloat16, **scoring))
+    llama = checkpoint(70.6, LLAMA_70B | {"max_position_embeddings": 131_072})
+    found = place(llama, config, NODE, longest=longest)
+    assert f"{tokens:,} tokens at a time" in found.why
+    assert (found.engine, found.ranks) == (EngineName.deepspeed_tp, ranks)
+
+
 def test_only_counts_that_divide_are_taken(checkpoint):
     three = LLAMA_70B | {"num_attention_heads": 48, "num_key_value_heads": 6, "intermediate_size": 24_576}
     found = place(checkpoint(100.0, three), wanted(), NODE)
     assert (found.engine, found.ranks) == (EngineName.deepspeed_tp, 3)
+    asked = place(checkpoint(100.0, LLAMA_70B), wanted(ranks=3), NODE)
+    assert (asked.engine, asked.ranks) == (EngineName.deepspeed_zero, 3)
+    assert "fit no GPU of 85 GB, nor can 3 ranks share them" in asked.why
     unknown = place(checkpoint(100.0, LLAMA_70B | {"model_type": "qwen3_5_text"}), wanted(), NODE)
     assert (unknown.engine, unknown.ranks) == (EngineName.deepspeed_zero, 8)
+    assert "nor can 2 to 8 ranks share them" in unknown.why
 
 
 def test_quantized_weights_and_adapters_stay_with_transformers(checkpoint):
     quantized = place(checkpoint(70.6, quantization="bnb-4bit"), wanted(), NODE)
     assert (quantized.engine, quantized.ranks) == (EngineName.transformers, 1)
-    assert "42.4 GB of weights fit one GPU" in quantized.why
+    assert "42.4 GB of weights, 16,384 tokens at a time, fit one GPU" in quantized.why
     base = checkpoint(70.6)
     adapter = place(checkpoint(70.7, base=base, adapter=True), wanted(), NODE)
     assert adapter.engine == EngineName.transformers

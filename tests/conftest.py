@@ -22,7 +22,7 @@ def shared() -> Path:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Make a tiny random checkpoint, in the hub's layout, of a real architecture with a given tokenizer."""
 
-    def make(architecture: str, tokenizer_directory: Path, *, context: int = 65_536, seed: int = 0) -> Path:
+    def make(architecture: str, tokenizer_directory: Path, *, context: int = 65_536, seed: int = 0, **more) -> Path:
         import torch
         import transformers
         from transformers import AutoTokenizer
@@ -30,15 +30,13 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
         config = getattr(transformers, f"{architecture}Config")(
             vocab_size=len(tokenizer) + 8,
-            hidden_size=32,
-            intermediate_size=64,
+            # random weights of the usual size give nearly uniform logits, which would hide a shifted position
+            **{"hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.3} | more,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=8,
             max_position_embeddings=context,
-            # random weights of the usual size give nearly uniform logits, which would hide a shifted position
-            initializer_range=0.3,
             tie_word_embeddings=False,
             pad_token_id=None,
             bos_token_id=None,

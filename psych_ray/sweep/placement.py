@@ -125,7 +125,7 @@ def _fitting(checkpoint: Checkpoint, scoring: ScoringConfig, ranks: int | None, 
     config = _config(checkpoint)
     need = _need(checkpoint, config, scoring, longest)
     size = f"{need.weights / 1e9:,.1f} GB of weights, {need.tokens:,} tokens at a time,"
-    one = f"{gpus.memory_bytes / 1e9:,.0f} GB"
+    one = f"{gpus.memory_bytes / 1e9:.3g} GB"
     if need.fits(1, gpus):
         return Placement(EngineName.transformers, 1, f"{size} fit one GPU of {one}")
     reason = _only_transformers(checkpoint)

@@ -100,6 +100,25 @@ def test_zero_on_two_ranks_scores_as_one_process_and_goes_on_after_what_every_ra
     wait_until_gone(scratch)
 
 
+def test_auto_puts_large_checkpoints_on_gangs_and_small_ones_on_one_gpu_in_one_sweep(
+    model, tiny_checkpoint, byte_tokenizer_directory, scratch, tmp_path
+):
+    shape = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
+    made = tiny_checkpoint("Llama", byte_tokenizer_directory, **shape)
+    wide = made.rename(made.with_name("wide"))
+    both = ("checkpoints=local", f"checkpoints.paths=[{model},{wide}]", "scoring.device=cpu", "cluster.gpus=2")
+    # What all need whatever they read, and a little: 16,384 tokens of the wide one take 117 MB, of the other one 29.
+    code, _, err = finish(start(sweep(model, tmp_path, *both, "cluster.gpu_memory_gb=1.68"), scratch))
+    assert code == 0, err
+    assert {(footer.checkpoint.slug, footer.engine) for footer in footers(ResultsRoot(str(tmp_path)))} == {
+        ("olmo", "transformers, packed, oneDNN"), ("wide", "deepspeed_tp, 2 ranks")
+    }  # fmt: skip
+    one_by_one = tmp_path / "one by one"
+    finish(start(sweep(model, one_by_one, *both, "scoring.engine=transformers"), scratch))
+    assert_same(table(tmp_path), table(one_by_one))
+    wait_until_gone(scratch)
+
+
 @pytest.fixture
 def node(tmp_path_factory) -> Iterator[None]:
     ray.init(

@@ -71,7 +71,7 @@ def finished_line(task: TaskProgress) -> str:
     """The line that stays of a finished task."""
     return f"{name_of(task)}: " + joined(
         f"{task.responses:,} responses",
-        None if (mean := nats(task.means.nll_nats)) is None else f"{mean} a response",
+        "none of them scored" if (mean := nats(task.means.nll_nats)) is None else f"{mean} a response",
         speed(task.pace),
         duration(task.pace.seconds),
     )

@@ -11,6 +11,7 @@ from rich.console import Console
 from scripted import Clock, report, start, task
 
 from psych_ray.config import Config, TrackingConfig, TrackingKind
+from psych_ray.sweep.unit import Tally
 from psych_ray.tracking import open_tracker
 from psych_ray.tracking.base import SweepEnd
 from psych_ray.tracking.console import ConsoleTracker
@@ -74,6 +75,15 @@ def test_view_of_a_scripted_sweep() -> None:
     assert "replica of a died" in printed
     assert "b · plain: 10 responses, 0.500 nats a response, 100 tokens/s, 0:00:10" in printed
     assert "ended after 0:00:12: 20/90 responses, 1/3 tasks" in printed
+
+
+def test_a_task_of_which_nothing_was_scored_says_so() -> None:
+    console, out = terminal()
+    tracker = live(console, Clock())
+    tracker.started(start(task("base", "chat", responses=10, units=1)))
+    tracker.unit_started("base", "chat", "u0")
+    tracker.unit_done(report("base", "chat", responses=10, tokens=0, igt=Tally()))
+    assert "base · chat: 10 responses, none of them scored" in out.getvalue()
 
 
 @pytest.mark.parametrize(("width", "height"), [(120, 24), (60, 10), (200, 50), (40, 5), (80, 3), (80, 2)])

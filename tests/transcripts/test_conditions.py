@@ -202,7 +202,6 @@ def test_the_documented_example_works(tmp_path, monkeypatch):
     for path in ("reminders:Reminded", "reminders.Reminded"):
         condition = condition_named(path)
         assert condition.name == "reminded"
-        assert not condition.needs_template
         (rendering,) = condition.renderings(transcript("You press <<A>>."), None)
         assert rendering.text == "You take part in an experiment.\n\nYou press <<A>>."
         assert said(rendering) == ["A"]
@@ -241,9 +240,8 @@ def test_the_authors_have_rules_for_four_conditions(name):
         condition_named(name, parity=True)
 
 
-def test_conditions_say_their_names_and_who_needs_a_template():
-    for parity, names in ((False, ("plain", "persona", "discrete", "zero_shot", "history_only")), (True, ("plain",))):
+def test_conditions_say_their_names():
+    ours = ("plain", "chat", "persona", "discrete", "zero_shot", "history_only")
+    for parity, names in ((False, ours), (True, ("plain", "chat"))):
         for name in names:
             assert condition_named(name, parity=parity).name == name
-            assert not condition_named(name, parity=parity).needs_template
-        assert condition_named("chat", parity=parity).needs_template

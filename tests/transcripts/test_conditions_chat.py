@@ -76,7 +76,6 @@ def test_a_response_that_is_stripped_is_altered_and_told_as_the_template_has_it(
 def test_without_a_template_nothing_is_applicable():
     rendering = condition_named("chat").render(transcript("a <<A>> b <<>>"), None)
     assert words(rendering) == ["not_applicable", "not_applicable"]
-    assert condition_named("chat").needs_template
 
 
 def test_what_the_generation_prompt_adds_stands_before_every_response_and_stays():

@@ -51,7 +51,6 @@ class ChatAsAuthors(Condition):
     """
 
     name = "chat"
-    needs_template = True
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
         """Render the conversation. TranscriptError where the template refuses it."""

@@ -40,7 +40,6 @@ class Chat(Condition):
     """
 
     name = "chat"
-    needs_template = True
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
         """Render the conversation.

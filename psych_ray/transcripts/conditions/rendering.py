@@ -58,8 +58,6 @@ class Condition(ABC):
 
     name: str
     """As it stands in `conditions=[…]` and in the results."""
-    needs_template: bool = False
-    """Nothing can be scored under it on a checkpoint without chat template."""
 
     @abstractmethod
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:

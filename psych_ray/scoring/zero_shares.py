@@ -51,8 +51,8 @@ def settings_of(directory: Path, scoring: ScoringConfig, ranks: Ranks, nvme: Pat
         # it would replace torch.nn.functional.linear for the whole process
         "memory_efficient_linear": False,
     }
-    if not on_gpu:  # where memory is all there is, and weights come no sooner for being asked for ahead
-        zero["stage3_prefetch_bucket_size"] = 0
+    if not on_gpu:  # where weights come no sooner for being asked for ahead, and what is put together is memory as well
+        zero |= {"stage3_prefetch_bucket_size": 0, "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": scoring.dtype == "bfloat16"},

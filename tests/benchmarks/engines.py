@@ -143,7 +143,8 @@ def saved(work: Path, family: str, *, large: bool = False) -> Path:
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.3)
         else:
-            torch.nn.init.normal_(parameter, std=2.4 * parameter.shape[-1] ** -0.5)
+            # with more, round-off grows from layer to layer where there are many
+            torch.nn.init.normal_(parameter, std=(1.0 if large else 2.4) * parameter.shape[-1] ** -0.5)
     directory = work / family
     (model.bfloat16() if large else model).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

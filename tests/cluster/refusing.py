@@ -1,6 +1,11 @@
-"""A condition that cannot take one of the demo's transcripts."""
+"""Conditions that cannot take one of the demo's transcripts, or that leave a rank without memory once."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
 
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.conditions import Condition, Rendering, condition_named
@@ -13,3 +18,14 @@ class Refusing(Condition):
         if transcript.participant == "3" and transcript.study == "demo_bandit":
             raise TranscriptError("this one is not for us")
         return condition_named("plain").render(transcript, template)
+
+
+class Greedy(Refusing):
+    name = "greedy"
+
+    def render(self, transcript, template) -> Rendering:
+        once = Path(os.environ["TMPDIR"]) / "greedy"
+        if os.environ["RANK"] == "1" and transcript.study == "demo_recall" and not once.exists():
+            once.touch()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().render(transcript, template)

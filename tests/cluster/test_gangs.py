@@ -84,16 +84,19 @@ def test_a_gang_scores_as_one_process_and_survives_a_killed_and_a_stalled_rank(a
     wait_until_gone(scratch)
 
 
-def test_zero_on_two_ranks_scores_as_one_process_and_goes_on_after_what_every_rank_refuses(
+def test_zero_on_two_ranks_scores_as_one_process_whatever_one_rank_lacks_and_every_rank_refuses(
     alone, model, scratch, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    arguments = ("scoring.engine=deepspeed_zero", "conditions=[refusing:Refusing]", *GANG[1:])
+    arguments = ("scoring.engine=deepspeed_zero", "conditions=[refusing:Greedy]", *GANG[1:])
     code, _, err = finish(start(sweep(model, tmp_path, *arguments), scratch))
+    (scratch / "greedy").unlink()
     assert code == 3, err
+    assert err.count("died") == 1
+    assert "replica of olmo died: rank 1: OutOfMemoryError: CUDA out of memory" in err
+    assert "olmo: out of GPU memory; its next gang reads 0.5 of the tokens at a time" in err
     assert "of demo_bandit: this one is not for us" in err
     assert err.count("not scored: ") == 1
-    assert "died" not in err
     kept = ~((pl.col("study") == "demo_bandit") & (pl.col("participant") == "3"))
     assert_same(table(tmp_path).drop("condition"), alone.filter(kept).drop("condition"))
     assert {footer.engine for footer in footers(ResultsRoot(str(tmp_path)))} == {"deepspeed_zero, 2 ranks"}

@@ -239,6 +239,22 @@ def test_real_transcripts_with_their_real_tokenizer(shared, tiny_checkpoint):
         assert difference(found, expected) < 1e-4
 
 
+def tokens_at_a_time(ranks: Ranks, directory: Path) -> tuple[int, int]:
+    from psych_ray.config import CheckpointsConfig, CheckpointSource
+    from psych_ray.scoring.checkpoints import find_checkpoints
+    from psych_ray.scoring.loading import load_scorers
+
+    found = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(directory)]))
+    scoring = replace(SCORING, engine="deepspeed_zero")
+    made = [load_scorers(found, scoring, ranks=ranks, pass_share=share)[found[0].slug].engine for share in (1, 0.25)]
+    return made[0].pass_tokens, made[1].pass_tokens
+
+
+def test_a_gang_may_be_told_to_read_a_share_of_the_tokens_at_a_time(tiny_checkpoint, byte_tokenizer_directory):
+    (found,) = on_ranks(1, tokens_at_a_time, tiny_checkpoint("Llama", byte_tokenizer_directory))
+    assert found == (2048, 512)
+
+
 def anonymous_mib() -> float:
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 1024

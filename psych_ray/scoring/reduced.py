@@ -228,8 +228,7 @@ def _cut_widths(text: Any, n_ranks: int) -> None:
     if head_width * heads != width:  # a width of its own, so the two need not go together
         text.hidden_size = n_heads * max(2, _LEAST_WIDTH // n_heads)
     else:
-        if not _listed_frequencies(text):
-            head_width = min(head_width, _HEAD_WIDTH)
+        head_width = _cut_frequencies(text, head_width)
         text.hidden_size = n_heads * head_width
         if getattr(text, "head_dim", None):
             text.head_dim = head_width
@@ -241,9 +240,18 @@ def _cut_widths(text: Any, n_ranks: int) -> None:
             setattr(text, name, min(experts, _MOST_EXPERTS))
 
 
-def _listed_frequencies(text: Any) -> bool:
-    """Tell whether positions are turned by lists that fit one width of head only."""
-    return any(isinstance(value, list) for value in (getattr(text, "rope_parameters", None) or {}).values())
+def _cut_frequencies(text: Any, head_width: int) -> int:
+    """Width of a small head, which lists of what turns positions may not let be any smaller; sections of it are cut."""
+    positions = getattr(text, "rope_parameters", None) or {}
+    listed = {name: values for name, values in positions.items() if isinstance(values, list)}
+    small = min(head_width, _HEAD_WIDTH)
+    if not listed:
+        return small
+    sections = listed.get("mrope_section", [])
+    if len(listed) > 1 or any(n * small % head_width for n in sections) or not sections:
+        return head_width
+    positions["mrope_section"] = [n * small // head_width for n in sections]
+    return small
 
 
 def _cut_towers(whole: Any, text: Any) -> None:

@@ -70,6 +70,11 @@ LARGE_FAMILIES = {
     "gemma3": large("Gemma3Text", **PERIOD, final_logit_softcapping=30.0),
     "granite": large("Granite", logits_scaling=8.0, residual_multiplier=0.2),
     "deepseek3": transformers.DeepseekV3Config(),
+    # as its first files: no text part, no width of a head, positions in sections that only one width of head fits
+    "qwen2.5-vl": transformers.Qwen2_5_VLConfig(
+        **{name: value for name, value in LARGE.items() if name != "head_dim"},
+        rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]},
+    ),
     "qwen3-vl": transformers.Qwen3VLConfig(text_config={**LARGE, "vocab_size": 151_936}),
 }
 

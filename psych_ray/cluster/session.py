@@ -40,8 +40,9 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         try:
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
+            token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that wants its token asks for RAY_AUTH_MODE=token"
             raise ConfigError(
-                f"cluster.address={config.address}: no Ray cluster answers there ({str(error).splitlines()[0]})"
+                f"cluster.address={config.address}: no Ray cluster answers there ({str(error).splitlines()[0]}){token}"
             ) from error
         try:
             yield

@@ -6,6 +6,7 @@ GPUs are declared, not there: they are what Ray schedules by. The ranks work on 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -123,13 +124,15 @@ def test_auto_puts_large_checkpoints_on_gangs_and_small_ones_on_one_gpu_in_one_s
 
 
 @pytest.fixture
-def node(tmp_path_factory) -> Iterator[None]:
+def node() -> Iterator[None]:
+    directory = f"/tmp/pg{os.getpid()}"  # a socket's path must be short
     ray.init(
         num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",
-        object_store_memory=80 * 2**20, _temp_dir=f"/tmp/pg{os.getpid()}",
+        object_store_memory=80 * 2**20, _temp_dir=directory,
     )  # fmt: skip
     yield
     ray.shutdown()
+    shutil.rmtree(directory)
 
 
 def spec(checkpoint: Checkpoint, root: Path, *, ranks: int) -> ReplicaSpec:
@@ -163,6 +166,28 @@ def test_nothing_is_left_of_a_gang_whose_rank_died(node, model, tmp_path):
         while left := what_is_left(pids):
             assert time.monotonic() < deadline, f"{moment}: {left}"
             time.sleep(0.1)
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_left_on_a_running_cluster_of_a_sweep_that_was_killed_and_the_next_one_goes_on(
+    node, alone, model, scratch, tmp_path
+):
+    running = ("cluster=existing", f"cluster.address={ray.get_runtime_context().gcs_address}", *GANG[:2], *GANG[3:])
+    killed = start(sweep(model, tmp_path, *running), scratch)
+    wait_for_parts(killed, tmp_path, 1)
+    pids = [actor["Pid"] for actor in actors()]
+    assert len(pids) == 2
+    killed.kill()
+    finish(killed)
+    deadline = time.monotonic() + 30
+    while left := what_is_left(pids):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    committed = table(tmp_path).height
+    assert 0 < committed < alone.height
+    code, _, err = finish(start(sweep(model, tmp_path, *running), scratch))
+    assert code == 0, err
+    assert_same(table(tmp_path), alone)
 
 
 def actors() -> list[dict]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +16,9 @@ import ray
 
 from psych_ray.config import ClusterConfig, ClusterKind
 from psych_ray.errors import ConfigError, PsychRayError
+from psych_ray.temporary import temporary_directory
 
 _OBJECT_STORE_BYTES = 128 * 2**20
-_PREFIX = "psych-ray-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +47,12 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         finally:
             ray.shutdown()
         return
-    _remove_abandoned()
-    directory = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
-    try:
-        _start_local(config, directory)
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(directory, ignore_errors=True)
+    with temporary_directory() as directory:
+        try:
+            _start_local(config, directory)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def divide(config: ClusterConfig, wanted: int) -> Slots:
@@ -70,15 +66,7 @@ def divide(config: ClusterConfig, wanted: int) -> Slots:
     return Slots(ranks=min(cpus // each, most), cpus=each, gpus=1 if gpus else 0)
 
 
-def _remove_abandoned() -> None:
-    """Remove the directories of sessions whose driver was killed."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        pid = path.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _start_local(config: ClusterConfig, directory: str) -> None:
+def _start_local(config: ClusterConfig, directory: Path) -> None:
     # Ray would otherwise hide the GPUs from, and pin threads of, workers that asked for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -90,7 +78,7 @@ def _start_local(config: ClusterConfig, directory: str) -> None:
             logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
             _node_ip_address="127.0.0.1",
-            _temp_dir=directory,
+            _temp_dir=str(directory),
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise PsychRayError(f"Ray could not be started here: {str(error).splitlines()[0]}") from error

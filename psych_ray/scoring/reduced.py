@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from psych_ray.scoring.ranks import Ranks
 from psych_ray.scoring.scored import Check
 from psych_ray.scoring.selfcheck import BOUND_NATS
 from psych_ray.scoring.text_side import text_side
+from psych_ray.temporary import temporary_directory
 
 _LENGTHS = (160, 5, 97, 2, 48, 131, 11)
 """Of the sequences that are scored at once: longer than the window, one token, no multiple of any number of ranks."""
@@ -129,8 +129,7 @@ def _small_copy(config: PreTrainedConfig, ranks: Ranks, dtype: torch.dtype) -> I
 
     Rank 0 draws the weights and sends the files. RuntimeError on all ranks where no copy can be made.
     """
-    with tempfile.TemporaryDirectory(prefix="psych-ray-small-copy-") as place:
-        directory = Path(place)
+    with temporary_directory() as directory:
         sent: list[Any] = [None]
         if ranks.is_first:
             try:

@@ -124,8 +124,10 @@ def test_auto_puts_large_checkpoints_on_gangs_and_small_ones_on_one_gpu_in_one_s
 
 
 @pytest.fixture
-def node() -> Iterator[None]:
+def node(monkeypatch) -> Iterator[None]:
     directory = f"/tmp/pg{os.getpid()}"  # a socket's path must be short
+    Path(directory).mkdir()
+    monkeypatch.setenv("TMPDIR", directory)
     ray.init(
         num_cpus=4, num_gpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",
         object_store_memory=80 * 2**20, _temp_dir=directory,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +37,8 @@ def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     yield
     wandb.teardown()
+    for left in Path(tempfile.gettempdir()).glob(f"wandb-{os.getpid()}-*"):  # by a service that was killed
+        shutil.rmtree(left)
     assert not [thread for thread in threading.enumerate() if thread.name == "psych-ray-wandb"]
     assert "WANDB_SERVICE" not in os.environ
 

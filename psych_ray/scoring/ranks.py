@@ -28,6 +28,12 @@ class Ranks:
         return self.rank == 0
 
 
+def rows_of(n_rows: int, ranks: Ranks) -> tuple[int, int]:
+    """First row of this rank's share of so many, and the one after its last; shares differ by one row at most."""
+    first, end = (n_rows * at // ranks.size for at in (ranks.rank, ranks.rank + 1))
+    return first, end
+
+
 class Rendezvous:
     """Where the ranks of a gang meet. Rank 0 binds the port by itself, so no other process can take it in between."""
 

@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, ReduceOp
 
 from psych_ray.scoring.likelihood import Head, rows_at_a_time
-from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.ranks import Ranks, rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +32,17 @@ class ShardedHead:
     def of(cls, head: Head, ranks: Ranks) -> ShardedHead:
         """Cut out this rank's rows; views, so whoever moves or copies them decides what stays in memory."""
         vocabulary = head.weight_VD.shape[0]
-        first, end = (vocabulary * at // ranks.size for at in (ranks.rank, ranks.rank + 1))
+        first, end = rows_of(vocabulary, ranks)
         bias_V = None if head.bias_V is None else head.bias_V[first:end]
         return cls(replace(head, weight_VD=head.weight_VD[first:end], bias_V=bias_V), first, vocabulary)
 
-    def copied_to(self, device: torch.device, dtype: torch.dtype) -> ShardedHead:
-        """Copy the rows, so that the whole head is not kept for them."""
+    def copied_to(self, device: torch.device, dtype: torch.dtype, *, tied: Tensor | None = None) -> ShardedHead:
+        """Copy the rows, so that the whole head is not kept for them; `tied`: they are there, as the embedding's."""
         weight_vD, bias_v = (
             None if tensor is None else tensor.detach().to(device, dtype, copy=True)
-            for tensor in (self.rows.weight_VD, self.rows.bias_V)
+            for tensor in (self.rows.weight_VD if tied is None else None, self.rows.bias_V)
         )
+        weight_vD = weight_vD if tied is None else tied
         assert weight_vD is not None
         return replace(self, rows=replace(self.rows, weight_VD=weight_vD, bias_V=bias_v))
 

@@ -2,9 +2,10 @@
 
 Norms of queries or keys that span all heads (OLMo 2 and 3) would take the mean square of one rank's heads only, with
 the wrong slice of their weight; AutoTP's `_replace` could make them `ShardedRMSNorm` beside the column it cuts. Fused
-experts (3-D weights) stay whole on each rank; `AutoTP._replace_module` passes them by. Knows no checkpoint and no
-configuration: what must be cut is found by its shape.
-Shapes: D width of all heads, d of one rank's; in weights of experts E experts, I hidden units of one, D width.
+experts (3-D weights) and embeddings stay whole on each rank; `AutoTP._replace_module` passes them by. Knows no
+checkpoint and no configuration: what must be cut is found by its shape.
+Shapes: D width of all heads, d of one rank's, P tokens of a pack; in weights of experts E experts, I hidden units of
+one, D width.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.ranks import Ranks, rows_of
 
 
 class ShardedRMSNorm(nn.Module):
@@ -72,6 +73,37 @@ def shard_norms(body: nn.Module, ranks: Ranks) -> list[str]:
                 setattr(parent, name, ShardedRMSNorm.of(norm, ranks))
                 replaced.append(f"{parent_name}.{name}")
     return replaced
+
+
+class ShardedEmbedding(nn.Module):
+    """An embedding, with whatever it does to its rows, of which each rank holds some: one finds a token's, all add up.
+
+    Exact: what the other ranks add is 0.
+    """
+
+    def __init__(self, rows: nn.Embedding, first: int, group: ProcessGroup | None = None) -> None:
+        super().__init__()
+        self.rows = rows
+        self.first = first
+        self.group = group
+
+    def forward(self, ids_1P: Tensor) -> Tensor:
+        """States [1, P, D]; all ranks must call it together."""
+        at = ids_1P - self.first
+        elsewhere = (at < 0) | (at >= len(self.rows.weight))
+        states_1PD: Tensor = self.rows(at.masked_fill(elsewhere, 0)).masked_fill(elsewhere[..., None], 0.0)
+        distributed.all_reduce(states_1PD, group=self.group)
+        return states_1PD
+
+
+def shard_embedding(body: Any, ranks: Ranks) -> nn.Embedding:
+    """Keep this rank's rows of the embedding, a copy of them, and have the ranks look up together; the rows."""
+    embedding: nn.Embedding = body.get_input_embeddings()
+    if ranks.size > 1:
+        first, end = rows_of(len(embedding.weight), ranks)
+        embedding.weight = nn.Parameter(embedding.weight.detach()[first:end].clone(), requires_grad=False)
+        body.set_input_embeddings(ShardedEmbedding(embedding, first))
+    return embedding
 
 
 @contextmanager

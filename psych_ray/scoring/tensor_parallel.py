@@ -32,7 +32,7 @@ from psych_ray.scoring.models import load_model, one_line
 from psych_ray.scoring.packing import Pack, VarlenAttention, kept_apart, use_varlen, varlen_for
 from psych_ray.scoring.ranks import Ranks
 from psych_ray.scoring.sharded_head import ShardedHead
-from psych_ray.scoring.sharded_modules import cutting_experts, shard_experts, shard_norms
+from psych_ray.scoring.sharded_modules import cutting_experts, shard_embedding, shard_experts, shard_norms
 from psych_ray.scoring.weights import safetensors_header, weight_files
 
 _log = logging.getLogger(__name__)
@@ -126,15 +126,16 @@ def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[Pre
     head = Head.of(model)
     is_tied = any(weight is head.weight_VD for weight in body.parameters())
     buffers = [(module, name, buffer) for module in body.modules() for name, buffer in module._buffers.items()]
+    own = ShardedHead.of(head, ranks)
     device = _auto_tp(body, ranks)
     shard_norms(body, ranks)
     shard_experts(body, ranks)
+    embedding = shard_embedding(body, ranks)
     _settle(body, device, dtype)
     for module, name, buffer in buffers:  # DeepSpeed cast them, and rotary frequencies do not survive bfloat16
         module._buffers[name] = buffer if buffer is None else buffer.to(device)
     _restore_scales(body, dtype)
-    own = ShardedHead.of(head, ranks)
-    return body, own if is_tied else own.copied_to(device, dtype)  # tied rows are there already, in the embedding
+    return body, own.copied_to(device, dtype, tied=embedding.weight if is_tied else None)
 
 
 class _AllRanks:

@@ -59,10 +59,9 @@ def gpus_of(config: ClusterConfig) -> Gpus | None:
 
 @dataclass(frozen=True, slots=True)
 class _Need:
-    """What a checkpoint needs of GPUs while it reads, bytes. Each rank keeps all embeddings, whatever else is cut."""
+    """What a checkpoint needs of GPUs while it reads, bytes."""
 
     weights: float
-    embeddings: float
     tokens: int
     """Read at a time."""
     whole: float
@@ -72,8 +71,7 @@ class _Need:
 
     def of_a_rank(self, ranks: int) -> float:
         """Memory that one of so many ranks needs."""
-        weights = self.weights / ranks + self.embeddings * (1 - 1 / ranks)
-        return weights + self.tokens * (self.whole + self.shared / ranks) + _FIXED_BYTES
+        return self.weights / ranks + self.tokens * (self.whole + self.shared / ranks) + _FIXED_BYTES
 
     def fits(self, ranks: int, gpus: Gpus) -> bool:
         """Whether so many GPUs hold it together."""
@@ -161,7 +159,6 @@ def _need(checkpoint: Checkpoint, config: Mapping[str, Any], scoring: ScoringCon
     # the hidden units' gate, its activation, their values and the product.
     return _Need(
         weights=_weight_bytes(checkpoint, config, scoring),
-        embeddings=float((text.get("vocab_size") or 0) * width * each),
         tokens=max(_PASS_TOKENS, _longest_tokens(text, scoring, longest)),
         whole=4 * width * each,
         shared=(2 * width + 4 * inner) * each,

@@ -163,7 +163,10 @@ def packed(ranks: Ranks, directory: Path, queries: list[Query]) -> Answers:
 
 
 def buffers_of(body: torch.nn.Module) -> dict[str, tuple[str, list[float]]]:
-    return {name: (str(buffer.dtype), buffer.double().flatten().tolist()) for name, buffer in body.named_buffers()}
+    return {
+        name.replace(".rows.", "."): (str(buffer.dtype), buffer.double().flatten().tolist())
+        for name, buffer in body.named_buffers()
+    }
 
 
 def in_bfloat16(ranks: Ranks, directory: Path, queries: list[Query]) -> tuple[Answers, Any]:
@@ -362,10 +365,11 @@ def test_sharded_head_is_the_head(name, gang):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel how much memory there is of its own")
-@pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
-def test_no_rank_holds_the_whole_checkpoint_while_it_loads(name, gang, big):
+@pytest.mark.parametrize(("name", "layers_mib"), [("llama", 0), ("qwen3-moe", 26)])
+def test_a_rank_takes_no_more_than_its_share_while_it_loads(name, layers_mib, gang, big):
+    """And, where experts are joined, two layers of them."""
     files_mib = sum(file.stat().st_size for file in big[name].glob("*.safetensors")) / 2**20
-    assert all(rank["peaks"][name] < 0.78 * files_mib for rank in gang)
+    assert all(rank["peaks"][name] < files_mib / len(gang) + layers_mib + 4 for rank in gang)
 
 
 def real_queries(shared: Path, tokenizer_name: str) -> list[Query]:

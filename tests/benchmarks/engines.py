@@ -1,6 +1,6 @@
 """Every family on every engine, in real Ray gangs, over real transcripts: differences to one process, and memory.
 
-    python -m tests.benchmarks.engines [--families llama olmo3 ...] [--ranks 2 4] [--large] [--out FILE]
+    python -m tests.benchmarks.engines [--families llama olmo3 ...] [--engines deepspeed_tp] [--ranks 2 4] [--large]
 
 Whole sweeps of random checkpoints with Qwen3's tokenizer, GPUs declared and not there. They are tiny, and one sweep
 takes them all; `--large` ones, of 0.3 to 0.6 billion parameters stored in bfloat16 and scored in float32, are swept one
@@ -57,6 +57,7 @@ def main() -> None:
     """Sweep with each engine and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
+    parser.add_argument("--engines", nargs="+", default=["deepspeed_tp", "deepspeed_zero"])
     parser.add_argument("--ranks", nargs="+", type=int, default=[2, 4])
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/engines.json"))
@@ -64,9 +65,9 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="pre", dir="/tmp"))
     try:
         if given.large:
-            result = {family: alone(work, family, given.ranks) for family in given.families}
+            result = {family: alone(work, family, given.engines, given.ranks) for family in given.families}
         else:
-            result = compare(work, [saved(work, family) for family in given.families], given.ranks)
+            result = compare(work, [saved(work, family) for family in given.families], given.engines, given.ranks)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,21 +75,21 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def alone(work: Path, family: str, sizes: list[int]) -> dict[str, Any]:
+def alone(work: Path, family: str, engines: list[str], sizes: list[int]) -> dict[str, Any]:
     """Sweep a large checkpoint of the family by itself."""
     directory = saved(work, family, large=True)
     try:
         weights = sum(file.stat().st_size for file in directory.glob("*.safetensors")) / 1e9
-        return {"weights_gb": round(weights, 2)} | compare(work, [directory], sizes)
+        return {"weights_gb": round(weights, 2)} | compare(work, [directory], engines, sizes)
     finally:
         shutil.rmtree(directory)
 
 
-def compare(work: Path, checkpoints: list[Path], sizes: list[int]) -> dict[str, Any]:
+def compare(work: Path, checkpoints: list[Path], engines: list[str], sizes: list[int]) -> dict[str, Any]:
     """Sweep in one process, then with each engine on so many ranks; largest difference by checkpoint, nats."""
     expected, memory = sweep(work, checkpoints, "scoring.engine=transformers", "cluster.gpus=1")
     result: dict[str, Any] = {"rows": expected.height, "transformers": {"anonymous_memory_gb": memory}}
-    for engine in ("deepspeed_tp", "deepspeed_zero"):
+    for engine in engines:
         for size in sizes:
             held = (f"scoring.engine={engine}", f"cluster.ranks={size}", f"cluster.gpus={size}")
             found, memory = sweep(work, checkpoints, *held)

@@ -10,8 +10,8 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network needed
 	$(BIN)/psych-ray sweep results.root=outputs/demo
 
-test: $(READY)  ## all tests
-	$(BIN)/pytest
+test: $(READY)  ## all tests, two files at a time: many of them wait more than they work
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+PASS_TOKENS = 16_384
+"""What an engine on a GPU reads at a time if left alone; a longer sequence is read whole."""
 
 
 @dataclass(slots=True)

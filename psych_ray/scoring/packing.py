@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from psych_ray.scoring import onednn
-from psych_ray.scoring.batching import packs
+from psych_ray.scoring.batching import PASS_TOKENS, packs
 from psych_ray.scoring.engines import NOTHING, Query, TokenScores
 from psych_ray.scoring.likelihood import Head, token_nll
 
@@ -74,7 +74,7 @@ class PackedEngine:
     name = "transformers, packed"
 
     def __init__(
-        self, model: PreTrainedModel, *, batch_tokens: int = 16_384, attend: VarlenAttention | None = None
+        self, model: PreTrainedModel, *, batch_tokens: int = PASS_TOKENS, attend: VarlenAttention | None = None
     ) -> None:
         attend = attend or varlen_for(model.device, model.dtype)
         if attend is None:

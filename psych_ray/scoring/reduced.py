@@ -240,16 +240,15 @@ def _cut_widths(text: Any, n_ranks: int) -> None:
 
 
 def _cut_frequencies(text: Any, head_width: int) -> int:
-    """Width of a small head, which lists of what turns positions may not let be any smaller; sections of it are cut."""
+    """Cut the sections that turn positions, and return the width of a small head; the old one if any list keeps it."""
     positions = getattr(text, "rope_parameters", None) or {}
     listed = {name: values for name, values in positions.items() if isinstance(values, list)}
+    sections = listed.pop("mrope_section", [])
     small = min(head_width, _HEAD_WIDTH)
-    if not listed:
-        return small
-    sections = listed.get("mrope_section", [])
-    if len(listed) > 1 or any(n * small % head_width for n in sections) or not sections:
+    if listed or any(n * small % head_width for n in sections):
         return head_width
-    positions["mrope_section"] = [n * small // head_width for n in sections]
+    if sections:
+        positions["mrope_section"] = [n * small // head_width for n in sections]
     return small
 
 

@@ -38,12 +38,11 @@ class ShardedHead:
 
     def copied_to(self, device: torch.device, dtype: torch.dtype, *, tied: Tensor | None = None) -> ShardedHead:
         """Copy the rows, so that the whole head is not kept for them; `tied`: they are there, as the embedding's."""
-        weight_vD, bias_v = (
-            None if tensor is None else tensor.detach().to(device, dtype, copy=True)
-            for tensor in (self.rows.weight_VD if tied is None else None, self.rows.bias_V)
-        )
-        weight_vD = weight_vD if tied is None else tied
-        assert weight_vD is not None
+        weight_vD, bias_v = tied, self.rows.bias_V
+        if weight_vD is None:
+            weight_vD = self.rows.weight_VD.detach().to(device, dtype, copy=True)
+        if bias_v is not None:
+            bias_v = bias_v.detach().to(device, dtype, copy=True)
         return replace(self, rows=replace(self.rows, weight_VD=weight_vD, bias_V=bias_v))
 
     def token_nll(self, hidden_RD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.batching import packs
+from psych_ray.scoring.batching import PASS_TOKENS, packs
 from psych_ray.scoring.cards import CONFIG, read_json
 from psych_ray.scoring.divisible import require_divisible
 from psych_ray.scoring.engines import NOTHING, Query, TokenScores, to_scores
@@ -36,7 +36,6 @@ from psych_ray.scoring.sharded_modules import cutting_experts, shard_embedding, 
 from psych_ray.scoring.weights import safetensors_header, weight_files
 
 _log = logging.getLogger(__name__)
-_PASS_TOKENS = 16_384
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -81,7 +80,7 @@ class TensorParallelEngine:
         ranks: Ranks,
         *,
         attend: VarlenAttention | None = None,
-        pass_tokens: int = _PASS_TOKENS,
+        pass_tokens: int = PASS_TOKENS,
     ) -> None:
         attend = attend or (varlen_for(body.device, body.dtype) if body.device.type == "cuda" else None)
         if attend is not None:

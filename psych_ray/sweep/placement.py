@@ -13,6 +13,7 @@ from typing import Any
 
 from psych_ray.config import ClusterConfig, ClusterKind, Config, CutBy, Dtype, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError
+from psych_ray.scoring.batching import PASS_TOKENS
 from psych_ray.scoring.cards import CONFIG, read_json
 from psych_ray.scoring.checkpoints import Checkpoint
 from psych_ray.scoring.divisible import possible_ranks, require_divisible
@@ -22,8 +23,6 @@ from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
 # A GPU's memory is never all ours; its driver, the libraries and a chunk of logits need room whatever is read.
 _USABLE = 0.95
 _FIXED_BYTES = 1.5e9
-_PASS_TOKENS = 16_384
-"""What engines on a GPU read at a time if left alone; a longer transcript is read whole."""
 _CHARACTERS_A_TOKEN_AT_LEAST = 3.0
 """Below the mean over studies, as the longest transcripts are full of numbers."""
 _BYTES = {Dtype.float32: 4.0, Dtype.bfloat16: 2.0}
@@ -159,7 +158,7 @@ def _need(checkpoint: Checkpoint, config: Mapping[str, Any], scoring: ScoringCon
     # the hidden units' gate, its activation, their values and the product.
     return _Need(
         weights=_weight_bytes(checkpoint, config, scoring),
-        tokens=max(_PASS_TOKENS, _longest_tokens(text, scoring, longest)),
+        tokens=max(PASS_TOKENS, _longest_tokens(text, scoring, longest)),
         whole=4 * width * each,
         shared=(2 * width + 4 * inner) * each,
     )
@@ -168,7 +167,8 @@ def _need(checkpoint: Checkpoint, config: Mapping[str, Any], scoring: ScoringCon
 def _longest_tokens(text: Mapping[str, Any], scoring: ScoringConfig, longest: int) -> int:
     """Tokens of the longest transcript after the cut, about."""
     in_characters = scoring.parity or scoring.cut == CutBy.characters
-    characters = min(longest, scoring.cut_at or CUT_CHARACTERS) if in_characters else longest
+    cut_at = CUT_CHARACTERS if scoring.parity else scoring.cut_at or CUT_CHARACTERS
+    characters = min(longest, cut_at) if in_characters else longest
     context = text.get("max_position_embeddings")
     limits = [characters / _CHARACTERS_A_TOKEN_AT_LEAST, context, None if in_characters else scoring.cut_at]
     return int(min(limit for limit in limits if limit is not None))

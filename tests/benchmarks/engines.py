@@ -3,7 +3,7 @@
     python -m tests.benchmarks.engines [--families llama olmo3 ...] [--engines deepspeed_tp] [--ranks 2 4] [--large]
 
 Whole sweeps of random checkpoints with Qwen3's tokenizer, GPUs declared and not there. They are tiny, and one sweep
-takes them all; `--large` ones, of 0.3 to 0.6 billion parameters stored in bfloat16 and scored in float32, are swept one
+takes them all; `--large` ones, of 0.3 to 0.8 billion parameters stored in bfloat16 and scored in float32, are swept one
 by one, to see what a rank holds: anonymous memory at most, polled, of which the libraries take what a tiny one shows.
 """
 

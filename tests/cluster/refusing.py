@@ -1,4 +1,4 @@
-"""Conditions that cannot take one of the demo's transcripts, or that leave a rank without memory once."""
+"""A condition that cannot take one of the demo's transcripts, and leaves rank 1 without memory once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,10 @@ class Refusing(Condition):
     name = "refusing"
 
     def render(self, transcript, template) -> Rendering:
-        if transcript.participant == "3" and transcript.study == "demo_bandit":
-            raise TranscriptError("this one is not for us")
-        return condition_named("plain").render(transcript, template)
-
-
-class Greedy(Refusing):
-    name = "greedy"
-
-    def render(self, transcript, template) -> Rendering:
         once = Path(os.environ["TMPDIR"]) / "greedy"
         if os.environ["RANK"] == "1" and transcript.study == "demo_recall" and not once.exists():
             once.touch()
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().render(transcript, template)
+        if transcript.participant == "3" and transcript.study == "demo_bandit":
+            raise TranscriptError("this one is not for us")
+        return condition_named("plain").render(transcript, template)

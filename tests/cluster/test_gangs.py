@@ -89,7 +89,7 @@ def test_zero_on_two_ranks_scores_as_one_process_whatever_one_rank_lacks_and_eve
     alone, model, scratch, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    arguments = ("scoring.engine=deepspeed_zero", "conditions=[refusing:Greedy]", *GANG[1:])
+    arguments = ("scoring.engine=deepspeed_zero", "conditions=[refusing:Refusing]", *GANG[1:])
     code, _, err = finish(start(sweep(model, tmp_path, *arguments), scratch))
     (scratch / "greedy").unlink()
     assert code == 3, err
@@ -118,7 +118,8 @@ def test_auto_puts_large_checkpoints_on_gangs_and_small_ones_on_one_gpu_in_one_s
         ("olmo", "transformers, packed, oneDNN"), ("wide", "deepspeed_tp, 2 ranks")
     }  # fmt: skip
     one_by_one = tmp_path / "one by one"
-    finish(start(sweep(model, one_by_one, *both, "scoring.engine=transformers"), scratch))
+    code, _, err = finish(start(sweep(model, one_by_one, *both, "scoring.engine=transformers"), scratch))
+    assert code == 0, err
     assert_same(table(tmp_path), table(one_by_one))
     wait_until_gone(scratch)
 
@@ -160,7 +161,7 @@ def test_nothing_is_left_of_a_gang_whose_rank_died(node, model, tmp_path):
             assert all(isinstance(report, LoadReport) for report in ray.get(loading))
         else:
             ray.wait(loading, timeout=3)
-        pids = [actor["Pid"] for actor in actors()]
+        pids = rank_pids()
         assert len(pids) == 2
         os.kill(pids[1], signal.SIGKILL)
         gang.kill()
@@ -177,7 +178,7 @@ def test_nothing_is_left_on_a_running_cluster_of_a_sweep_that_was_killed_and_the
     running = ("cluster=existing", f"cluster.address={ray.get_runtime_context().gcs_address}", *GANG[:2], *GANG[3:])
     killed = start(sweep(model, tmp_path, *running), scratch)
     wait_for_parts(killed, tmp_path, 1)
-    pids = [actor["Pid"] for actor in actors()]
+    pids = rank_pids()
     assert len(pids) == 2
     killed.kill()
     finish(killed)
@@ -192,9 +193,9 @@ def test_nothing_is_left_on_a_running_cluster_of_a_sweep_that_was_killed_and_the
     assert_same(table(tmp_path), alone)
 
 
-def actors() -> list[dict]:
+def rank_pids() -> list[int]:
     return [
-        {"Pid": process.pid}
+        process.pid
         for process in psutil.Process().children(recursive=True)
         if "ReplicaActor" in " ".join(process.cmdline() or [""])
     ]

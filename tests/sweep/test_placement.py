@@ -83,6 +83,7 @@ def test_auto_takes_the_first_way_that_fits(checkpoint, billions, dtype, gpus, e
         ({"cut": CutBy.characters}, 150_000, 16_384, 2),
         ({"cut": CutBy.characters, "cut_at": 150_000}, 10**6, 50_000, 4),
         ({"parity": True}, 150_000, 16_384, 2),
+        ({"parity": True, "cut_at": 150_000}, 150_000, 16_384, 2),
     ],
 )
 def test_long_transcripts_want_room_unless_they_are_cut(checkpoint, scoring, longest, tokens, ranks):

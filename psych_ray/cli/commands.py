@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
+from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare
 from psych_ray.config import Config
 from psych_ray.errors import UnsupportedError
 from psych_ray.results.reading import footers, parts, scan_responses, scored_sums
 from psych_ray.results.root import ResultsRoot
-from psych_ray.sweep.prepare import Prepared, checkpoint_facts, prepare
 from psych_ray.sweep.unit import Tally
 from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
 
@@ -63,7 +63,7 @@ def plan(config: Config) -> int:
 
 def status(config: Config) -> int:
     """Tell what is committed and what is missing."""
-    from psych_ray.sweep.status import status_of
+    from psych_ray.app.status import status_of
 
     found = status_of(ResultsRoot(config.results.root))
     table = Table("checkpoint", "condition", *_right("transcripts", "missing", "rows", "not scored", "parts"))
@@ -89,7 +89,8 @@ def report(config: Config) -> int:
 
 def check(config: Config) -> int:
     """Load every checkpoint, show what its self-check sees and how transcripts align with its tokens."""
-    from psych_ray.cluster.check import Refused, run_check
+    from psych_ray.app.check import check as run_check
+    from psych_ray.cluster.check import Refused
     from psych_ray.transcripts.sources import read_transcripts
 
     limit = min(config.transcripts.limit or _CHECKED_TRANSCRIPTS, _CHECKED_TRANSCRIPTS)
@@ -162,7 +163,7 @@ def report_lines(config: Config) -> list[str]:
 
 def _score(prepared: Prepared, config: Config, tracker: Tracker, rejected: list[str]) -> list[str]:
     """Run the sweep with its tracker; the tracker learns how it ended, whatever happens."""
-    from psych_ray.cluster.driver import run_sweep
+    from psych_ray.app.sweep import run_sweep
 
     began = time.monotonic()
     tracker.started(_start(prepared, config))

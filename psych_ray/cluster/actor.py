@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import ray
 
-from psych_ray.cluster.replica import CheckpointReport, LoadReport, Replica, ReplicaSpec
 from psych_ray.errors import PsychRayError, RefusedError, ResultsError
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.record import Transcript
+from psych_ray.worker.replica import CheckpointReport, LoadReport, Replica, ReplicaSpec
 
 _log = logging.getLogger(__name__)
 _SOURCE_PLACE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")

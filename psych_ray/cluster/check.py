@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,10 @@ import ray
 from ray.exceptions import RayError
 
 from psych_ray.cluster.actor import Failure
-from psych_ray.cluster.driver import replica_specs
-from psych_ray.cluster.gang import Gang, require_room
-from psych_ray.cluster.replica import CheckpointReport
-from psych_ray.cluster.session import divide, ray_session
-from psych_ray.config import Config
-from psych_ray.sweep.prepare import Prepared
+from psych_ray.cluster.gang import Gang
+from psych_ray.cluster.session import Slots
 from psych_ray.transcripts.record import Transcript
+from psych_ray.worker.replica import CheckpointReport, ReplicaSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +25,27 @@ class Refused:
 
 
 def run_check(
-    prepared: Prepared, config: Config, transcripts: Sequence[Transcript]
+    specs: Mapping[str, ReplicaSpec], slots: Slots, transcripts: Sequence[Transcript], *, across_nodes: bool
 ) -> Iterator[CheckpointReport | Refused]:
-    """Load every checkpoint in turn, and tell what its self-check saw and how the transcripts align with its tokens."""
-    most = max(placement.ranks for placement in prepared.placements.values())
-    with ray_session(config.cluster):
-        slots = divide(config.cluster, most)
-        require_room(config.cluster, slots, most)
-        for weights, spec in replica_specs(prepared, config, slots).items():
-            if spec.checkpoints[0].is_simulator:
-                continue
-            gang = Gang(spec, slots, name=f"check-{weights}", across_nodes=config.cluster.across_nodes)
-            try:
-                found = _of_all(gang.load())
-                found = found if isinstance(found, Failure) else _of_all(gang.check(transcripts))
-            except RayError as error:
-                found = Failure(str(error).splitlines()[0], final=True, stops_sweep=False)
-            finally:
-                gang.kill()
-            if isinstance(found, Failure):
-                yield Refused(tuple(checkpoint.slug for checkpoint in spec.checkpoints), found.reason)
-            else:
-                yield from found
+    """Load every checkpoint in turn, and tell what its self-check saw and how the transcripts align with its tokens.
+
+    Needs a Ray session.
+    """
+    for weights, spec in specs.items():
+        if spec.checkpoints[0].is_simulator:
+            continue
+        gang = Gang(spec, slots, name=f"check-{weights}", across_nodes=across_nodes)
+        try:
+            found = _of_all(gang.load())
+            found = found if isinstance(found, Failure) else _of_all(gang.check(transcripts))
+        except RayError as error:
+            found = Failure(str(error).splitlines()[0], final=True, stops_sweep=False)
+        finally:
+            gang.kill()
+        if isinstance(found, Failure):
+            yield Refused(tuple(checkpoint.slug for checkpoint in spec.checkpoints), found.reason)
+        else:
+            yield from found
 
 
 def _of_all(references: Sequence[Any]) -> Any:

@@ -5,8 +5,7 @@ Decides nothing itself, and never sees a response.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,13 +13,9 @@ import ray
 from ray.exceptions import RayError
 
 from psych_ray.cluster.actor import Failure
-from psych_ray.cluster.gang import Gang, require_room
-from psych_ray.cluster.replica import LoadReport, ReplicaSpec
-from psych_ray.cluster.session import Slots, divide, ray_session
-from psych_ray.config import Config
+from psych_ray.cluster.gang import Gang
+from psych_ray.cluster.session import Slots
 from psych_ray.errors import ResultsError
-from psych_ray.scoring.checkpoints import Checkpoint, load_group
-from psych_ray.sweep.prepare import Prepared, checkpoint_facts
 from psych_ray.sweep.scheduler import (
     Action,
     Event,
@@ -37,68 +32,22 @@ from psych_ray.sweep.scheduler import (
 )
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking.base import Tracker
+from psych_ray.worker.replica import LoadReport, ReplicaSpec
 
 
-def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]:
-    """Score all that is missing; a line for everything that was set aside.
+def drive(
+    scheduler: Scheduler,
+    specs: Mapping[str, ReplicaSpec],
+    slots: Slots,
+    tracker: Tracker,
+    *,
+    across_nodes: bool = False,
+) -> list[str]:
+    """Carry out the scheduler's actions until all units are done or set aside; a line for each that was set aside.
 
-    Raises ResultsError when nothing can be committed any more. KeyboardInterrupt passes through; what is committed by
-    then stays.
+    `specs` by the slug of the weights. Needs a Ray session. Raises ResultsError when nothing can be committed any more.
     """
-    units = _side_by_side(prepared)
-    if not units:
-        return []
-    weights_of = {slug: load_group(checkpoint) for slug, checkpoint in prepared.checkpoints.items()}
-    cost: dict[str, float] = defaultdict(float)
-    for lane in prepared.lanes:
-        cost[weights_of[lane.checkpoint]] += prepared.device.seconds(lane.n_characters_missing, lane.n_parameters)
-    ranks = {weights: prepared.placements[weights].ranks for weights in {weights_of[u.checkpoint] for u in units}}
-    with ray_session(config.cluster):
-        slots = divide(config.cluster, sum(ranks.values()))
-        require_room(config.cluster, slots, max(ranks.values()))
-        scheduler = Scheduler.plan(
-            units,
-            slots=slots.ranks,
-            attempts=config.cluster.attempts,
-            cost=cost,
-            weights_of=weights_of,
-            ranks=ranks,
-        )
-        specs = replica_specs(prepared, config, slots)
-        return _Driver(scheduler, specs, slots, tracker, config.cluster.across_nodes).run()
-
-
-def _side_by_side(prepared: Prepared) -> list[Unit]:
-    """All missing units, those of the same transcripts under different conditions next to each other.
-
-    A transcript that reads the same under two conditions is then scored once: the replica still knows the answer.
-    """
-    placed = []
-    for lane in prepared.lanes:
-        place = {transcript.id: number for number, transcript in enumerate(lane.transcripts)}
-        placed += [(place[unit.transcripts[0].id], unit) for unit in lane.missing]
-    return [unit for _, unit in sorted(placed, key=lambda pair: pair[0])]
-
-
-def replica_specs(prepared: Prepared, config: Config, slots: Slots) -> dict[str, ReplicaSpec]:
-    """What each set of weights needs to know to be a replica, by the slug of the weights."""
-    groups: dict[str, list[Checkpoint]] = {}
-    for checkpoint in prepared.checkpoints.values():
-        groups.setdefault(load_group(checkpoint), []).append(checkpoint)
-    return {
-        weights: ReplicaSpec(
-            checkpoints=tuple(checkpoints),
-            facts={checkpoint.slug: checkpoint_facts(checkpoint) for checkpoint in checkpoints},
-            identity=prepared.scoring,
-            scoring=replace(config.scoring, engine=prepared.placements[weights].engine),
-            results_root=str(prepared.root.path),
-            allow_pickle=config.checkpoints.allow_pickle,
-            threads=slots.cpus,
-            ranks=prepared.placements[weights].ranks,
-            stall_seconds=config.cluster.stall_seconds,
-        )
-        for weights, checkpoints in groups.items()
-    }
+    return _Driver(scheduler, dict(specs), slots, tracker, across_nodes).run()
 
 
 @dataclass(slots=True, eq=False)

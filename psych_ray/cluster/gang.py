@@ -14,11 +14,11 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from psych_ray.cluster.actor import ReplicaActor
-from psych_ray.cluster.replica import ReplicaSpec
 from psych_ray.cluster.session import Slots
 from psych_ray.config import ClusterConfig
 from psych_ray.errors import ConfigError
 from psych_ray.sweep.unit import Unit
+from psych_ray.worker.replica import ReplicaSpec
 
 
 class Gang:

@@ -13,28 +13,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from psych_ray.scoring.checkpoints import Checkpoint as Checkpoint
-    from psych_ray.scoring.checkpoints import find_checkpoints as find_checkpoints
+    from psych_ray.checkpoints.find import Checkpoint as Checkpoint
+    from psych_ray.checkpoints.find import find_checkpoints as find_checkpoints
     from psych_ray.scoring.loading import load_scorer as load_scorer
     from psych_ray.scoring.loading import load_scorers as load_scorers
     from psych_ray.scoring.scored import ScoredTranscript as ScoredTranscript
     from psych_ray.scoring.scored import Scorer as Scorer
     from psych_ray.scoring.scorer import LanguageModelScorer as LanguageModelScorer
 
-_HOME = {
-    "Checkpoint": "checkpoints",
-    "LanguageModelScorer": "scorer",
-    "ScoredTranscript": "scored",
-    "Scorer": "scored",
-    "find_checkpoints": "checkpoints",
-    "load_scorer": "loading",
-    "load_scorers": "loading",
+_MODULE_OF = {
+    "Checkpoint": "psych_ray.checkpoints.find",
+    "LanguageModelScorer": "psych_ray.scoring.scorer",
+    "ScoredTranscript": "psych_ray.scoring.scored",
+    "Scorer": "psych_ray.scoring.scored",
+    "find_checkpoints": "psych_ray.checkpoints.find",
+    "load_scorer": "psych_ray.scoring.loading",
+    "load_scorers": "psych_ray.scoring.loading",
 }
-__all__ = list(_HOME)
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    """Import torch only when somebody asks for what needs it."""
-    if name not in _HOME:
+    """Import torch only when a name that needs it is asked for."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group
+from psych_ray.checkpoints.hub import fetch
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
-from psych_ray.scoring import onednn
-from psych_ray.scoring.adapters import AdapterEngine, SharedBase, require_adapter
-from psych_ray.scoring.alignment import require_offsets
-from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints, load_group
-from psych_ray.scoring.engines import Engine, TransformersEngine, WholeModelEngine
-from psych_ray.scoring.hub import fetch
-from psych_ray.scoring.models import load_model, one_line
-from psych_ray.scoring.onednn import OneDnnEngine
-from psych_ray.scoring.packing import PackedEngine
-from psych_ray.scoring.ranks import Ranks
-from psych_ray.scoring.reduced import check_reduced
+from psych_ray.scoring.checks.self_check import self_check, sharded_self_check
+from psych_ray.scoring.checks.shrunk_model import check_reduced
+from psych_ray.scoring.engines import onednn
+from psych_ray.scoring.engines.base import Engine, TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines.lora import AdapterEngine, SharedBase, require_adapter
+from psych_ray.scoring.engines.onednn import OneDnnEngine
+from psych_ray.scoring.engines.packed import PackedEngine
+from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
+from psych_ray.scoring.engines.sharded.zero import ZeroEngine, load_zero
+from psych_ray.scoring.models.load import load_model, one_line
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
-from psych_ray.scoring.selfcheck import self_check, sharded_self_check
-from psych_ray.scoring.templates import template_of
-from psych_ray.scoring.tensor_parallel import TensorParallelEngine, load_tensor_parallel
-from psych_ray.scoring.zero import ZeroEngine, load_zero
+from psych_ray.scoring.tokens.alignment import require_offsets
+from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
 
 # Beyond so many rows oneDNN's products gain nothing any more.

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from psych_ray.errors import RefusedError, TranscriptError
-from psych_ray.scoring.alignment import Alignment, align
 from psych_ray.scoring.batching import Ahead, Waiting, windows
-from psych_ray.scoring.engines import Engine, Query, TokenScores
-from psych_ray.scoring.parity import align_as_authors
+from psych_ray.scoring.engines.base import Engine, Query, TokenScores
 from psych_ray.scoring.scored import Check, ScoredTranscript
+from psych_ray.scoring.tokens.alignment import Alignment, align
+from psych_ray.scoring.tokens.parity import align_as_authors
 from psych_ray.transcripts.conditions import ChatTemplate, Condition, cut_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from psych_ray.scoring.alignment import align
-from psych_ray.scoring.engines import Engine, Query
+from psych_ray.scoring.engines.base import Engine, Query
 from psych_ray.scoring.loading import fastest_first
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
+from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named
 from tests.benchmarks.loop import loop_nll, loop_top1
 from tests.benchmarks.shapes import SHARED, like_real, random_model, real_queries, real_tokenizer, real_transcripts

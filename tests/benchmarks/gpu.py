@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from psych_ray.scoring.engines import Query, TransformersEngine
-from psych_ray.scoring.packing import PackedEngine
+from psych_ray.scoring.engines.base import Query, TransformersEngine
+from psych_ray.scoring.engines.packed import PackedEngine
 from tests.benchmarks.loop import loop_nll
 from tests.benchmarks.shapes import VOCABULARY, like_real, random_model
 
@@ -82,8 +82,8 @@ def measure(shape: str, n: int, rounds: int, batch_tokens: int) -> dict[str, obj
 def measure_zero(shape: str, n: int) -> dict[str, object]:
     """Load a random checkpoint of this shape over one rank by ZeRO, and score with it once."""
     from psych_ray.config import CheckpointCard, Dtype, ScoringConfig
-    from psych_ray.scoring.ranks import Rendezvous
-    from psych_ray.scoring.zero import load_zero
+    from psych_ray.scoring.engines.sharded.process_group import Rendezvous
+    from psych_ray.scoring.engines.sharded.zero import load_zero
 
     queries = like_real(n=n)
     with tempfile.TemporaryDirectory() as place:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from psych_ray.scoring.engines import Query
+from psych_ray.scoring.engines.base import Query
 
 
 def loop_nll(model: PreTrainedModel, queries: Sequence[Query]) -> list[list[float]]:

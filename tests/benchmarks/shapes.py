@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from psych_ray.scoring.engines import Query
+from psych_ray.scoring.engines.base import Query
 from psych_ray.transcripts.record import Transcript
 
 SHARED = Path(os.environ.get("PSYCH_RAY_SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -53,8 +53,8 @@ def real_tokenizer() -> PreTrainedTokenizerBase:
 
 def real_queries(*, tokens: int, n: int) -> list[Query]:
     """Ask for the responses of real transcripts that have more than `tokens` tokens, cut there."""
-    from psych_ray.scoring.alignment import align
     from psych_ray.scoring.scorer import token_places
+    from psych_ray.scoring.tokens.alignment import align
     from psych_ray.transcripts.conditions import condition_named
 
     tokenizer, plain = real_tokenizer(), condition_named("plain")

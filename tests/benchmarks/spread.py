@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from psych_ray.checkpoints.find import find_checkpoints
 from psych_ray.config import CheckpointsConfig, CheckpointSource, Dtype, ScoringConfig
 from psych_ray.demo import demo_checkpoints
-from psych_ray.scoring.checkpoints import find_checkpoints
-from psych_ray.scoring.engines import Engine
+from psych_ray.scoring.engines.base import Engine
+from psych_ray.scoring.engines.packed import PackedEngine
 from psych_ray.scoring.loading import load_scorer
-from psych_ray.scoring.packing import PackedEngine
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript

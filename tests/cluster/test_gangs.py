@@ -19,15 +19,15 @@ import ray
 from test_sweep import assert_same, finish, n_parts, processes_of, start, table, wait_for_parts, wait_until_gone
 from test_sweep import scratch as scratch
 
+from psych_ray.checkpoints.find import Checkpoint, find_checkpoints
 from psych_ray.cluster.gang import Gang, require_room
-from psych_ray.cluster.replica import LoadReport, ReplicaSpec
 from psych_ray.cluster.session import Slots
 from psych_ray.config import CheckpointsConfig, CheckpointSource, ClusterConfig, EngineName, ScoringConfig
 from psych_ray.errors import ConfigError
 from psych_ray.results.reading import footers
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import ScoringIdentity
-from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints
+from psych_ray.worker.replica import LoadReport, ReplicaSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

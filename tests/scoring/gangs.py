@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from psych_ray.scoring.ranks import Ranks, Rendezvous, join
+from psych_ray.scoring.engines.sharded.process_group import Ranks, Rendezvous, join
 
 TIMEOUT_S = 120.0
 

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from psych_ray.checkpoints.cards import write_card
+from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, ScoringConfig, Stage
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring import adapters
-from psych_ray.scoring.cards import write_card
-from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints, load_group
-from psych_ray.scoring.engines import WholeModelEngine
+from psych_ray.scoring.engines import lora
+from psych_ray.scoring.engines.base import WholeModelEngine
 from psych_ray.scoring.loading import load_scorer, load_scorers
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.simulated import simulated_transcripts
@@ -238,7 +238,7 @@ def test_an_adapter_may_bring_its_own_tokenizer(base, first, tmp_path):
 
 
 def test_without_peft_it_says_what_to_install(base, first, monkeypatch):
-    monkeypatch.setattr(adapters, "find_spec", lambda name: None)
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"^first: .* peft is not installed here; pip install peft$"):
         load_scorers(find(base, first))
 

@@ -11,8 +11,8 @@ import torch
 from inside import model_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from psych_ray.checkpoints.find import find_checkpoints
 from psych_ray.config import CheckpointsConfig, CheckpointSource, ScoringConfig, TranscriptsConfig, TranscriptSource
-from psych_ray.scoring.checkpoints import find_checkpoints
 from psych_ray.scoring.loading import load_scorer
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript

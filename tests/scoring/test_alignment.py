@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from psych_ray.scoring.alignment import align
+from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named, cut_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from psych_ray.errors import MarkerError
-from psych_ray.scoring.engines import Query, TokenScores
+from psych_ray.scoring.engines.base import Query, TokenScores
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript

@@ -23,9 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from psych_ray.checkpoints.find import Checkpoint, find_checkpoints
 from psych_ray.config import CheckpointsConfig, CheckpointSource, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints
 from psych_ray.scoring.loading import load_scorer
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript

@@ -19,11 +19,11 @@ from inside import model_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from psych_ray.checkpoints import quantization
+from psych_ray.checkpoints.cards import write_card
+from psych_ray.checkpoints.find import find_checkpoints, load_group, slug_of
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, ScoringConfig, Stage
 from psych_ray.errors import CheckpointError, UnsupportedError
-from psych_ray.scoring import quantization
-from psych_ray.scoring.cards import write_card
-from psych_ray.scoring.checkpoints import find_checkpoints, load_group, slug_of
 from psych_ray.scoring.loading import load_scorer, load_scorers
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.simulated import simulated_transcripts
@@ -351,7 +351,7 @@ def test_finding_checkpoints_needs_no_torch(directory):
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
         "from psych_ray.config import CheckpointsConfig\n"
-        "from psych_ray.scoring.checkpoints import find_checkpoints\n"
+        "from psych_ray.checkpoints.find import find_checkpoints\n"
         f"print(find_checkpoints(CheckpointsConfig(source='local', paths=[{str(directory)!r}]))[0].slug)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

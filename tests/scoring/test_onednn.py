@@ -6,11 +6,11 @@ import pytest
 import torch
 from test_packing import ARCHITECTURES, difference, queries, slow_attention, tiny
 
-from psych_ray.scoring import onednn
-from psych_ray.scoring.engines import TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines import onednn
+from psych_ray.scoring.engines.base import TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines.onednn import OneDnnEngine
+from psych_ray.scoring.engines.packed import PackedEngine
 from psych_ray.scoring.loading import fastest_first
-from psych_ray.scoring.onednn import OneDnnEngine
-from psych_ray.scoring.packing import PackedEngine
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of PyTorch has no oneDNN for this CPU")
 

@@ -11,8 +11,8 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from psych_ray.scoring.batching import Ahead, Waiting, packs, windows
-from psych_ray.scoring.engines import Query, TransformersEngine, WholeModelEngine
-from psych_ray.scoring.packing import PackedEngine
+from psych_ray.scoring.engines.base import Query, TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines.packed import PackedEngine
 
 
 def slow_attention(query, key, value, boundaries, _, longest, __, *, scale, window_size, enable_gqa):

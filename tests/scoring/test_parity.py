@@ -20,8 +20,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from psych_ray.config import TranscriptsConfig, TranscriptSource
 from psych_ray.errors import CheckpointError, MarkerError
-from psych_ray.scoring.parity import align_as_authors
-from psych_ray.scoring.templates import template_of
+from psych_ray.scoring.tokens.chat_templates import template_of
+from psych_ray.scoring.tokens.parity import align_as_authors
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import read_transcripts

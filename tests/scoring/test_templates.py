@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from psych_ray.config import TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
-from psych_ray.scoring.alignment import align
-from psych_ray.scoring.templates import TokenizerTemplate, template_of
+from psych_ray.scoring.tokens.alignment import align
+from psych_ray.scoring.tokens.chat_templates import TokenizerTemplate, template_of
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import read_transcripts

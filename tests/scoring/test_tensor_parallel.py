@@ -25,15 +25,15 @@ from transformers import AutoTokenizer
 
 from psych_ray.config import CheckpointCard, Dtype, ScoringConfig, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.alignment import align
-from psych_ray.scoring.engines import Query, WholeModelEngine
+from psych_ray.scoring.engines.base import Query, WholeModelEngine
+from psych_ray.scoring.engines.sharded.head import ShardedHead
+from psych_ray.scoring.engines.sharded.modules import ShardedRMSNorm
+from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
 from psych_ray.scoring.likelihood import Head, token_nll
-from psych_ray.scoring.models import load_model
-from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.models.load import load_model
 from psych_ray.scoring.scorer import token_places
-from psych_ray.scoring.sharded_head import ShardedHead
-from psych_ray.scoring.sharded_modules import ShardedRMSNorm
-from psych_ray.scoring.tensor_parallel import TensorParallelEngine, load_tensor_parallel
+from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.sources import read_transcripts
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
-from psych_ray.scoring.engines import Query, TokenScores, WholeModelEngine
-from psych_ray.scoring.ranks import Ranks
-from psych_ray.scoring.zero import load_zero, passes
+from psych_ray.scoring.engines.base import Query, TokenScores, WholeModelEngine
+from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.zero import load_zero, passes
 
 LENGTHS = (150, 7, 101, 2, 64, 33, 5)
 WINDOW = 64
@@ -220,8 +220,8 @@ def score_here(ranks: Ranks, directory: Path, asked: list[Query]) -> list[TokenS
 @pytest.mark.slow
 def test_real_transcripts_with_their_real_tokenizer(shared, tiny_checkpoint):
     from psych_ray.config import TranscriptsConfig, TranscriptSource
-    from psych_ray.scoring.alignment import align
     from psych_ray.scoring.scorer import token_places
+    from psych_ray.scoring.tokens.alignment import align
     from psych_ray.transcripts.conditions import condition_named
     from psych_ray.transcripts.sources import read_transcripts
 
@@ -240,8 +240,8 @@ def test_real_transcripts_with_their_real_tokenizer(shared, tiny_checkpoint):
 
 
 def tokens_at_a_time(ranks: Ranks, directory: Path) -> tuple[int, int]:
+    from psych_ray.checkpoints.find import find_checkpoints
     from psych_ray.config import CheckpointsConfig, CheckpointSource
-    from psych_ray.scoring.checkpoints import find_checkpoints
     from psych_ray.scoring.loading import load_scorers
 
     found = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(directory)]))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from psych_ray.checkpoints.find import Checkpoint, simulator_checkpoint
 from psych_ray.config import CheckpointCard, ClusterConfig, ClusterKind, Config, CutBy, Dtype, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.checkpoints import Checkpoint, simulator_checkpoint
 from psych_ray.sweep import placement
 from psych_ray.sweep.placement import Gpus, gpus_of, place
 

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from psych_ray.app.status import status_of
 from psych_ray.config import Config, ResultsConfig, ScoringConfig
 from psych_ray.results.catalogue import catalogue, read_catalogued
 from psych_ray.results.parts import commit_part
@@ -16,7 +17,6 @@ from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, T
 from psych_ray.scoring.scored import SimulatorScorer
 from psych_ray.sweep.cost import CPU_CORE, GPU
 from psych_ray.sweep.plan import Lane, plan_lane, without_committed
-from psych_ray.sweep.status import status_of
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript

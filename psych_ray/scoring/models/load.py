@@ -17,12 +17,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
+from psych_ray.checkpoints.cards import CONFIG, is_adapter, read_json
+from psych_ray.checkpoints.quantization import method_of, require_library
+from psych_ray.checkpoints.weight_files import weight_files
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.cards import CONFIG, is_adapter, read_json
-from psych_ray.scoring.quantization import method_of, require_library
-from psych_ray.scoring.text_side import text_side
-from psych_ray.scoring.weights import weight_files
+from psych_ray.scoring.models.text_model import text_side
 
 _THEIRS = (
     AttributeError,

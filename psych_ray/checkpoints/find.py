@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from psych_ray.checkpoints.cards import ADAPTER_CONFIG, CARD, CONFIG, card_of_directory, read_json
+from psych_ray.checkpoints.cards import write_card as write_card
+from psych_ray.checkpoints.hub import pin
+from psych_ray.checkpoints.quantization import require_known
+from psych_ray.checkpoints.weight_files import ADAPTER, count_parameters, weight_files
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.cards import ADAPTER_CONFIG, CARD, CONFIG, card_of_directory, read_json
-from psych_ray.scoring.cards import write_card as write_card
-from psych_ray.scoring.hub import pin
-from psych_ray.scoring.quantization import require_known
-from psych_ray.scoring.weights import ADAPTER, count_parameters, weight_files
 
 SIMULATOR = "simulator"
 _SAMPLES, _SAMPLE_BYTES = 16, 65_536

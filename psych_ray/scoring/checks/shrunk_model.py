@@ -21,12 +21,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import PsychRayError
-from psych_ray.scoring.engines import Engine, Query, TokenScores, WholeModelEngine
-from psych_ray.scoring.models import load_model
-from psych_ray.scoring.ranks import Ranks
+from psych_ray.scoring.checks.self_check import BOUND_NATS
+from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
+from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.models.load import load_model
+from psych_ray.scoring.models.text_model import text_side
 from psych_ray.scoring.scored import Check
-from psych_ray.scoring.selfcheck import BOUND_NATS
-from psych_ray.scoring.text_side import text_side
 from psych_ray.temporary import temporary_directory
 
 _LENGTHS = (160, 5, 97, 2, 48, 131, 11)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from psych_ray.scoring.engines import Engine, Query, TokenScores
+from psych_ray.scoring.engines.base import Engine, Query, TokenScores
 
 _ROWS = 256
 """Tokens that attend at a time: more of them compute more that the causal mask throws away."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.alignment import Alignment
-from psych_ray.scoring.templates import template_of
+from psych_ray.scoring.tokens.alignment import Alignment
+from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.transcripts.conditions import Rendering
 from psych_ray.transcripts.status import Status
 

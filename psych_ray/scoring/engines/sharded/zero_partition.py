@@ -23,8 +23,8 @@ from transformers import AutoConfig
 
 from psych_ray.config import ScoringConfig
 from psych_ray.errors import UnsupportedError
-from psych_ray.scoring.ranks import Ranks
-from psych_ray.scoring.text_side import text_side
+from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.models.text_model import text_side
 
 
 def require_async_io() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from psych_ray.checkpoints.tensor_parallel_sizes import possible_ranks, require_divisible
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.divisible import possible_ranks, require_divisible
 
 LLAMA = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336}
 EXPERTS = LLAMA | {"model_type": "qwen3_moe", "intermediate_size": 6144, "moe_intermediate_size": 768}

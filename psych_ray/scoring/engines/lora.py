@@ -18,13 +18,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from psych_ray.checkpoints.cards import ADAPTER_CONFIG, read_json
+from psych_ray.checkpoints.weight_files import ADAPTER, weight_files
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.cards import ADAPTER_CONFIG, read_json
-from psych_ray.scoring.engines import Engine, Query, TokenScores
-from psych_ray.scoring.models import one_line
-from psych_ray.scoring.text_side import decoder_path, is_left_out
-from psych_ray.scoring.weights import ADAPTER, weight_files
+from psych_ray.scoring.engines.base import Engine, Query, TokenScores
+from psych_ray.scoring.models.load import one_line
+from psych_ray.scoring.models.text_model import decoder_path, is_left_out
 
 # Adapters of vision checkpoints are made on the whole model or on its text side, and name their weights accordingly.
 _OF_TEXT = re.compile(r"^base_model\.model\.(model\.)?(language_model\.)?(model\.)?(?=(layers|embed_tokens|norm)\.)")

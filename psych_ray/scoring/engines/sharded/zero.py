@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.cards import CONFIG, read_json
-from psych_ray.scoring.engines import NOTHING, Query, TokenScores, to_scores
+from psych_ray.scoring.engines.base import NOTHING, Query, TokenScores, to_scores
+from psych_ray.scoring.engines.packed import Pack, VarlenAttention, kept_apart, require_packable, use_varlen, varlen_for
+from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.zero_partition import kept_in_shares, quietly, require_async_io, settings_of
 from psych_ray.scoring.likelihood import Head, token_nll
-from psych_ray.scoring.models import load_model
-from psych_ray.scoring.packing import Pack, VarlenAttention, kept_apart, require_packable, use_varlen, varlen_for
-from psych_ray.scoring.ranks import Ranks
-from psych_ray.scoring.zero_shares import kept_in_shares, quietly, require_async_io, settings_of
+from psych_ray.scoring.models.load import load_model
 
 _PASS_TOKENS = {"cpu": 2048, "cuda": 65_536}
 """Tokens a rank reads in one forward pass, at most."""

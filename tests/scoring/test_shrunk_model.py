@@ -15,12 +15,12 @@ from test_zero import EXPERTS, FAMILIES, LINEAR, SCORING, WINDOWED, difference, 
 
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.engines import Engine, TransformersEngine, WholeModelEngine
-from psych_ray.scoring.models import load_model
-from psych_ray.scoring.ranks import Ranks
-from psych_ray.scoring.reduced import check_reduced, reduced_config
+from psych_ray.scoring.checks.shrunk_model import check_reduced, reduced_config
+from psych_ray.scoring.engines.base import Engine, TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.zero import load_zero
+from psych_ray.scoring.models.load import load_model
 from psych_ray.scoring.scored import Check
-from psych_ray.scoring.zero import load_zero
 
 ONE = Ranks(0, 1)
 LARGE: dict[str, Any] = {

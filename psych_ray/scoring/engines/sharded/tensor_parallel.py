@@ -21,19 +21,19 @@ from torch import distributed, nn
 from torch.distributed import ProcessGroup
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from psych_ray.checkpoints.cards import CONFIG, read_json
+from psych_ray.checkpoints.tensor_parallel_sizes import require_divisible
+from psych_ray.checkpoints.weight_files import safetensors_header, weight_files
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.batching import PASS_TOKENS, packs
-from psych_ray.scoring.cards import CONFIG, read_json
-from psych_ray.scoring.divisible import require_divisible
-from psych_ray.scoring.engines import NOTHING, Query, TokenScores, to_scores
+from psych_ray.scoring.engines.base import NOTHING, Query, TokenScores, to_scores
+from psych_ray.scoring.engines.packed import Pack, VarlenAttention, kept_apart, use_varlen, varlen_for
+from psych_ray.scoring.engines.sharded.head import ShardedHead
+from psych_ray.scoring.engines.sharded.modules import cutting_experts, shard_embedding, shard_experts, shard_norms
+from psych_ray.scoring.engines.sharded.process_group import Ranks
 from psych_ray.scoring.likelihood import Head
-from psych_ray.scoring.models import load_model, one_line
-from psych_ray.scoring.packing import Pack, VarlenAttention, kept_apart, use_varlen, varlen_for
-from psych_ray.scoring.ranks import Ranks
-from psych_ray.scoring.sharded_head import ShardedHead
-from psych_ray.scoring.sharded_modules import cutting_experts, shard_embedding, shard_experts, shard_norms
-from psych_ray.scoring.weights import safetensors_header, weight_files
+from psych_ray.scoring.models.load import load_model, one_line
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}

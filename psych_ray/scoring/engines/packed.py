@@ -22,9 +22,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from psych_ray.scoring import onednn
 from psych_ray.scoring.batching import PASS_TOKENS, packs
-from psych_ray.scoring.engines import NOTHING, Query, TokenScores
+from psych_ray.scoring.engines import onednn
+from psych_ray.scoring.engines.base import NOTHING, Query, TokenScores
 from psych_ray.scoring.likelihood import Head, token_nll
 
 _log = logging.getLogger(__name__)

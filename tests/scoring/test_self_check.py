@@ -10,9 +10,9 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.engines import TransformersEngine, WholeModelEngine
-from psych_ray.scoring.packing import PackedEngine
-from psych_ray.scoring.selfcheck import self_check
+from psych_ray.scoring.checks.self_check import self_check
+from psych_ray.scoring.engines.base import TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines.packed import PackedEngine
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from psych_ray.app.status import write_plan
+from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group, simulator_checkpoint
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import ResultsError, TranscriptError
@@ -17,11 +19,9 @@ from psych_ray.results.catalogue import catalogue
 from psych_ray.results.reading import footers, parts
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
-from psych_ray.scoring.checkpoints import Checkpoint, find_checkpoints, load_group, simulator_checkpoint
 from psych_ray.sweep.cost import CPU_CORE, GPU, Device
 from psych_ray.sweep.placement import Placement, gpus_of, place
 from psych_ray.sweep.plan import Lane, plan_lane, without_committed
-from psych_ray.sweep.status import write_plan
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import Rejected, read_transcripts

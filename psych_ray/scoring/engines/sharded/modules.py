@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from psych_ray.scoring.ranks import Ranks, rows_of
+from psych_ray.scoring.engines.sharded.process_group import Ranks, rows_of
 
 
 class ShardedRMSNorm(nn.Module):

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from psych_ray.checkpoints.cards import CONFIG, read_json
+from psych_ray.checkpoints.weight_files import ADAPTER, MODEL, count_parameters, weight_files
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.cards import CONFIG, read_json
-from psych_ray.scoring.weights import ADAPTER, MODEL, count_parameters, weight_files
 
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 # Copies of the weights in other layouts; `*` also matches slashes.

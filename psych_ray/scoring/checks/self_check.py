@@ -15,9 +15,9 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.alignment import align
-from psych_ray.scoring.engines import Engine, Query, TokenScores, WholeModelEngine
+from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
 from psych_ray.scoring.scored import Check
+from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.simulated import simulated_transcripts

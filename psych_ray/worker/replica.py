@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psych_ray import __version__
+from psych_ray.checkpoints.find import Checkpoint
 from psych_ray.config import EngineName, ScoringConfig
 from psych_ray.results.catalogue import read_catalogued
 from psych_ray.results.parts import commit_part
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity
-from psych_ray.scoring.checkpoints import Checkpoint
 from psych_ray.scoring.scored import AlignsTranscripts, Check, ScoredTranscript, Scorer, SimulatorScorer
 from psych_ray.sweep.unit import Tally, Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
@@ -30,7 +30,7 @@ from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
 if TYPE_CHECKING:
-    from psych_ray.scoring.ranks import Ranks, Rendezvous
+    from psych_ray.scoring.engines.sharded.process_group import Ranks, Rendezvous
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Replica:
 
     def open_rendezvous(self, host: str) -> tuple[str, int]:
         """Bind a port of this host for the ranks to meet at; rank 0 only."""
-        from psych_ray.scoring.ranks import Rendezvous
+        from psych_ray.scoring.engines.sharded.process_group import Rendezvous
 
         self._rendezvous = Rendezvous(host, self._spec.ranks, timeout_s=self._spec.stall_seconds)
         return host, self._rendezvous.port
@@ -130,8 +130,8 @@ class Replica:
         return LoadReport(seconds=time.monotonic() - began, notes=tuple(sorted(notes)))
 
     def _join(self, place: tuple[str, int]) -> Ranks:
-        from psych_ray.scoring.models import device_of
-        from psych_ray.scoring.ranks import join
+        from psych_ray.scoring.engines.sharded.process_group import join
+        from psych_ray.scoring.models.load import device_of
 
         host, port = place
         device = device_of(self._spec.scoring.device).type

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, ReduceOp
 
+from psych_ray.scoring.engines.sharded.process_group import Ranks, rows_of
 from psych_ray.scoring.likelihood import Head, rows_at_a_time
-from psych_ray.scoring.ranks import Ranks, rows_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Checks of a loaded checkpoint: an engine against a reference forward pass."""

@@ -1,0 +1,1 @@
+"""Engines that spread one checkpoint over several ranks."""

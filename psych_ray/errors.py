@@ -1,23 +1,57 @@
-"""The exceptions a caller may see, one tree.
+"""The exceptions a caller may see, one tree, each with what may be done about it.
 
-    PsychRayError                something the user can act on; the command line prints its one line, exit code 1
-    ├── ConfigError              an override or a configuration value is wrong, exit code 2
-    ├── UnsupportedError         asked for something that this version does not do
-    ├── TranscriptError          a transcript, or the file it stands in, cannot be used
-    │   ├── MarkerError          its response markers are unbalanced or nested
-    │   └── RefusedError         a condition, or a checkpoint under it, cannot take this transcript
-    ├── CheckpointError          a checkpoint cannot be found, read or trusted
-    └── ResultsError             the results root holds something that does not fit this run
+    PsychRayError                    something the user can act on; printed as one line, exit code 1
+    ├── ConfigError                  an override or a configuration value is wrong; exit code 2
+    ├── UnsupportedError             a known option that this version does not carry out
+    ├── TransientError               the same attempt may succeed later or elsewhere
+    │   ├── UnreachableError         a hub or store does not answer, or refuses for a while
+    │   ├── InsufficientMemoryError  a device or host ran out of memory; fewer tokens at a time may help
+    │   ├── PreemptedError           the node was taken away; counts as nobody's failure
+    │   └── ReplicaLostError         a process or its node is gone, or a rank kept the others waiting too long
+    ├── TranscriptError              one transcript, or the file that holds it, cannot be used
+    │   └── MarkerError              its response markers are unbalanced or nested
+    ├── ConditionError               a checkpoint cannot be scored under a condition, whatever the transcript
+    ├── CheckpointError              a checkpoint cannot be found, read or trusted
+    └── ResultsError                 the results root cannot take or give what this run needs
 
-Every message is one line that says what is wrong, where, and what to do. A failed `assert` or any other exception
-is a defect of ours and keeps its traceback.
+An error is raised where the fault is known and carries its `kind`; what follows from a kind (a retry, a smaller pass,
+a skipped transcript, the end of the sweep) is decided in one place, `sweep.scheduler`. Every message is one line that
+says what is wrong, where, and what to do. Any other exception is a defect of ours and keeps its traceback.
 """
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class FailureKind(StrEnum):
+    """What a fault affects, and whether another attempt may succeed."""
+
+    unreachable = "unreachable"
+    """Transient: retried after a pause."""
+    out_of_memory = "out_of_memory"
+    """Transient: retried with fewer tokens at a time."""
+    preempted = "preempted"
+    """Transient: retried at once, and not counted."""
+    lost = "lost"
+    """Transient: a process or node died, perhaps of what it was doing; counted."""
+    unknown = "unknown"
+    """An exception that nobody foresaw; treated as transient, and counted."""
+    transcript = "transcript"
+    """Permanent for one transcript."""
+    task = "task"
+    """Permanent for a checkpoint under a condition."""
+    checkpoint = "checkpoint"
+    """Permanent for a checkpoint."""
+    sweep = "sweep"
+    """Fatal: nothing can be committed any more, or nothing would be right."""
 
 
 class PsychRayError(Exception):
-    """Base of all errors that are the user's to mend."""
+    """Base of all errors that the user can act on."""
 
     exit_code = 1
+    kind = FailureKind.task
 
 
 class ConfigError(PsychRayError):
@@ -30,25 +64,72 @@ class UnsupportedError(PsychRayError):
     """A known option that this version does not carry out."""
 
 
+class TransientError(PsychRayError):
+    """The same attempt may succeed later or elsewhere."""
+
+    kind = FailureKind.unknown
+
+
+class UnreachableError(TransientError):
+    """A hub or a store does not answer, or refuses for a while."""
+
+    kind = FailureKind.unreachable
+
+
+class InsufficientMemoryError(TransientError):
+    """A device or a host ran out of memory."""
+
+    kind = FailureKind.out_of_memory
+
+
+class PreemptedError(TransientError):
+    """The node was taken away by whoever lends it."""
+
+    kind = FailureKind.preempted
+
+
+class ReplicaLostError(TransientError):
+    """A process of a replica, or its node, is gone or stands still."""
+
+    kind = FailureKind.lost
+
+
 class TranscriptError(PsychRayError):
-    """A transcript, or the file it stands in, cannot be used."""
+    """One transcript, or the file that holds it, cannot be used; `transcript_id` where it is known."""
+
+    kind = FailureKind.transcript
+
+    def __init__(self, reason: str, transcript_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.transcript_id = transcript_id
 
 
 class MarkerError(TranscriptError):
     """Response markers that are unbalanced or nested."""
 
 
-class RefusedError(TranscriptError):
-    """A condition, or a checkpoint under it, cannot take this transcript."""
+class ConditionError(PsychRayError):
+    """A checkpoint cannot be scored under a condition, whatever the transcript."""
 
-    def __init__(self, transcript_id: str, reason: str) -> None:
-        super().__init__(reason)
-        self.transcript_id = transcript_id
+    kind = FailureKind.task
 
 
 class CheckpointError(PsychRayError):
     """A checkpoint cannot be found, read or trusted."""
 
+    kind = FailureKind.checkpoint
+
 
 class ResultsError(PsychRayError):
-    """The results root holds something that does not fit this run."""
+    """The results root cannot take or give what this run needs."""
+
+    kind = FailureKind.sweep
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an exception's message, its type's name where it has none.
+
+    With a second line where the first only announces it ("Error(s) in loading state_dict:").
+    """
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first

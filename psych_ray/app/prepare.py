@@ -24,7 +24,7 @@ from psych_ray.sweep.placement import Placement, gpus_of, place
 from psych_ray.sweep.plan import Lane, plan_lane, without_committed
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Rejected, read_transcripts
+from psych_ray.transcripts.sources import Skipped, read_transcripts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Prepared:
     scoring: ScoringIdentity
     lanes: list[Lane]
     """Checkpoint by checkpoint, condition by condition."""
-    rejected: list[Rejected]
+    skipped: list[Skipped]
     """Transcripts that `transcripts.on_error=skip` left out."""
     device: Device
     """What the times of the plan are estimated for."""
@@ -62,8 +62,8 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
     checkpoints = _checkpoints(config, say)
     identity = scoring_identity(config)
     _refuse_to_mix(root, identity, checkpoints)
-    rejected: list[Rejected] = []
-    transcripts = read_transcripts(config.transcripts, on_rejected=rejected.append)
+    skipped: list[Skipped] = []
+    transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)
     refs = catalogue(root, transcripts) if write else _survey(transcripts)
     if not any(ref.n_responses for ref in refs):
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
@@ -91,7 +91,7 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
         checkpoints={checkpoint.slug: checkpoint for checkpoint in checkpoints},
         scoring=identity,
         lanes=without_committed(lanes, root, parts(root)),
-        rejected=rejected,
+        skipped=skipped,
         device=device,
         placements=placements,
     )

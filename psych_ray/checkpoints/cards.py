@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from psych_ray.config import CheckpointCard, Stage
-from psych_ray.errors import CheckpointError
+from psych_ray.errors import CheckpointError, first_line
 
 CARD, CONFIG, ADAPTER_CONFIG = "psych_ray.json", "config.json", "adapter_config.json"
 _HUB_SNAPSHOT = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<revision>[0-9a-f]+)$")
@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object")
     return content

@@ -15,7 +15,7 @@ from typing import Any
 from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.checkpoints.weight_files import ADAPTER, MODEL, count_parameters, weight_files
 from psych_ray.config import CheckpointCard
-from psych_ray.errors import CheckpointError
+from psych_ray.errors import CheckpointError, first_line
 
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 # Copies of the weights in other layouts; `*` also matches slashes.
@@ -102,12 +102,8 @@ def _refused(card: CheckpointCard, error: Exception) -> CheckpointError:
         what = f"the hub has no revision {revision} of it; mend its card's revision"
     else:
         what = (
-            f"the hub cannot be reached ({_first_line(error)}) and its cache on this machine lacks revision "
+            f"the hub cannot be reached ({first_line(error)}) and its cache on this machine lacks revision "
             f"{revision}; fetch it where there is a network, or name a copy with checkpoints=local "
             "checkpoints.paths=[DIR]"
         )
     return CheckpointError(f"{card.id}: {what}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -30,7 +30,7 @@ def sweep(config: Config) -> int:
     began = time.monotonic()
     prepared = prepare(config, say=_say)
     tracker = open_tracker(config)
-    failures = [f"{rejected.where}: {rejected.reason}" for rejected in prepared.rejected]
+    failures = [f"{skipped.where}: {skipped.reason}" for skipped in prepared.skipped]
     failures += _score(prepared, config, tracker, failures)
     for line in failures:
         _say(f"not scored: {line}")
@@ -56,8 +56,8 @@ def plan(config: Config) -> int:
         held.add_row(weights, str(placement.engine), str(placement.ranks), placement.why)
     _show(held)
     _print(f"about {minutes:.0f} minutes of one {prepared.device.name}, loading aside (assumed rates, not measured)")
-    for rejected in prepared.rejected:
-        _say(f"left out: {rejected.where}: {rejected.reason}")
+    for skipped in prepared.skipped:
+        _say(f"left out: {skipped.where}: {skipped.reason}")
     return 0
 
 
@@ -94,7 +94,7 @@ def check(config: Config) -> int:
     from psych_ray.transcripts.sources import read_transcripts
 
     limit = min(config.transcripts.limit or _CHECKED_TRANSCRIPTS, _CHECKED_TRANSCRIPTS)
-    transcripts = list(read_transcripts(replace(config.transcripts, limit=limit), on_rejected=lambda _: None))
+    transcripts = list(read_transcripts(replace(config.transcripts, limit=limit), on_skipped=lambda _: None))
     prepared = prepare(config, say=_say, write=False)
     seen = Table("checkpoint", "check", "passed", "seen")
     edges = Table("checkpoint", "study", *_right("responses", "edges inside a token"))
@@ -107,7 +107,7 @@ def check(config: Config) -> int:
         for one in found.checks:
             seen.add_row(found.checkpoint, one.name, "yes" if one.passed else "no", one.detail)
         seen.add_row(found.checkpoint, "scores by", "", found.engine, end_section=True)
-        for study, n in found.straddling.items():
+        for study, n in found.straddling_edges.items():
             if n:
                 edges.add_row(found.checkpoint, study, f"{found.responses[study]:,}", f"{n:,}")
     _show(seen)
@@ -161,7 +161,7 @@ def report_lines(config: Config) -> list[str]:
     ]
 
 
-def _score(prepared: Prepared, config: Config, tracker: Tracker, rejected: list[str]) -> list[str]:
+def _score(prepared: Prepared, config: Config, tracker: Tracker, skipped: list[str]) -> list[str]:
     """Run the sweep with its tracker; the tracker learns how it ended, whatever happens."""
     from psych_ray.app.sweep import run_sweep
 
@@ -176,7 +176,7 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, rejected: list[
         raise
     finally:
         seconds = time.monotonic() - began
-        tracker.ended(SweepEnd(seconds=seconds, failures=(*rejected, *failures), interrupted=interrupted))
+        tracker.ended(SweepEnd(seconds=seconds, failures=(*skipped, *failures), interrupted=interrupted))
     return failures
 
 

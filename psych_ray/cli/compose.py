@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psych_ray.config import Config
-from psych_ray.errors import ConfigError
+from psych_ray.errors import ConfigError, first_line
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -40,7 +40,7 @@ def _one_line(error: BaseException) -> str:
     lines: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
-        line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        line = first_line(cause)
         if not any(line in said for said in lines):
             lines.append(line)
         cause = cause.__cause__

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
-from psych_ray.errors import PsychRayError, RefusedError, ResultsError
+from psych_ray.errors import PsychRayError, ResultsError, TranscriptError, first_line
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.replica import CheckpointReport, LoadReport, Replica, ReplicaSpec
@@ -76,12 +76,11 @@ def _failure(error: Exception) -> Failure:
     ours = isinstance(error, PsychRayError)
     if not ours:
         _log.exception("a replica failed")
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    line = _SOURCE_PLACE.sub("", line)
+    line = _SOURCE_PLACE.sub("", first_line(error))
     return Failure(
         reason=line if ours else f"{type(error).__name__}: {line}",
-        final=ours and not isinstance(error, RefusedError),
+        final=ours and not isinstance(error, TranscriptError),
         stops_sweep=isinstance(error, ResultsError),
-        guilty=error.transcript_id if isinstance(error, RefusedError) else None,
+        guilty=error.transcript_id if isinstance(error, TranscriptError) else None,
         out_of_memory=type(error).__name__ == "OutOfMemoryError",
     )

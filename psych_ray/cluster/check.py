@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from psych_ray.cluster.actor import Failure
 from psych_ray.cluster.gang import Gang
 from psych_ray.cluster.session import Slots
+from psych_ray.errors import first_line
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.replica import CheckpointReport, ReplicaSpec
 
@@ -39,7 +40,7 @@ def run_check(
             found = _of_all(gang.load())
             found = found if isinstance(found, Failure) else _of_all(gang.check(transcripts))
         except RayError as error:
-            found = Failure(str(error).splitlines()[0], final=True, stops_sweep=False)
+            found = Failure(first_line(error), final=True, stops_sweep=False)
         finally:
             gang.kill()
         if isinstance(found, Failure):

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from psych_ray.cluster.actor import Failure
 from psych_ray.cluster.gang import Gang
 from psych_ray.cluster.session import Slots
-from psych_ray.errors import ResultsError
+from psych_ray.errors import ResultsError, first_line
 from psych_ray.sweep.scheduler import (
     Action,
     Event,
@@ -128,7 +128,7 @@ class _Driver:
         try:
             outcome = ray.get(reference)
         except RayError as error:
-            return self._died(call, _first_line(error))
+            return self._died(call, first_line(error))
         if isinstance(outcome, Failure) and outcome.stops_sweep:
             raise ResultsError(outcome.reason)
         if isinstance(outcome, Failure) and len(call.references) > 1 and not outcome.on_all_ranks:
@@ -188,7 +188,3 @@ class _Driver:
             f"transcript {first.id} of {first.study}" if n == 1 else f"{n} transcripts from {first.id} of {first.study}"
         )
         self.failures.append(f"{unit.checkpoint}, {unit.condition}: {what}: {reason}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 import ray
 
 from psych_ray.config import ClusterConfig, ClusterKind
-from psych_ray.errors import ConfigError, PsychRayError
+from psych_ray.errors import ConfigError, PsychRayError, first_line
 from psych_ray.temporary import temporary_directory
 
 _OBJECT_STORE_BYTES = 128 * 2**20
@@ -40,7 +40,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that wants its token asks for RAY_AUTH_MODE=token"
             raise ConfigError(
-                f"cluster.address={config.address}: no Ray cluster answers there ({str(error).splitlines()[0]}){token}"
+                f"cluster.address={config.address}: no Ray cluster answers there ({first_line(error)}){token}"
             ) from error
         try:
             yield
@@ -81,4 +81,4 @@ def _start_local(config: ClusterConfig, directory: Path) -> None:
             _temp_dir=str(directory),
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise PsychRayError(f"Ray could not be started here: {str(error).splitlines()[0]}") from error
+        raise PsychRayError(f"Ray could not be started here: {first_line(error)}") from error

@@ -6,13 +6,13 @@ knows names and bytes, not what stands in them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import polars as pl
 
+from psych_ray.atomic import write_atomically
 from psych_ray.report.figures import draw
 from psych_ray.report.headlines import headlines
 from psych_ray.report.page import render
@@ -52,11 +52,5 @@ def write_report(found: Findings, root: Path, *, title: str, about: Mapping[str,
 
 
 def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, content)
     return path

@@ -16,7 +16,7 @@ from psych_ray.errors import ResultsError
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity
 from psych_ray.scoring.scored import ScoredTranscript
-from psych_ray.transcripts.conditions import response_places
+from psych_ray.transcripts.conditions import response_spans
 from psych_ray.transcripts.status import Status
 
 _KEY = b"psych_ray"
@@ -71,7 +71,7 @@ def to_parquet(table: pa.Table, metadata: dict[bytes, bytes] | None = None) -> b
 
 def _rows(scored: ScoredTranscript) -> pa.Table:
     transcript = scored.transcript
-    starts, ends = response_places(transcript)
+    starts, ends = response_spans(transcript)
     n = len(starts)
     unscored = scored.status_R != Status.scored.code
     top1 = scored.top1_R if scored.top1_R is not None else np.zeros(n, np.bool_)

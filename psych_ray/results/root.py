@@ -6,15 +6,12 @@ there in one step. Object stores (s3://, gs://) are refused by this version.
 
 from __future__ import annotations
 
-import os
 import time
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
+from psych_ray.atomic import UNFINISHED, write_atomically
 from psych_ray.errors import ResultsError, UnsupportedError
 
-_UNFINISHED = ".unfinished-"
 _ABANDONED_S = 3600
 
 
@@ -32,18 +29,9 @@ class ResultsRoot:
     def commit(self, name: str, content: bytes) -> None:
         """Make `content` readable under `name`, replacing what was there. ResultsError where the disk refuses."""
         target = self.path / name
-        unfinished = target.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(target)
-            _flush_directory(target.parent)
+            write_atomically(target, content)
         except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink()
             raise ResultsError(f"{target}: cannot be written: {error.strerror or error}") from error
 
     def names(self, folder: str) -> list[str]:
@@ -52,18 +40,10 @@ class ResultsRoot:
 
     def remove_unfinished(self) -> None:
         """Remove what writers that were killed left behind; young files stay, their writer may be alive."""
-        for path in self.path.rglob(f"{_UNFINISHED}*"):
+        for path in self.path.rglob(f"{UNFINISHED}*"):
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
                 path.unlink(missing_ok=True)
 
     def local(self, name: str) -> Path:
         """Path to read a blob from."""
         return self.path / name
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -82,7 +82,7 @@ class Footer:
     engine: str
     versions: dict[str, str] = field(default_factory=dict)
     rows_by_status: dict[str, int] = field(default_factory=dict)
-    straddling_tokens: dict[str, int] = field(default_factory=dict)
+    straddling_edges: dict[str, int] = field(default_factory=dict)
     """By study: tokens that reach over the edge of a response."""
     tokens: int = 0
     """Tokens read."""

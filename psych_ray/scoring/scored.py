@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from psych_ray.transcripts.conditions import Condition, response_places
+from psych_ray.transcripts.conditions import Condition, response_spans
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
@@ -27,7 +27,7 @@ class ScoredTranscript:
     status_R: NDArray[np.int8]
     """Codes of `Status`."""
     tokens_read: int
-    straddling: int = 0
+    straddling_edges: int = 0
     """Edges of responses that a scored token reaches over."""
 
 
@@ -57,7 +57,7 @@ class AlignsTranscripts(Scorer, Protocol):
 
     checks: list[Check]
 
-    def straddling(self, transcript: Transcript, condition: Condition) -> int:
+    def straddling_edges(self, transcript: Transcript, condition: Condition) -> int:
         """Count the edges of responses that a scored token reaches over."""
 
 
@@ -69,7 +69,7 @@ class SimulatorScorer:
     def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
         """Pass on the true NLL of simulated transcripts; those of real people are not applicable."""
         for transcript in transcripts:
-            starts, ends = response_places(transcript)
+            starts, ends = response_spans(transcript)
             status = np.where(ends > starts, Status.scored.code, Status.empty.code).astype(np.int8)
             if transcript.true_nll_nats is None:
                 nll = np.full(len(starts), np.nan, np.float32)

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from psych_ray.errors import RefusedError, TranscriptError
+from psych_ray.errors import TranscriptError
 from psych_ray.scoring.batching import Ahead, Waiting, windows
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
 from psych_ray.scoring.scored import Check, ScoredTranscript
 from psych_ray.scoring.tokens.alignment import Alignment, align
 from psych_ray.scoring.tokens.parity import align_as_authors
-from psych_ray.transcripts.conditions import ChatTemplate, Condition, cut_characters
+from psych_ray.transcripts.conditions import ChatTemplate, Condition, truncate_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
@@ -90,20 +90,20 @@ class LanguageModelScorer:
             for window in windows(stream, lambda a: a.length, _WINDOW_BATCHES * self.engine.batch_tokens):
                 yield from self._score_window(window)
 
-    def straddling(self, transcript: Transcript, condition: Condition) -> int:
+    def straddling_edges(self, transcript: Transcript, condition: Condition) -> int:
         """Count the edges of responses that a scored token reaches over."""
-        return sum(alignment.straddling for alignment in self.align(transcript, condition).alignments)
+        return sum(alignment.straddling_edges for alignment in self.align(transcript, condition).alignments)
 
     def align(self, transcript: Transcript, condition: Condition) -> _Aligned:
-        """Render and tokenize one transcript. RefusedError where the condition cannot take it."""
+        """Render and tokenize one transcript. TranscriptError, with its id, where the condition cannot take it."""
         alignments = []
         try:
             for rendering in condition.renderings(transcript, self._template):
                 if self._cut.characters is not None:
-                    rendering = cut_characters(rendering, self._cut.characters)
+                    rendering = truncate_characters(rendering, self._cut.characters)
                 alignments.append(self._align(rendering, self.tokenizer, self._cut.tokens))
         except TranscriptError as error:
-            raise RefusedError(transcript.id, str(error)) from error
+            raise TranscriptError(str(error), transcript.id) from error
         queries = tuple(Query(alignment.token_ids_T, token_places(alignment)) for alignment in alignments)
         return _Aligned(transcript, tuple(alignments), queries)
 
@@ -175,5 +175,5 @@ def _sum_over_responses(aligned: _Aligned, scores: Sequence[TokenScores]) -> Sco
         top1_R=top1_R,
         status_R=status_R,
         tokens_read=sum(len(alignment.token_ids_T) for alignment in aligned.alignments),
-        straddling=sum(alignment.straddling for alignment in aligned.alignments),
+        straddling_edges=sum(alignment.straddling_edges for alignment in aligned.alignments),
     )

@@ -78,7 +78,7 @@ class CheckpointReport:
     checks: tuple[Check, ...]
     responses: dict[str, int]
     """By study: responses looked at."""
-    straddling: dict[str, int]
+    straddling_edges: dict[str, int]
     """By study: edges of responses that a token reaches over."""
 
 
@@ -169,14 +169,14 @@ class Replica:
             responses, straddling = Counter[str](), Counter[str]()
             for transcript in transcripts:
                 responses[transcript.study] += len(transcript.responses)
-                straddling[transcript.study] += scorer.straddling(transcript, plain)
+                straddling[transcript.study] += scorer.straddling_edges(transcript, plain)
             reports.append(
                 CheckpointReport(
                     checkpoint=slug,
                     engine=scorer.engine_name,
                     checks=tuple(scorer.checks),
                     responses=dict(responses),
-                    straddling=dict(straddling),
+                    straddling_edges=dict(straddling),
                 )
             )
         return reports
@@ -184,7 +184,7 @@ class Replica:
     def _footer(self, unit: Unit, engine: str, scored: Sequence[ScoredTranscript], seconds: float) -> Footer:
         straddling = Counter[str]()
         for s in scored:
-            straddling[s.transcript.study] += s.straddling
+            straddling[s.transcript.study] += s.straddling_edges
         return Footer(
             unit=unit.id,
             condition=unit.condition,
@@ -192,7 +192,7 @@ class Replica:
             scoring=self._spec.identity,
             engine=engine,
             versions=_versions(),
-            straddling_tokens=dict(straddling),
+            straddling_edges=dict(straddling),
             tokens=sum(s.tokens_read for s in scored),
             seconds=round(seconds, 3),
         )

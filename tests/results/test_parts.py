@@ -37,7 +37,7 @@ def scored(participant: str = "1", study: str = "study/with=odd characters", tex
         top1_R=np.array([True, False, False, False]),
         status_R=np.array([s.code for s in (Status.scored, Status.empty, Status.scored, Status.cut)], np.int8),
         tokens_read=20,
-        straddling=1,
+        straddling_edges=1,
     )
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from psych_ray.scoring.tokens.alignment import align
-from psych_ray.transcripts.conditions import condition_named, cut_characters
+from psych_ray.transcripts.conditions import condition_named, truncate_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
@@ -53,7 +53,7 @@ def test_plain_letters_are_their_own_tokens():
     alignment, responses = aligned("You press <<A>>, then <<BC>>.", byte_tokenizer())
     assert responses == [["A"], ["B", "C"]]
     assert names(alignment) == ["scored", "scored"]
-    assert alignment.straddling == 0
+    assert alignment.straddling_edges == 0
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_plain_letters_are_their_own_tokens():
 def test_a_token_over_the_edge_belongs_to_the_response_if_it_covers_any_of_it(text, merged, expected):
     alignment, (response,) = aligned(text, byte_tokenizer(merged))
     assert response == expected
-    assert alignment.straddling == {"<<A>>": 2, "->>": 1, "<<A": 1}.get(expected[-1], 0)
+    assert alignment.straddling_edges == {"<<A>>": 2, "->>": 1, "<<A": 1}.get(expected[-1], 0)
 
 
 def test_a_token_of_two_responses_belongs_to_the_first():
@@ -87,7 +87,7 @@ def test_empty_responses_keep_their_number():
 def test_bytes_of_one_character_all_count():
     alignment, (first, second) = aligned("x <<🙂>> <<é>>", byte_tokenizer())
     assert (len(first), len(second)) == (4, 2)
-    assert alignment.straddling == 0
+    assert alignment.straddling_edges == 0
 
 
 def test_special_tokens_cover_nothing_and_shift_places():
@@ -126,7 +126,7 @@ def test_characters_are_cut_as_the_authors_do():
     transcript = Transcript(study="s", experiment="e", participant="p", text="ab <<cd>> ef <<g>> h")
     rendering = condition_named("plain").render(transcript, None)
     for n, text, kept in [(9, "ab <<cd>>", 1), (8, "ab ", 0), (17, "ab <<cd>> ef ", 1), (18, "ab <<cd>> ef <<g>>", 2)]:
-        cut = cut_characters(rendering, n)
+        cut = truncate_characters(rendering, n)
         assert cut.text == text
         assert int((cut.status == Status.scored.code).sum()) == kept
 
@@ -143,7 +143,7 @@ def test_real_tokenizers_give_back_every_response_and_overlap_nowhere(shared, na
         alignment = align(condition_named("plain").render(transcript, None), tokenizer, None)
         assert (alignment.status_R == Status.scored.code).all()
         assert (alignment.first_R[1:] >= alignment.last_R[:-1]).all()
-        straddling += alignment.straddling
+        straddling += alignment.straddling_edges
         for response, first, last in zip(transcript.responses, alignment.first_R, alignment.last_R, strict=True):
             read = tokenizer.decode(alignment.token_ids_T[first:last].tolist())
             wanted = transcript.response_text(response)

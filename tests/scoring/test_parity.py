@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from psych_ray.config import TranscriptsConfig, TranscriptSource
-from psych_ray.errors import CheckpointError, MarkerError
+from psych_ray.errors import ConditionError, MarkerError
 from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.scoring.tokens.parity import align_as_authors
 from psych_ray.transcripts.conditions import condition_named
@@ -286,7 +286,7 @@ def test_a_limit_cuts_what_reaches_beyond_it(shared):
     assert [list(Status)[code].value for code in cut.status_R] == ["scored"] * 5 + ["cut"] * 4
     assert (cut.last_R[5:] == cut.first_R[5:]).all()
     assert np.array_equal(cut.last_R[:5], whole.last_R[:5])
-    assert whole.straddling == 0
+    assert whole.straddling_edges == 0
 
 
 def test_begin_of_text_stands_twice_where_template_and_tokenizer_write_it():
@@ -311,5 +311,5 @@ def test_a_template_that_rewrites_its_start_stops_parity_as_it_stops_the_authors
     tokenizer = small_tokenizer(source)
     transcript = Transcript(study="s", experiment="e", participant="p", text="Choose <<A>>.")
     rendering = condition_named("chat", parity=True).render(transcript, template_of(tokenizer))
-    with pytest.raises(CheckpointError, match="where the authors' scripts stop"):
+    with pytest.raises(ConditionError, match="where the authors' scripts stop"):
         align_as_authors(rendering, tokenizer, None)

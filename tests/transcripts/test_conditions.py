@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from psych_ray.errors import ConfigError, MarkerError, UnsupportedError
 from psych_ray.transcripts import conditions
-from psych_ray.transcripts.conditions import Condition, Plain, condition_named, cut_characters
+from psych_ray.transcripts.conditions import Condition, Plain, condition_named, truncate_characters
 from psych_ray.transcripts.conditions.persona import interview
 from psych_ray.transcripts.markers import find_responses
 from psych_ray.transcripts.record import Transcript
@@ -181,7 +181,7 @@ def test_persona_knows_the_fields_of_the_hub(shared):
 
 
 def test_a_cut_leaves_what_is_not_applicable_alone():
-    rendering = cut_characters(condition_named("discrete").render(transcript("<<A>> <<no>> <<B>>"), None), 7)
+    rendering = truncate_characters(condition_named("discrete").render(transcript("<<A>> <<no>> <<B>>"), None), 7)
     assert rendering.text == "<<A>> n"
     assert words(rendering) == ["scored", "not_applicable", "cut"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from test_conditions import said, transcript, transcripts, words
 
-from psych_ray.errors import CheckpointError, TranscriptError
+from psych_ray.errors import ConditionError, TranscriptError
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.conditions.turns import places
 
@@ -154,7 +154,7 @@ def test_a_template_that_writes_something_else_for_these_contents_is_refused():
     ],
 )
 def test_a_template_that_can_write_no_conversation_is_a_fault_of_the_checkpoint(write, says):
-    with pytest.raises(CheckpointError, match=r"^toy: its chat template cannot write a conversation") as raised:
+    with pytest.raises(ConditionError, match=r"^toy: its chat template cannot write a conversation") as raised:
         chat("a <<A>> b <<B>>", write)
     assert says in str(raised.value)
 

@@ -11,7 +11,7 @@ import pytest
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Rejected, read_transcripts
+from psych_ray.transcripts.sources import Skipped, read_transcripts
 
 NAN = float("nan")
 ROW = {
@@ -106,10 +106,10 @@ def test_bad_rows(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
     path = table(tmp_path / "t.parquet", [*rows(40), ROW | fields, ROW | {"participant": "z"}])
     message = refusal(TranscriptsConfig(source=TranscriptSource.files, path=str(path)))
     assert message == f"{path} row 41: {reason}; transcripts.on_error=skip skips it"
-    rejected: list[Rejected] = []
+    skipped: list[Skipped] = []
     config = TranscriptsConfig(source=TranscriptSource.psych201, path=str(path), on_error=OnError.skip)
-    assert len(list(read_transcripts(config, on_rejected=rejected.append))) == 41
-    assert rejected == [Rejected(f"{path} row 41", reason)]
+    assert len(list(read_transcripts(config, on_skipped=skipped.append))) == 41
+    assert skipped == [Skipped(f"{path} row 41", reason)]
 
 
 def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Rejected, archive, read_transcripts
+from psych_ray.transcripts.sources import Skipped, archive, read_transcripts
 
 
 def read(path: Path | str, **settings: Any) -> list[Transcript]:
@@ -149,10 +149,10 @@ def test_limit_is_a_study_and_looks_no_further(studies: Path) -> None:
 
 def test_rejected_records_do_not_count_for_the_limit(tmp_path: Path) -> None:
     path = plain(tmp_path / "s.jsonl", lines() + b"x\n" + lines() + b"y\n")
-    rejected: list[Rejected] = []
+    skipped: list[Skipped] = []
     config = TranscriptsConfig(source=TranscriptSource.files, path=str(path), limit=2, on_error=OnError.skip)
-    assert len(list(read_transcripts(config, on_rejected=rejected.append))) == 2
-    assert [r.where for r in rejected] == [f"{path} line 2"]
+    assert len(list(read_transcripts(config, on_skipped=skipped.append))) == 2
+    assert [r.where for r in skipped] == [f"{path} line 2"]
 
 
 def test_limit_in_a_file_of_several_studies(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Rejected, json_lines, read_transcripts
+from psych_ray.transcripts.sources import Skipped, json_lines, read_transcripts
 
 GOOD = {"text": "You press <<A>>.", "experiment": "demo/1", "participant": 1}
 
@@ -23,10 +23,10 @@ def read(path: Path, **settings: Any) -> list[Transcript]:
     return list(read_transcripts(config(path, **settings)))
 
 
-def skipping(path: Path, **settings: Any) -> tuple[list[Transcript], list[Rejected]]:
-    rejected: list[Rejected] = []
-    kept = list(read_transcripts(config(path, on_error=OnError.skip, **settings), on_rejected=rejected.append))
-    return kept, rejected
+def skipping(path: Path, **settings: Any) -> tuple[list[Transcript], list[Skipped]]:
+    skipped: list[Skipped] = []
+    kept = list(read_transcripts(config(path, on_error=OnError.skip, **settings), on_skipped=skipped.append))
+    return kept, skipped
 
 
 def write(path: Path, lines: Iterable[dict[str, Any] | bytes]) -> Path:
@@ -101,12 +101,12 @@ def test_a_bad_record_stops_with_one_line_or_is_skipped(tmp_path: Path, line: An
     assert message.endswith("; transcripts.on_error=skip skips it")
     assert len(message.splitlines()) == 1
 
-    kept, rejected = skipping(path)
+    kept, skipped = skipping(path)
     assert [t.participant for t in kept] == ["1", "2"]
-    assert len(rejected) == (2 if isinstance(line, bytes) and b"\n" in line else 1)
-    assert rejected[0].where == f"{path} line 3"
-    assert rejected[0].reason.startswith(reason)
-    assert len(rejected[0].reason.splitlines()) == 1
+    assert len(skipped) == (2 if isinstance(line, bytes) and b"\n" in line else 1)
+    assert skipped[0].where == f"{path} line 3"
+    assert skipped[0].reason.startswith(reason)
+    assert len(skipped[0].reason.splitlines()) == 1
 
 
 def test_what_comes_before_the_bad_record_is_read(tmp_path: Path) -> None:
@@ -134,10 +134,10 @@ def test_a_line_beyond_the_limit_is_passed_over(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(json_lines, "_SKIPPED_BYTES", 64)
     long = [GOOD | {"text": "x" * n} for n in (201, 1000, 5000)]
     path = write(tmp_path / "study.jsonl", [GOOD, *long, GOOD | {"participant": 2}, GOOD | {"text": "x" * 500}])
-    kept, rejected = skipping(path)
+    kept, skipped = skipping(path)
     assert [t.participant for t in kept] == ["1", "2"]
-    assert [r.where.rpartition(" ")[2] for r in rejected] == ["2", "3", "4", "6"]
-    assert {r.reason for r in rejected} == {"the line is longer than 200 bytes"}
+    assert [r.where.rpartition(" ")[2] for r in skipped] == ["2", "3", "4", "6"]
+    assert {r.reason for r in skipped} == {"the line is longer than 200 bytes"}
 
 
 def test_a_line_just_within_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from psych_ray.errors import CheckpointError
+from psych_ray.errors import CheckpointError, first_line
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
 from psych_ray.scoring.scored import Check
 from psych_ray.scoring.tokens.alignment import align
@@ -100,7 +100,7 @@ def _try(
         engine = build()
         found = engine.score(queries)
     except (ValueError, RuntimeError, NotImplementedError, AttributeError, AssertionError) as error:
-        return None, Check(name, passed=False, detail=str(error).splitlines()[0] if str(error) else "")
+        return None, Check(name, passed=False, detail=first_line(error))
     differences = np.concatenate([np.abs(a.nll_R - b.nll_R) for a, b in zip(found, expected, strict=True)])
     mean, largest = float(differences.mean()), float(differences.max())
     leaked = _leak(engine, queries)
@@ -151,7 +151,7 @@ def _responses_found(tokenizer: PreTrainedTokenizerBase) -> Check:
         )
         if alignment.status_R[response.number] == Status.scored.code and known and wanted.strip() not in read:
             lost.append(wanted)
-    return Check("responses found", not lost, f"{lost} not" if lost else f"{alignment.straddling} straddling")
+    return Check("responses found", not lost, f"{lost} not" if lost else f"{alignment.straddling_edges} straddling")
 
 
 def _one_begin_of_text(tokenizer: PreTrainedTokenizerBase) -> Check:

@@ -20,7 +20,7 @@ from torch import distributed
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.config import CheckpointCard, ScoringConfig
-from psych_ray.errors import PsychRayError
+from psych_ray.errors import PsychRayError, first_line
 from psych_ray.scoring.checks.self_check import BOUND_NATS
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
 from psych_ray.scoring.engines.sharded.process_group import Ranks
@@ -74,15 +74,10 @@ def check_reduced(
             found, name = _by(load, card, directory, queries)
         check = _compare(name, found, expected, bound)
     except _WRONG as error:
-        check = Check(name, passed=False, detail=_first_line(error))
+        check = Check(name, passed=False, detail=first_line(error))
     finally:
         gc.collect()
     return _agreed(check, ranks)
-
-
-def _first_line(error: Exception) -> str:
-    first, *more = (str(error).strip() or type(error).__name__).splitlines()
-    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first
 
 
 def _slowly(card: CheckpointCard, directory: Path, scoring: ScoringConfig, queries: Sequence[Query]) -> list[Any]:
@@ -139,7 +134,7 @@ def _small_copy(config: PreTrainedConfig, ranks: Ranks, dtype: torch.dtype) -> I
                 small.save_pretrained(directory)  # over that of the text side, which may not say what it belongs to
                 sent = [{path.name: path.read_bytes() for path in directory.iterdir()} if ranks.size > 1 else {}]
             except Exception as error:  # noqa: BLE001  whatever it is, the other ranks wait to be told
-                sent = [_first_line(error)]
+                sent = [first_line(error)]
         if ranks.size > 1:
             distributed.broadcast_object_list(sent, src=0)
         if isinstance(sent[0], str):

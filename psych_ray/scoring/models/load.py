@@ -21,7 +21,7 @@ from psych_ray.checkpoints.cards import CONFIG, is_adapter, read_json
 from psych_ray.checkpoints.quantization import method_of, require_library
 from psych_ray.checkpoints.weight_files import weight_files
 from psych_ray.config import CheckpointCard, ScoringConfig
-from psych_ray.errors import CheckpointError
+from psych_ray.errors import CheckpointError, first_line
 from psych_ray.scoring.models.text_model import text_side
 
 _THEIRS = (
@@ -80,9 +80,7 @@ def one_line(card: CheckpointCard, directory: Path) -> Iterator[None]:
                 f"{card.id}: it comes with modelling code of its own ({directory}/*.py), which is not run unless asked "
                 "for; read that code, then set trust_remote_code: true in the checkpoint's card"
             ) from error
-        first, *more = (str(error).strip() or type(error).__name__).splitlines()
-        told = f"{first} {more[0].strip()}" if more and first.endswith(":") else first
-        raise CheckpointError(f"{card.id}: cannot be loaded from {directory}: {told}") from error
+        raise CheckpointError(f"{card.id}: cannot be loaded from {directory}: {first_line(error)}") from error
 
 
 def device_of(wanted: str) -> torch.device:

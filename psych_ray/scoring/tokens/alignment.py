@@ -27,7 +27,7 @@ class Alignment:
     last_R: NDArray[np.int64]
     """One past the last token; equal to `first_R` where the response is not scored."""
     status_R: NDArray[np.int8]
-    straddling: int
+    straddling_edges: int
     """Edges of responses that a scored token reaches over."""
 
 

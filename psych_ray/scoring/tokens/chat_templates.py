@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from psych_ray.errors import first_line
+
 # The day that Llama 3's templates fall back to, in the format codes that templates use; a Friday.
 _DATE = {
     "%d": "26",
@@ -59,7 +61,7 @@ class TokenizerTemplate:
                 enable_thinking=False,
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+            raise ValueError(first_line(error)) from error
         assert isinstance(text, str)
         return text
 

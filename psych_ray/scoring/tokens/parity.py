@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from psych_ray.errors import CheckpointError
+from psych_ray.errors import ConditionError
 from psych_ray.scoring.tokens.alignment import Alignment
 from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.transcripts.conditions import Rendering
@@ -106,7 +106,7 @@ def _tokens_of_responses(
 def _turn_markers(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Token ids between a user's and an assistant's content, less the end of the user's turn, and those after it.
 
-    CheckpointError where the authors' scripts stop: the tokens of a conversation do not begin with those of its start.
+    ConditionError where the authors' scripts stop: the tokens of a conversation do not begin with those of its start.
     """
     template = template_of(tokenizer)
     assert template is not None, "a conversation was rendered without a template"
@@ -122,7 +122,7 @@ def _turn_markers(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[i
         int(np.argmax(begins >= place)) for place in (at, at + len(_ASSISTANT), text.index(_NEXT_USER))
     )
     if ids[: len(ids_of_start)] != ids_of_start:
-        raise CheckpointError(
+        raise ConditionError(
             f"{template.name}: its chat template writes a turn in another way once it is answered, where the authors' "
             "scripts stop; sweep it without chat, or without scoring.parity"
         )

@@ -26,8 +26,8 @@ from psych_ray.transcripts.conditions.rendering import (
     ChatTemplate,
     Condition,
     Rendering,
-    cut_characters,
-    response_places,
+    response_spans,
+    truncate_characters,
 )
 
 __all__ = [
@@ -43,6 +43,6 @@ __all__ = [
     "Rendering",
     "ZeroShot",
     "condition_named",
-    "cut_characters",
-    "response_places",
+    "response_spans",
+    "truncate_characters",
 ]

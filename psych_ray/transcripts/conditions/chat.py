@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from psych_ray.errors import CheckpointError, TranscriptError
+from psych_ray.errors import ConditionError, TranscriptError
 from psych_ray.transcripts.conditions.rendering import (
     ChatTemplate,
     Condition,
     Rendering,
     nothing_to_score,
-    response_places,
+    response_spans,
     scored_unless_empty,
 )
 from psych_ray.transcripts.conditions.turns import END_OF_CONVERSATION, frames, joined, places, turns_of
@@ -44,11 +44,11 @@ class Chat(Condition):
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
         """Render the conversation.
 
-        CheckpointError where the template cannot write conversations; TranscriptError where it refuses this one.
+        ConditionError where the template cannot write conversations; TranscriptError where it refuses this one.
         """
         if template is None or not transcript.responses:
             return nothing_to_score(transcript)
-        starts, ends = response_places(transcript)
+        starts, ends = response_spans(transcript)
         contents, written, between = _conversation(transcript, template)
         pieces = [piece for pair in zip(between, written, strict=False) for piece in pair]
         if not pieces[0].startswith(template.begin_of_text):
@@ -70,7 +70,7 @@ def _conversation(transcript: Transcript, template: ChatTemplate) -> tuple[list[
         between = frames(template, roles, generation_prompt=True)
         prompted = _prompted(template, between)
     except ValueError as error:
-        raise CheckpointError(
+        raise ConditionError(
             f"{template.name}: its chat template cannot write a conversation of user and assistant ({error}); sweep it "
             "without chat"
         ) from error

@@ -17,7 +17,7 @@ from psych_ray.transcripts.conditions.rendering import (
     ChatTemplate,
     Condition,
     Rendering,
-    response_places,
+    response_spans,
     scored_unless_empty,
 )
 from psych_ray.transcripts.markers import CLOSE, OPEN
@@ -61,7 +61,7 @@ class ZeroShot(Condition):
 
     def renderings(self, transcript: Transcript, template: ChatTemplate | None) -> Iterator[Rendering]:
         """Render the instructions, a trial and its response, response after response."""
-        starts, ends = response_places(transcript)
+        starts, ends = response_spans(transcript)
         final = scored_unless_empty(starts, ends)
         to_score = np.flatnonzero(final == Status.scored.code)
         final[to_score] = Status.not_applicable.code

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 
-from psych_ray.errors import ConfigError
+from psych_ray.errors import ConfigError, first_line
 from psych_ray.transcripts.conditions.authors import AsAuthors, ChatAsAuthors
 from psych_ray.transcripts.conditions.chat import Chat
 from psych_ray.transcripts.conditions.history import HistoryOnly, ZeroShot
@@ -54,9 +54,9 @@ def _imported(path: str) -> Condition:
         if isinstance(found, type) and issubclass(found, Condition):
             found = found()
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"conditions=[{path}]: cannot be imported ({said}); its module must be on PYTHONPATH where the sweep runs"
+            f"conditions=[{path}]: cannot be imported ({first_line(error)}); its module must be on PYTHONPATH where "
+            "the sweep runs"
         ) from error
     if not isinstance(found, Condition):
         raise ConfigError(

@@ -13,7 +13,7 @@ from psych_ray.transcripts.conditions.rendering import (
     Condition,
     Rendering,
     nothing_to_score,
-    response_places,
+    response_spans,
     scored_unless_empty,
 )
 from psych_ray.transcripts.record import Transcript
@@ -45,7 +45,7 @@ class Persona(Condition):
         told = interview(transcript.metadata)
         if not told:
             return nothing_to_score(transcript)
-        starts, ends = response_places(transcript)
+        starts, ends = response_spans(transcript)
         return Rendering(
             told + transcript.text, starts + len(told), ends + len(told), scored_unless_empty(starts, ends)
         )

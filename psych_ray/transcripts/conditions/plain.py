@@ -14,7 +14,7 @@ from psych_ray.transcripts.conditions.rendering import (
     ChatTemplate,
     Condition,
     Rendering,
-    response_places,
+    response_spans,
     scored_unless_empty,
 )
 from psych_ray.transcripts.markers import CLOSE, OPEN
@@ -31,7 +31,7 @@ class Plain(Condition):
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
         """Render the source text unchanged; responses stand where they stand in it."""
-        starts, ends = response_places(transcript)
+        starts, ends = response_spans(transcript)
         return Rendering(transcript.text, starts, ends, scored_unless_empty(starts, ends))
 
 
@@ -45,7 +45,7 @@ class Discrete(Condition):
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
         """Render the source text without the markers of responses that are no choice among letters."""
-        starts, ends = response_places(transcript)
+        starts, ends = response_spans(transcript)
         text = transcript.text
         is_letter = np.zeros(len(starts), np.bool_)
         pieces: list[str] = []

@@ -71,7 +71,7 @@ class Condition(ABC):
         return (self.render(transcript, template),)
 
 
-def response_places(transcript: Transcript) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def response_spans(transcript: Transcript) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First and one-past-last character of every response in the source text, int64 [R] each."""
     places = np.array([(r.start, r.end) for r in transcript.responses], dtype=np.int64).reshape(-1, 2)
     return places[:, 0], places[:, 1]
@@ -89,7 +89,7 @@ def nothing_to_score(transcript: Transcript) -> Rendering:
     return Rendering("", np.zeros(n, np.int64), np.zeros(n, np.int64), status)
 
 
-def cut_characters(rendering: Rendering, n_characters: int) -> Rendering:
+def truncate_characters(rendering: Rendering, n_characters: int) -> Rendering:
     """Keep the first `n_characters`; a response whose closing marker lies beyond them is cut, with its marker."""
     if len(rendering.text) <= n_characters:
         return rendering

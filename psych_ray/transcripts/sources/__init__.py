@@ -5,7 +5,7 @@ with them; one place chooses studies and participants. Nothing here knows tokens
 worth.
 """
 
-from psych_ray.transcripts.sources.faults import Rejected
+from psych_ray.transcripts.sources.faults import Skipped
 from psych_ray.transcripts.sources.reading import read_transcripts
 
-__all__ = ["Rejected", "read_transcripts"]
+__all__ = ["Skipped", "read_transcripts"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from psych_ray.transcripts.sources.faults import Rejected, file_error, one_line, reading, said
+from psych_ray.transcripts.sources.faults import Skipped, file_error, one_line, reading, said
 from psych_ray.transcripts.sources.origin import Raw, Records
 
 HUB_COLUMNS = ("text", "study", "experiment", "participant")
@@ -32,7 +32,7 @@ def read_parquet(path: Path, *, needed: Collection[str] = HUB_COLUMNS) -> Record
             try:
                 fields = {name: batch.column(name)[at].as_py() for name in batch.schema.names}
             except UnicodeDecodeError as error:
-                yield Rejected(where, f"not UTF-8 at byte {error.start}")
+                yield Skipped(where, f"not UTF-8 at byte {error.start}")
             else:
                 yield Raw(where, fields)
 

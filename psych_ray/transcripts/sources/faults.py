@@ -20,7 +20,7 @@ _SAID = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class Skipped:
     """A record that could not be used."""
 
     where: str

@@ -1,6 +1,6 @@
 """JSON lines, the layout in which researchers contribute a study: one participant a line, plain or in a zip.
 
-Splits lines and parses JSON; a line that is no JSON object, or too long to be a session, becomes a `Rejected`. Which
+Splits lines and parses JSON; a line that is no JSON object, or too long to be a session, becomes a `Skipped`. Which
 fields a record needs is not known here.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from psych_ray.transcripts.sources.archive import open_member
-from psych_ray.transcripts.sources.faults import BadRecordError, Rejected, one_line, reading
+from psych_ray.transcripts.sources.faults import BadRecordError, Skipped, one_line, reading
 from psych_ray.transcripts.sources.origin import Raw, Records
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -45,9 +45,9 @@ def _records(stream: BinaryIO, path: Path) -> Records:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
-            record: Raw | Rejected = Raw(where, _parse(line.rstrip(b"\r\n")))
+            record: Raw | Skipped = Raw(where, _parse(line.rstrip(b"\r\n")))
         except BadRecordError as error:
-            record = Rejected(where, one_line(str(error)))
+            record = Skipped(where, one_line(str(error)))
         yield record
 
 

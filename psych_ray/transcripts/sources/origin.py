@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from psych_ray.transcripts.sources.faults import BadRecordError, Rejected
+from psych_ray.transcripts.sources.faults import BadRecordError, Skipped
 from psych_ray.transcripts.sources.fields import named_study, study_in_experiment
 
 
@@ -18,7 +18,7 @@ class Raw:
     fields: Mapping[str, object]
 
 
-Records: TypeAlias = Generator[Raw | Rejected, None, None]
+Records: TypeAlias = Generator[Raw | Skipped, None, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

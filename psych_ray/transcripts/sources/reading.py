@@ -14,28 +14,28 @@ from dataclasses import replace
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources.faults import BadRecordError, Rejected, one_line
+from psych_ray.transcripts.sources.faults import BadRecordError, Skipped, one_line
 from psych_ray.transcripts.sources.fields import to_transcript
 from psych_ray.transcripts.sources.layout import origins
 from psych_ray.transcripts.sources.origin import Origin
 from psych_ray.transcripts.sources.selection import Selection
 
-OnRejected = Callable[[Rejected], None]
+OnSkipped = Callable[[Skipped], None]
 
 
-def read_transcripts(config: TranscriptsConfig, *, on_rejected: OnRejected | None = None) -> Iterator[Transcript]:
+def read_transcripts(config: TranscriptsConfig, *, on_skipped: OnSkipped | None = None) -> Iterator[Transcript]:
     """The transcripts of a source in its order, folders study by study; ids are unique over the source.
 
-    A record that cannot be used raises TranscriptError, or with transcripts.on_error=skip goes to `on_rejected`. A
+    A record that cannot be used raises TranscriptError, or with transcripts.on_error=skip goes to `on_skipped`. A
     file that cannot be used always raises TranscriptError.
     """
     selection = Selection(config.studies, config.limit)
 
-    def reject(rejected: Rejected) -> None:
+    def reject(skipped: Skipped) -> None:
         if config.on_error == OnError.stop:
-            raise TranscriptError(f"{rejected.where}: {rejected.reason}; transcripts.on_error=skip skips it")
-        if on_rejected is not None:
-            on_rejected(rejected)
+            raise TranscriptError(f"{skipped.where}: {skipped.reason}; transcripts.on_error=skip skips it")
+        if on_skipped is not None:
+            on_skipped(skipped)
 
     if config.source == TranscriptSource.demo:
         transcripts = _simulated(config, selection)
@@ -58,12 +58,12 @@ def _simulated(config: TranscriptsConfig, selection: Selection) -> Iterator[Tran
             yield transcript
 
 
-def _of_origin(origin: Origin, selection: Selection, reject: OnRejected) -> Iterator[Transcript]:
+def _of_origin(origin: Origin, selection: Selection, reject: OnSkipped) -> Iterator[Transcript]:
     """What is wanted of one file. A contribution is left once nothing more of its own study is wanted."""
     only_own = True
     with closing(origin.read()) as records:
         for record in records:
-            if isinstance(record, Rejected):
+            if isinstance(record, Skipped):
                 reject(record)
                 continue
             try:
@@ -71,7 +71,7 @@ def _of_origin(origin: Origin, selection: Selection, reject: OnRejected) -> Iter
                 wanted = (origin.chosen or selection.wants(study)) and not selection.full(study)
                 transcript = to_transcript(record.fields, study=study) if wanted else None
             except BadRecordError as error:
-                reject(Rejected(record.where, one_line(str(error))))
+                reject(Skipped(record.where, one_line(str(error))))
                 continue
             if transcript is not None:
                 selection.take(study)

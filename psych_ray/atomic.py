@@ -1,0 +1,36 @@
+"""Files that appear whole or not at all: written beside their path, flushed, and renamed in one step."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+UNFINISHED = ".unfinished-"
+"""Prefix of the names of files that are still being written; a killed process leaves them behind."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Make `content` readable at `path`, replacing what was there, and flush it to disk. OSError where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+    _flush_directory(path.parent)
+
+
+def _flush_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,8 +1,8 @@
-"""The schema of the configuration: plain dataclasses, a field a setting.
+"""The schema of the configuration: plain dataclasses, one field per setting.
 
-YAML in `conf/` holds only values; whatever it leaves out has its default here. This module knows neither Hydra nor
-torch nor Ray: the command line resolves a configuration to these classes before anything else sees it. A
-`__post_init__` raises ValueError with one line that names the setting.
+YAML in `conf/` holds only values; a setting that is not in it has its default here. Imports neither Hydra nor torch nor
+Ray: the command line resolves a configuration to these classes first. A `__post_init__` raises ValueError with one line
+that names the setting.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Stage(StrEnum):
-    """What was done to a checkpoint after pre-training."""
+    """Training of a checkpoint after pre-training."""
 
     base = "base"
     instruct = "instruct"
@@ -43,14 +43,14 @@ class TranscriptSource(StrEnum):
 
 
 class OnError(StrEnum):
-    """What a transcript that cannot be used does to the sweep."""
+    """What happens when a transcript cannot be used."""
 
     stop = "stop"
     skip = "skip"
 
 
 class EngineName(StrEnum):
-    """How a replica holds the weights."""
+    """How a replica holds and runs the weights."""
 
     auto = "auto"
     transformers = "transformers"
@@ -66,21 +66,21 @@ class Dtype(StrEnum):
 
 
 class CutBy(StrEnum):
-    """What the length of a transcript is counted in."""
+    """Unit in which the length of a transcript is counted."""
 
     tokens = "tokens"
     characters = "characters"
 
 
 class ClusterKind(StrEnum):
-    """Which Ray cluster carries the sweep."""
+    """Ray cluster on which the sweep runs."""
 
     local = "local"
     existing = "existing"
 
 
 class TrackingKind(StrEnum):
-    """Who is told how the sweep goes."""
+    """Where the progress of a sweep is shown."""
 
     console = "console"
     wandb = "wandb"
@@ -95,28 +95,28 @@ class TrackingMode(StrEnum):
 
 @dataclass(kw_only=True)
 class CheckpointCard:
-    """What is known about one checkpoint before it is loaded."""
+    """Description of one checkpoint, available before it is loaded."""
 
     id: str
-    """Hub id, or the name that a local checkpoint goes by."""
+    """Hub id, or the name of a local checkpoint."""
     path: str | None = None
     """Directory in the hub's layout; None: fetched from the hub by its id."""
     revision: str | None = None
-    """Hub revision; None: the one that `main` names when the sweep is planned."""
+    """Hub revision; None: the commit of `main` when the sweep is planned."""
     family: str = "unknown"
     """For example llama, olmo, qwen."""
     generation: str = "unknown"
     """For example qwen2.5."""
     size_b: float | None = None
-    """Billions of parameters, as the checkpoint's name gives it."""
+    """Billions of parameters, as in the checkpoint's name."""
     stage: Stage | None = None
-    """None: not known; the checkpoint is scored and listed, but compared with no base."""
+    """None: not known; the checkpoint is scored and listed, but not compared with a base."""
     base: str | None = None
     """Id of the base checkpoint that this one is compared with."""
     quantization: str | None = None
     """For example bnb-4bit."""
     adapter: bool = False
-    """The weights are an adapter on `base`."""
+    """The weights are an adapter of `base`."""
     trust_remote_code: bool = False
     """Run modelling code that comes with the checkpoint."""
 
@@ -131,11 +131,11 @@ class CheckpointsConfig:
     only: list[str] = field(default_factory=list)
     """Keep the checkpoints whose id matches one of these globs; empty: all."""
     cards: list[CheckpointCard] = field(default_factory=list)
-    """For hub: the checkpoints, and what is known about them."""
+    """For hub: the checkpoints and their descriptions."""
     allow_pickle: bool = False
-    """Also load weights that are not safetensors; unpickling runs code that comes with the checkpoint."""
+    """Also load weights that are not safetensors; unpickling runs code from the checkpoint."""
     cache: str = "~/.cache/psych-ray"
-    """Where demo checkpoints are kept once made."""
+    """Directory of the demo checkpoints."""
 
     def __post_init__(self) -> None:
         if self.source == CheckpointSource.local and not self.paths:
@@ -183,9 +183,9 @@ class ScoringConfig:
     device: str = "auto"
     """auto (a GPU where the replica has one), cpu or cuda."""
     nvme: str | None = None
-    """For deepspeed_zero: a directory on a node's own disk to keep the weights in; None: its memory."""
+    """For deepspeed_zero: directory on each node's own disk for the weights; None: the node's memory."""
     unit_seconds: float = 60.0
-    """How long a unit takes, about; no more than this is lost when a replica dies."""
+    """Approximate duration of a unit; at most this much work is lost when a replica dies."""
 
     def __post_init__(self) -> None:
         if self.cut_at is not None and self.cut_at < 2:
@@ -198,42 +198,59 @@ class ScoringConfig:
 
 @dataclass(kw_only=True)
 class ClusterConfig:
-    """The Ray cluster that carries the sweep."""
+    """The Ray cluster on which the sweep runs.
+
+    Placement and size of units follow from its shape: this machine's, that of the running cluster, or, for `plan`, the
+    one described by `nodes`.
+    """
 
     kind: ClusterKind = ClusterKind.local
     address: str = "auto"
     """For existing: address of the running Ray cluster."""
+    nodes: int | None = None
+    """For plan: number of nodes of a cluster that is not running, each with `cpus`, `gpus`, `gpu_memory_gb`,
+    `memory_gb`; None: the shape is read."""
     cpus: int | None = None
-    """For local: CPU cores to use; None: all."""
+    """CPU cores per node. For local: None: all; for a described cluster: None: 4 per GPU."""
     gpus: int | None = None
-    """For local: GPUs to use; None: all that are found. For existing: GPUs of a node, which `auto` engines go by."""
+    """GPUs per node. For local: None: all that are found; for a described cluster: None: none."""
     gpu_memory_gb: float | None = None
-    """Memory of one GPU, 1e9 bytes; None: what this machine's have."""
+    """Memory of one GPU, 1e9 bytes; None: read on the nodes."""
+    memory_gb: float | None = None
+    """Host memory per node, 1e9 bytes; None: read on the nodes."""
     ranks: int | None = None
-    """Processes, a GPU each, that hold one checkpoint together with a deepspeed engine; None: as few as it fits on."""
+    """Processes, one GPU each, that hold one checkpoint together with a deepspeed engine; None: as few as hold it."""
     across_nodes: bool = False
-    """The ranks of one checkpoint may lie on several nodes."""
+    """The ranks of one checkpoint may be placed on several nodes."""
     stall_seconds: float = 600.0
-    """A rank that keeps the others waiting for longer is taken for lost."""
+    """A rank that keeps the others of its gang waiting for longer is considered lost."""
     cpus_per_replica: int | None = None
-    """None: the cores of a node shared by as many replicas as it can hold."""
+    """CPU cores per rank; None: the cores of a node divided by the ranks that it can hold."""
     attempts: int = 2
-    """How often a unit may fail, and a replica fail to load, before it is split or set aside."""
+    """Number of times that a unit may fail before it is split or skipped, and that a replica may fail to load."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "cpus_per_replica", "attempts", "ranks"):
+        for name in ("nodes", "cpus", "cpus_per_replica", "attempts", "ranks"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"cluster.{name}={value}: must be 1 or more")
-        for name in ("stall_seconds", "gpu_memory_gb"):
+        if self.gpus is not None and self.gpus < 0:
+            raise ValueError(f"cluster.gpus={self.gpus}: must be 0 or more")
+        for name in ("stall_seconds", "gpu_memory_gb", "memory_gb"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"cluster.{name}={value}: must be above 0")
+        if self.kind == ClusterKind.local and self.address != "auto":
+            raise ValueError(f"cluster.address={self.address} is for cluster=existing")
+        if self.kind == ClusterKind.existing and self.nodes is None:
+            for name in ("cpus", "gpus"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"cluster.{name}: the running cluster is read; leave it out")
 
 
 @dataclass(kw_only=True)
 class ResultsConfig:
-    """Where the tables go."""
+    """Where the tables are written."""
 
     root: str = "outputs"
     """Local path, or s3:// or gs:// URI."""
@@ -241,21 +258,21 @@ class ResultsConfig:
 
 @dataclass(kw_only=True)
 class TrackingConfig:
-    """Who is told how the sweep goes. The terminal always is."""
+    """Where the progress of a sweep is shown, beside the terminal."""
 
     kind: TrackingKind = TrackingKind.wandb
     mode: TrackingMode = TrackingMode.offline
     project: str = "psych-ray"
     entity: str | None = None
     name: str | None = None
-    """Name of the sweep, the group of its W&B runs; None: the last part of results.root."""
+    """Name of the sweep, the group of its W&B runs; None: the last component of results.root."""
     root: str | None = None
-    """Where W&B keeps its files; None: in results.root, or the working directory when that is a URI."""
+    """Directory of W&B's files; None: in results.root, or in the working directory when that is a URI."""
 
 
 @dataclass(kw_only=True)
 class ReportConfig:
-    """Where figures and page go."""
+    """Where figures and page are written."""
 
     root: str | None = None
     """None: `report` in results.root, or in the working directory when that is a URI."""
@@ -263,12 +280,12 @@ class ReportConfig:
 
 @dataclass(kw_only=True)
 class Config:
-    """All of it."""
+    """The whole configuration."""
 
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     transcripts: TranscriptsConfig = field(default_factory=TranscriptsConfig)
     conditions: list[str] = field(default_factory=lambda: ["plain"])
-    """How a transcript is put before a checkpoint: names of conditions."""
+    """How a transcript is presented to a checkpoint: names of conditions."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     results: ResultsConfig = field(default_factory=ResultsConfig)
@@ -279,7 +296,17 @@ class Config:
         if not self.conditions:
             raise ValueError("conditions=[]: name at least one, for example conditions=[plain]")
         if len(set(self.conditions)) < len(self.conditions):
-            raise ValueError(f"conditions={self.conditions}: one stands twice")
+            raise ValueError(f"conditions={self.conditions}: one is named twice")
+        if self.scoring.engine == EngineName.transformers:
+            if self.cluster.ranks not in {None, 1}:
+                raise ValueError(
+                    f"cluster.ranks={self.cluster.ranks} with scoring.engine=transformers: one process holds a "
+                    "checkpoint there; scoring.engine=auto or a deepspeed engine takes more"
+                )
+            if self.cluster.across_nodes:
+                raise ValueError("cluster.across_nodes=true with scoring.engine=transformers: one process has no ranks")
+        if self.scoring.nvme is not None and self.scoring.engine in {EngineName.transformers, EngineName.deepspeed_tp}:
+            raise ValueError(f"scoring.nvme with scoring.engine={self.scoring.engine}: only deepspeed_zero uses it")
 
     def report_root(self) -> Path:
         """Directory of figures and page."""

@@ -1,27 +1,29 @@
 """From a configuration to a plan that can be carried out, or one clear line why not. Loads no weights, starts nothing.
 
-Everything that can be refused is refused here, before a replica costs anything: checkpoints that are none, conditions
-that do not exist, transcripts that cannot be used, a results root that holds other settings.
+Everything that can be refused is refused here, before a replica starts: checkpoints and conditions that do not exist,
+transcripts that cannot be used, a results root with other settings, checkpoints that fit nowhere on the cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from psych_ray.app.status import write_plan
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group, simulator_checkpoint
+from psych_ray.checkpoints.shape import CheckpointShape, shape_of
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import ResultsError, TranscriptError
 from psych_ray.results.catalogue import catalogue
-from psych_ray.results.reading import footers, parts
+from psych_ray.results.reading import committed_transcripts, footers
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
-from psych_ray.sweep.cost import CPU_CORE, GPU, Device
-from psych_ray.sweep.placement import Placement, gpus_of, place
-from psych_ray.sweep.plan import Lane, plan_lane, without_committed
+from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_room
+from psych_ray.sweep.cost import Device, characters_read, replica_device
+from psych_ray.sweep.placement import Placement, Placer
+from psych_ray.sweep.plan import Task, plan_task, without_committed
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import Skipped, read_transcripts
@@ -35,23 +37,25 @@ class Prepared:
     checkpoints: dict[str, Checkpoint]
     """By slug, in the order of the configuration."""
     scoring: ScoringIdentity
-    lanes: list[Lane]
+    tasks: list[Task]
     """Checkpoint by checkpoint, condition by condition."""
     skipped: list[Skipped]
-    """Transcripts that `transcripts.on_error=skip` left out."""
-    device: Device
-    """What the times of the plan are estimated for."""
+    """Transcripts that `transcripts.on_error=skip` skipped."""
+    cluster: ClusterShape
     placements: dict[str, Placement]
     """By slug of the weights that a replica loads."""
+    devices: dict[str, Device]
+    """What a replica of these weights runs on, by their slug; the times of the plan are estimated for it."""
+    slots: Slots
 
     @property
     def n_responses_missing(self) -> int:
         """Rows that are not committed yet."""
-        return sum(lane.n_responses_missing for lane in self.lanes)
+        return sum(task.n_responses_missing for task in self.tasks)
 
 
-def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -> Prepared:
-    """Find checkpoints and transcripts, and plan what is missing.
+def prepare(config: Config, cluster: ClusterShape, *, say: Callable[[str], None], write: bool = True) -> Prepared:
+    """Find checkpoints and transcripts, and plan what is missing for a cluster of this shape.
 
     `write`: also bring the transcripts into `sources/` of the results root, as a sweep needs it. `say` gets a line for
     every step that may take long.
@@ -67,33 +71,42 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
     refs = catalogue(root, transcripts) if write else _survey(transcripts)
     if not any(ref.n_responses for ref in refs):
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
-    placements = _placements(checkpoints, config, longest=max(ref.n_characters for ref in refs))
-    device = _device(config)
+    shapes = {checkpoint.slug: shape_of(checkpoint) for checkpoint in checkpoints}
+    placements = _placements(checkpoints, shapes, config, cluster, longest=max(ref.n_characters for ref in refs))
+    slots = _slots(placements.values(), config, cluster)
+    devices = {
+        weights: replica_device(ranks=placement.ranks, cpus=slots.cpus, gpus=_gpus(slots, config))
+        for weights, placement in placements.items()
+    }
     if write:
         root.remove_unfinished()
         write_plan(
             root, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
         )
-    lanes = [
-        plan_lane(
+    tasks = [
+        plan_task(
             checkpoint=checkpoint.slug,
             condition=condition,
-            n_parameters=checkpoint.n_parameters,
             transcripts=refs,
             unit_seconds=config.scoring.unit_seconds,
-            device=device,
+            seconds_of=_seconds_of(devices[load_group(checkpoint)], shapes[checkpoint.slug], config),
         )
         for checkpoint in checkpoints
         for condition in config.conditions
     ]
+    tasks = without_committed(tasks, committed_transcripts(root))
+    by_slug = {checkpoint.slug: checkpoint for checkpoint in checkpoints}
+    missing = {load_group(by_slug[task.checkpoint]) for task in tasks if task.missing}
     return Prepared(
         root=root,
-        checkpoints={checkpoint.slug: checkpoint for checkpoint in checkpoints},
+        checkpoints=by_slug,
         scoring=identity,
-        lanes=without_committed(lanes, root, parts(root)),
+        tasks=tasks,
         skipped=skipped,
-        device=device,
+        cluster=cluster,
         placements=placements,
+        devices=devices,
+        slots=_slots([placements[weights] for weights in missing], config, cluster) if missing else slots,
     )
 
 
@@ -106,7 +119,7 @@ def scoring_identity(config: Config) -> ScoringIdentity:
 
 
 def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
-    """Pick what footers and statistics tell of a checkpoint."""
+    """Pick what footers and statistics contain of a checkpoint."""
     card = checkpoint.card
     return CheckpointFacts(
         slug=checkpoint.slug,
@@ -121,14 +134,46 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
     )
 
 
-def _placements(checkpoints: Iterable[Checkpoint], config: Config, *, longest: int) -> dict[str, Placement]:
+def _placements(
+    checkpoints: Iterable[Checkpoint],
+    shapes: dict[str, CheckpointShape],
+    config: Config,
+    cluster: ClusterShape,
+    *,
+    longest: int,
+) -> dict[str, Placement]:
     """Place each set of weights; where adapters share them, as the adapters need it."""
-    gpus = gpus_of(config.cluster)
-    hardest: dict[str, Checkpoint] = {}
+    placer = Placer(
+        cluster, config.scoring, ranks=config.cluster.ranks, across_nodes=config.cluster.across_nodes, longest=longest
+    )
+    most_demanding: dict[str, Checkpoint] = {}
     for checkpoint in checkpoints:
-        if checkpoint.base_of_adapter or load_group(checkpoint) not in hardest:
-            hardest[load_group(checkpoint)] = checkpoint
-    return {weights: place(checkpoint, config, gpus, longest=longest) for weights, checkpoint in hardest.items()}
+        if checkpoint.base_of_adapter or load_group(checkpoint) not in most_demanding:
+            most_demanding[load_group(checkpoint)] = checkpoint
+    return {
+        weights: placer.choose_placement(checkpoint.card.id, shapes[checkpoint.slug])
+        for weights, checkpoint in most_demanding.items()
+    }
+
+
+def _slots(placements: Iterable[Placement], config: Config, cluster: ClusterShape) -> Slots:
+    """Divide the cluster among these replicas; ConfigError where one of them could never be placed."""
+    ranks = [placement.ranks for placement in placements]
+    slots = divide(cluster, sum(ranks), cpus_per_rank=config.cluster.cpus_per_replica)
+    require_room(cluster, slots, max(ranks), across_nodes=config.cluster.across_nodes)
+    return slots
+
+
+def _gpus(slots: Slots, config: Config) -> int:
+    return 0 if config.scoring.device == "cpu" else slots.gpus
+
+
+def _seconds_of(device: Device, shape: CheckpointShape, config: Config) -> Callable[[TranscriptRef], float]:
+    def seconds(transcript: TranscriptRef) -> float:
+        n_characters = characters_read(transcript.n_characters, config.scoring, shape.context)
+        return device.seconds(n_characters, shape.n_parameters)
+
+    return seconds
 
 
 def _checkpoints(config: Config, say: Callable[[str], None]) -> list[Checkpoint]:
@@ -145,7 +190,7 @@ def _survey(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
     return [TranscriptRef(t.id, t.study, "", 0, len(t.text), len(t.responses)) for t in transcripts]
 
 
-def _refuse_to_mix(root: ResultsRoot, identity: ScoringIdentity, checkpoints: Iterable[Checkpoint]) -> None:
+def _refuse_to_mix(root: ResultsRoot, identity: ScoringIdentity, checkpoints: Sequence[Checkpoint]) -> None:
     """Raise ResultsError where the root was made with other settings, or with other weights of the same name."""
     now = {checkpoint.slug: checkpoint.fingerprint for checkpoint in checkpoints}
     for footer in footers(root):
@@ -161,9 +206,3 @@ def _refuse_to_mix(root: ResultsRoot, identity: ScoringIdentity, checkpoints: It
                 f"{root.path} holds responses of another {slug} (its weights, configuration or tokenizer changed): "
                 "name another results.root, or give the checkpoint another id"
             )
-
-
-def _device(config: Config) -> Device:
-    gpus = config.cluster.gpus
-    has_gpu = gpus > 0 if gpus is not None else Path("/dev/nvidia0").exists()
-    return GPU if has_gpu and config.scoring.device != "cpu" else CPU_CORE

@@ -11,12 +11,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
+from psych_ray.app.cluster import cluster_to_plan_for, cluster_to_run_on
 from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare
 from psych_ray.config import Config
 from psych_ray.errors import UnsupportedError
 from psych_ray.results.reading import footers, parts, scan_responses, scored_sums
 from psych_ray.results.root import ResultsRoot
-from psych_ray.sweep.unit import Tally
+from psych_ray.results.schema import Tally
 from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
 
 INCOMPLETE = 3
@@ -28,10 +29,11 @@ def sweep(config: Config) -> int:
     from psych_ray.tracking import open_tracker
 
     began = time.monotonic()
-    prepared = prepare(config, say=_say)
-    tracker = open_tracker(config)
-    failures = [f"{skipped.where}: {skipped.reason}" for skipped in prepared.skipped]
-    failures += _score(prepared, config, tracker, failures)
+    with cluster_to_run_on(config.cluster) as cluster:
+        prepared = prepare(config, cluster, say=_say)
+        tracker = open_tracker(config)
+        failures = [f"{skipped.where}: {skipped.reason}" for skipped in prepared.skipped]
+        failures += _score(prepared, config, tracker, failures)
     for line in failures:
         _say(f"not scored: {line}")
     lines = report_lines(config) if parts(prepared.root) else ["nothing could be scored, so there is no report"]
@@ -41,23 +43,26 @@ def sweep(config: Config) -> int:
 
 
 def plan(config: Config) -> int:
-    """Tell what would run; starts nothing and writes nothing."""
-    prepared = prepare(config, say=_say, write=False)
+    """Show what would run; starts nothing and writes nothing."""
+    with cluster_to_plan_for(config.cluster) as cluster:
+        prepared = prepare(config, cluster, say=_say, write=False)
     table = Table("checkpoint", "condition", *(_right("transcripts", "responses", "missing", "units", "minutes")))
-    minutes = 0.0
-    for lane in prepared.lanes:
-        here = prepared.device.seconds(lane.n_characters_missing, lane.n_parameters) / 60
-        minutes += here
-        numbers = (len(lane.transcripts), lane.n_responses, lane.n_responses_missing, len(lane.missing))
-        table.add_row(lane.checkpoint, lane.condition, *(f"{n:,}" for n in numbers), f"{here:.1f}")
+    for task in prepared.tasks:
+        numbers = (len(task.transcripts), task.n_responses, task.n_responses_missing, len(task.missing))
+        table.add_row(task.checkpoint, task.condition, *(f"{n:,}" for n in numbers), f"{task.seconds_missing / 60:.1f}")
     _show(table)
-    held = Table("weights", "engine", *_right("ranks"), "why")
+    held = Table("weights", "engine", *_right("ranks"), "on", "reason")
     for weights, placement in prepared.placements.items():
-        held.add_row(weights, str(placement.engine), str(placement.ranks), placement.why)
+        device = prepared.devices[weights].name
+        held.add_row(weights, str(placement.engine), str(placement.ranks), device, placement.reason)
     _show(held)
-    _print(f"about {minutes:.0f} minutes of one {prepared.device.name}, loading aside (assumed rates, not measured)")
+    minutes = sum(task.seconds_missing for task in prepared.tasks) / 60
+    _print(
+        f"about {minutes:,.0f} minutes of one replica after the other, {prepared.slots.ranks} ranks at a time, without "
+        f"loading (assumed rates, not measured), on {prepared.cluster}"
+    )
     for skipped in prepared.skipped:
-        _say(f"left out: {skipped.where}: {skipped.reason}")
+        _say(f"skipped: {skipped.where}: {skipped.reason}")
     return 0
 
 
@@ -90,30 +95,31 @@ def report(config: Config) -> int:
 def check(config: Config) -> int:
     """Load every checkpoint, show what its self-check sees and how transcripts align with its tokens."""
     from psych_ray.app.check import check as run_check
-    from psych_ray.cluster.check import Refused
+    from psych_ray.cluster.check import NotLoaded
     from psych_ray.transcripts.sources import read_transcripts
 
     limit = min(config.transcripts.limit or _CHECKED_TRANSCRIPTS, _CHECKED_TRANSCRIPTS)
     transcripts = list(read_transcripts(replace(config.transcripts, limit=limit), on_skipped=lambda _: None))
-    prepared = prepare(config, say=_say, write=False)
     seen = Table("checkpoint", "check", "passed", "seen")
     edges = Table("checkpoint", "study", *_right("responses", "edges inside a token"))
-    refused = 0
-    for found in run_check(prepared, config, transcripts):
-        if isinstance(found, Refused):
-            refused += 1
-            seen.add_row(", ".join(found.checkpoints), "loading", "no", found.reason)
-            continue
-        for one in found.checks:
-            seen.add_row(found.checkpoint, one.name, "yes" if one.passed else "no", one.detail)
-        seen.add_row(found.checkpoint, "scores by", "", found.engine, end_section=True)
-        for study, n in found.straddling_edges.items():
-            if n:
-                edges.add_row(found.checkpoint, study, f"{found.responses[study]:,}", f"{n:,}")
+    not_loaded = 0
+    with cluster_to_run_on(config.cluster) as cluster:
+        prepared = prepare(config, cluster, say=_say, write=False)
+        for found in run_check(prepared, config, transcripts):
+            if isinstance(found, NotLoaded):
+                not_loaded += 1
+                seen.add_row(", ".join(found.checkpoints), "loading", "no", found.reason)
+                continue
+            for one in found.checks:
+                seen.add_row(found.checkpoint, one.name, "yes" if one.passed else "no", one.detail)
+            seen.add_row(found.checkpoint, "engine", "", found.engine, end_section=True)
+            for study, n in found.straddling_edges.items():
+                if n:
+                    edges.add_row(found.checkpoint, study, f"{found.responses[study]:,}", f"{n:,}")
     _show(seen)
     if edges.row_count:
         _show(edges)
-    return 1 if refused else 0
+    return 1 if not_loaded else 0
 
 
 def not_yet(what: str) -> Callable[[Config], int]:
@@ -184,17 +190,17 @@ def _start(prepared: Prepared, config: Config) -> SweepStart:
     committed = scored_sums(prepared.root) if parts(prepared.root) else {}
     tasks = [
         Task(
-            checkpoint=checkpoint_facts(prepared.checkpoints[lane.checkpoint]),
-            condition=lane.condition,
-            units=len(lane.missing),
-            responses=lane.n_responses,
-            responses_committed=lane.n_responses - lane.n_responses_missing,
-            characters=lane.n_characters_missing,
+            checkpoint=checkpoint_facts(prepared.checkpoints[task.checkpoint]),
+            condition=task.condition,
+            units=len(task.missing),
+            responses=task.n_responses,
+            responses_committed=task.n_responses - task.n_responses_missing,
+            characters=task.n_characters_missing,
             scored_by_study={
-                study: Tally(*sums) for study, sums in committed.get((lane.checkpoint, lane.condition), {}).items()
+                study: Tally(*sums) for study, sums in committed.get((task.checkpoint, task.condition), {}).items()
             },
         )
-        for lane in prepared.lanes
+        for task in prepared.tasks
     ]
     return SweepStart(
         name=_title(config),

@@ -1,86 +1,51 @@
-"""The Ray actor around a replica: a thin shell. Turns exceptions into outcomes that survive the way to the driver."""
+"""The process of one rank: a thin shell around a replica. Turns exceptions into failures that reach the driver."""
 
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TypeVar
 
-import ray
-
-from psych_ray.errors import PsychRayError, ResultsError, TranscriptError, first_line
+from psych_ray.errors import FailureKind
+from psych_ray.sweep.failure import Failure, failure_of
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.replica import CheckpointReport, LoadReport, Replica, ReplicaSpec
 
 _log = logging.getLogger(__name__)
-_SOURCE_PLACE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a replica could not do what it was asked."""
-
-    reason: str
-    """One line."""
-    final: bool
-    """Another try would end the same."""
-    stops_sweep: bool
-    """Nothing can be committed any more."""
-    guilty: str | None = None
-    """Id of the transcript that is at fault, where it is known."""
-    out_of_memory: bool = False
-    """Of a GPU: fewer tokens at a time may help."""
-
-    @property
-    def on_all_ranks(self) -> bool:
-        """Every rank of a gang meets it at the same place, so that the gang can go on."""
-        return self.final or self.guilty is not None
-
-
-@ray.remote(max_restarts=0, max_task_retries=0)
-class ReplicaActor:
-    """One replica in a process of its own."""
+class RankProcess:
+    """One rank of a replica; `gang` makes an actor of it."""
 
     def __init__(self, spec: ReplicaSpec, rank: int = 0) -> None:
         self._replica = Replica(spec, rank)
 
     def open_rendezvous(self) -> tuple[str, int]:
-        """Host and port at which the ranks of this replica meet; asked of rank 0, before all load."""
+        """Host and port at which the ranks of this replica meet; for rank 0, before all load."""
+        import ray
+
         return self._replica.open_rendezvous(ray.util.get_node_ip_address())
 
-    def load(self, place: tuple[str, int] | None) -> LoadReport | Failure:
+    def load(self, address: tuple[str, int] | None) -> LoadReport | Failure:
         """Load the checkpoint, with the other ranks where there are any."""
-        try:
-            return self._replica.load(place)
-        except Exception as error:  # noqa: BLE001  every fault becomes an outcome, judged in one place
-            return _failure(error)
+        return _outcome(lambda: self._replica.load(address))
 
     def score(self, unit: Unit) -> UnitReport | Failure:
         """Score one unit; rank 0 commits it."""
-        try:
-            return self._replica.score(unit)
-        except Exception as error:  # noqa: BLE001  every fault becomes an outcome, judged in one place
-            return _failure(error)
+        return _outcome(lambda: self._replica.score(unit))
 
     def check(self, transcripts: list[Transcript]) -> list[CheckpointReport] | Failure:
-        """Tell what the self-check saw, and how these transcripts align with the tokens."""
-        try:
-            return self._replica.check(transcripts)
-        except Exception as error:  # noqa: BLE001  as above
-            return _failure(error)
+        """Report what the self-check saw, and how these transcripts align with the tokens."""
+        return _outcome(lambda: self._replica.check(transcripts))
 
 
-def _failure(error: Exception) -> Failure:
-    """One decision for all: the user's own mistakes are final, a results root that refuses stops everything."""
-    ours = isinstance(error, PsychRayError)
-    if not ours:
-        _log.exception("a replica failed")
-    line = _SOURCE_PLACE.sub("", first_line(error))
-    return Failure(
-        reason=line if ours else f"{type(error).__name__}: {line}",
-        final=ours and not isinstance(error, TranscriptError),
-        stops_sweep=isinstance(error, ResultsError),
-        guilty=error.transcript_id if isinstance(error, TranscriptError) else None,
-        out_of_memory=type(error).__name__ == "OutOfMemoryError",
-    )
+def _outcome(call: Callable[[], T]) -> T | Failure:
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001  every fault becomes a failure, judged by the scheduler
+        failure = failure_of(error)
+        if failure.kind == FailureKind.unknown:
+            _log.exception("a replica failed")
+        return failure

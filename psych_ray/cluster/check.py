@@ -9,16 +9,16 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from psych_ray.cluster.actor import Failure
 from psych_ray.cluster.gang import Gang
-from psych_ray.cluster.session import Slots
-from psych_ray.errors import first_line
+from psych_ray.errors import FailureKind, first_line
+from psych_ray.sweep.cluster_shape import Slots
+from psych_ray.sweep.failure import Failure
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.replica import CheckpointReport, ReplicaSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NotLoaded:
     """Weights that could not be loaded, or did not pass."""
 
     checkpoints: tuple[str, ...]
@@ -27,8 +27,8 @@ class Refused:
 
 def run_check(
     specs: Mapping[str, ReplicaSpec], slots: Slots, transcripts: Sequence[Transcript], *, across_nodes: bool
-) -> Iterator[CheckpointReport | Refused]:
-    """Load every checkpoint in turn, and tell what its self-check saw and how the transcripts align with its tokens.
+) -> Iterator[CheckpointReport | NotLoaded]:
+    """Load every checkpoint in turn, and report its self-check and how the transcripts align with its tokens.
 
     Needs a Ray session.
     """
@@ -40,17 +40,17 @@ def run_check(
             found = _of_all(gang.load())
             found = found if isinstance(found, Failure) else _of_all(gang.check(transcripts))
         except RayError as error:
-            found = Failure(first_line(error), final=True, stops_sweep=False)
+            found = Failure(FailureKind.lost, first_line(error))
         finally:
             gang.kill()
         if isinstance(found, Failure):
-            yield Refused(tuple(checkpoint.slug for checkpoint in spec.checkpoints), found.reason)
+            yield NotLoaded(tuple(checkpoint.slug for checkpoint in spec.checkpoints), found.reason)
         else:
             yield from found
 
 
 def _of_all(references: Sequence[Any]) -> Any:
-    """Return rank 0's outcome once all ranks are done, or the first failure: the others may then wait for ever."""
+    """Return rank 0's outcome once all ranks are done, or the first failure: the others may then wait for that rank."""
     waiting = list(references)
     while waiting:
         (done,), waiting = ray.wait(waiting, num_returns=1)

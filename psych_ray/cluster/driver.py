@@ -1,38 +1,43 @@
-"""Carries out what the scheduler decides, on Ray: starts replicas, hands them units, turns what happens into events.
+"""Carries out what the scheduler decides, on Ray: starts replicas, hands them units, reports what happens as events.
 
-Decides nothing itself, and never sees a response.
+Decides nothing itself, and never sees a response. Every wait has a time-out, so that time itself is an event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
-from psych_ray.cluster.actor import Failure
 from psych_ray.cluster.gang import Gang
-from psych_ray.cluster.session import Slots
-from psych_ray.errors import ResultsError, first_line
-from psych_ray.sweep.scheduler import (
+from psych_ray.errors import FailureKind, ResultsError, first_line
+from psych_ray.sweep.cluster_shape import Slots
+from psych_ray.sweep.events import (
     Action,
     Event,
-    LoadFailed,
-    ReplicaDied,
-    ReplicaReady,
-    Scheduler,
+    RankDied,
+    RankDone,
+    RankFailed,
     Score,
-    SetAside,
+    Skip,
     StartReplica,
     StopReplica,
-    UnitDone,
-    UnitFailed,
+    StopSweep,
+    Tick,
+    Warn,
 )
+from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking.base import Tracker
 from psych_ray.worker.replica import LoadReport, ReplicaSpec
+
+POLL_S = 5.0
+"""Longest wait for an outcome before the scheduler hears of the time."""
 
 
 def drive(
@@ -42,149 +47,131 @@ def drive(
     tracker: Tracker,
     *,
     across_nodes: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """Carry out the scheduler's actions until all units are done or set aside; a line for each that was set aside.
+    """Carry out the scheduler's actions until all units are done or skipped; a line for each that was skipped.
 
     `specs` by the slug of the weights. Needs a Ray session. Raises ResultsError when nothing can be committed any more.
     """
-    return _Driver(scheduler, dict(specs), slots, tracker, across_nodes).run()
+    driver = _Driver(scheduler, specs, slots, tracker, across_nodes, clock, sleep)
+    return driver.run()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, frozen=True, eq=False)
 class _Call:
-    """What all ranks of a replica were asked; without a unit, to load."""
+    """What one rank was asked to do; without a unit, to load."""
 
     replica: int
+    rank: int
     unit: Unit | None
-    references: dict[Any, int]
-    """Rank of each reference."""
-    outcomes: dict[int, Any] = field(default_factory=dict)
-    """By rank."""
 
 
 @dataclass(slots=True)
 class _Driver:
     scheduler: Scheduler
-    specs: dict[str, ReplicaSpec]
+    specs: Mapping[str, ReplicaSpec]
     slots: Slots
     tracker: Tracker
-    across_nodes: bool = False
-    failures: list[str] = field(default_factory=list)
+    across_nodes: bool
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+    skipped: list[str] = field(default_factory=list)
     gangs: dict[int, Gang] = field(default_factory=dict)
     weights: dict[int, str] = field(default_factory=dict)
-    """What each replica holds."""
-    asked: dict[Any, _Call] = field(default_factory=dict)
-    """What replicas are at work on, by the references to its outcomes."""
+    """Held by each replica that was ever started."""
+    calls: dict[Any, _Call] = field(default_factory=dict)
+    """By the reference to the outcome."""
 
     def run(self) -> list[str]:
         try:
             self._carry_out(self.scheduler.begin())
             while not self.scheduler.finished:
-                done, _ = ray.wait(list(self.asked), num_returns=1)
-                for reference in done:
-                    event = self._event(reference)
-                    if event is not None:
-                        self._carry_out(self.scheduler.handle(event))
+                for event in self._wait():
+                    self._carry_out(self.scheduler.handle(event, self.clock()))
         finally:
             for replica in list(self.gangs):
                 self._stop(replica)
-        return self.failures
+        return self.skipped
+
+    def _wait(self) -> list[Event]:
+        """Wait for an outcome, the scheduler's deadline or `POLL_S`."""
+        deadline = self.scheduler.deadline
+        seconds = POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - self.clock()))
+        done: Sequence[Any] = ()
+        if self.calls:
+            done, _ = ray.wait(list(self.calls), num_returns=1, timeout=seconds)
+        else:
+            self.sleep(seconds)
+        is_due = deadline is not None and self.clock() >= deadline
+        events = [self._event(reference, self.calls.pop(reference)) for reference in done]
+        return [*events, Tick()] if is_due or not events else events
+
+    def _event(self, reference: Any, call: _Call) -> Event:
+        try:
+            outcome = ray.get(reference)
+        except RayError as error:
+            return RankDied(call.replica, _death(error), call.rank)
+        if isinstance(outcome, Failure):
+            return RankFailed(call.replica, outcome, call.rank)
+        if call.rank == 0:
+            self._report(self.weights[call.replica], outcome)
+        return RankDone(call.replica, call.rank)
+
+    def _report(self, weights: str, outcome: UnitReport | LoadReport) -> None:
+        if isinstance(outcome, UnitReport):
+            self.tracker.unit_done(outcome)
+        else:
+            for checkpoint in self.specs[weights].checkpoints:
+                self.tracker.ready(checkpoint.slug, outcome.seconds)
+        for note in outcome.notes:
+            self.tracker.note(note)
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case StartReplica(replica=replica, weights=weights):
-                    self._start(replica, weights)
+                case StartReplica():
+                    self._start(action)
                 case Score(replica=replica, unit=unit):
-                    self._ask(replica, unit, self.gangs[replica].score(unit))
+                    self._call(replica, unit, self.gangs[replica].score(unit))
                     self.tracker.unit_started(unit.checkpoint, unit.condition, unit.id)
                 case StopReplica(replica=replica):
                     self._stop(replica)
-                case SetAside(unit=unit, reason=reason):
-                    self._set_aside(unit, reason)
+                case Skip(unit=unit, reason=reason):
+                    self._skip(unit, reason)
+                case Warn(message=message):
+                    self.tracker.trouble(message)
+                case StopSweep(reason=reason):
+                    raise ResultsError(reason)
 
-    def _start(self, replica: int, weights: str) -> None:
-        name = f"replica-{replica}-{weights}"
-        gang = Gang(self.specs[weights], self.slots, name=name, across_nodes=self.across_nodes)
-        self.gangs[replica] = gang
-        self.weights[replica] = weights
-        self._ask(replica, None, gang.load())
-        for checkpoint in self.specs[weights].checkpoints:
+    def _start(self, action: StartReplica) -> None:
+        spec = replace(self.specs[action.weights], pass_share=action.pass_share)
+        name = f"replica-{action.replica}-{action.weights}"
+        gang = Gang(spec, self.slots, name=name, across_nodes=self.across_nodes)
+        self.gangs[action.replica] = gang
+        self.weights[action.replica] = action.weights
+        self._call(action.replica, None, gang.load())
+        for checkpoint in spec.checkpoints:
             self.tracker.loading(checkpoint.slug)
 
-    def _ask(self, replica: int, unit: Unit | None, references: Sequence[Any]) -> None:
-        call = _Call(replica, unit, {reference: rank for rank, reference in enumerate(references)})
-        self.asked |= dict.fromkeys(references, call)
+    def _call(self, replica: int, unit: Unit | None, references: Sequence[Any]) -> None:
+        self.calls |= {reference: _Call(replica, rank, unit) for rank, reference in enumerate(references)}
 
     def _stop(self, replica: int) -> None:
+        """End a replica's processes and forget what they were asked to do."""
+        self.calls = {reference: call for reference, call in self.calls.items() if call.replica != replica}
         self.gangs.pop(replica).kill()
 
-    def _event(self, reference: Any) -> Event | None:
-        """Say what an outcome means, once that is known: all ranks are heard, or one of them is lost."""
-        call = self.asked.pop(reference, None)
-        if call is None:  # of a gang that is gone
-            return None
-        rank = call.references[reference]
-        try:
-            outcome = ray.get(reference)
-        except RayError as error:
-            return self._died(call, first_line(error))
-        if isinstance(outcome, Failure) and outcome.stops_sweep:
-            raise ResultsError(outcome.reason)
-        if isinstance(outcome, Failure) and len(call.references) > 1 and not outcome.on_all_ranks:
-            if outcome.out_of_memory:
-                self._read_less(self.weights[call.replica])
-            return self._died(call, f"rank {rank}: {outcome.reason}")
-        call.outcomes[rank] = outcome
-        if len(call.outcomes) < len(call.references):
-            return None
-        failures = [found for _, found in sorted(call.outcomes.items()) if isinstance(found, Failure)]
-        if failures and len(failures) < len(call.outcomes):
-            return self._died(call, f"only some of its ranks failed: {failures[0].reason}")
-        return self._failed(call, failures[0]) if failures else self._done(call, call.outcomes[0])
-
-    def _done(self, call: _Call, outcome: Any) -> Event:
-        if isinstance(outcome, UnitReport):
-            self.tracker.unit_done(outcome)
-            self._note(outcome.notes)
-            return UnitDone(call.replica)
-        assert isinstance(outcome, LoadReport)
-        for checkpoint in self.specs[self.weights[call.replica]].checkpoints:
-            self.tracker.ready(checkpoint.slug, outcome.seconds)
-        self._note(outcome.notes)
-        return ReplicaReady(call.replica)
-
-    def _note(self, notes: Iterable[str]) -> None:
-        for note in notes:
-            self.tracker.note(note)
-
-    def _died(self, call: _Call, reason: str) -> Event:
-        """Take a whole gang for dead, whatever its other ranks still do."""
-        reason = f"replica of {self.weights[call.replica]} died: {reason}"
-        self.tracker.trouble(reason)
-        for reference in call.references:
-            self.asked.pop(reference, None)
-        self._stop(call.replica)
-        return ReplicaDied(call.replica, reason)
-
-    def _read_less(self, weights: str) -> None:
-        """Let the next gang take half: unlike a replica of one process, one rank cannot go on with less by itself."""
-        share = self.specs[weights].pass_share / 2
-        self.specs[weights] = replace(self.specs[weights], pass_share=share)
-        self.tracker.note(f"{weights}: out of GPU memory; its next gang reads {share:.2g} of the tokens at a time")
-
-    def _failed(self, call: _Call, failure: Failure) -> Event:
-        self.tracker.trouble(f"{self.weights[call.replica]}: {failure.reason}")
-        if call.unit is None:
-            self._stop(call.replica)
-            return LoadFailed(call.replica, failure.reason, final=failure.final)
-        guilty = frozenset({failure.guilty} if failure.guilty else ())
-        return UnitFailed(call.replica, failure.reason, guilty=guilty, final=failure.final)
-
-    def _set_aside(self, unit: Unit, reason: str) -> None:
+    def _skip(self, unit: Unit, reason: str) -> None:
         self.tracker.set_aside(unit.checkpoint, unit.condition, unit.n_responses)
         first, n = unit.transcripts[0], len(unit.transcripts)
         what = (
             f"transcript {first.id} of {first.study}" if n == 1 else f"{n} transcripts from {first.id} of {first.study}"
         )
-        self.failures.append(f"{unit.checkpoint}, {unit.condition}: {what}: {reason}")
+        self.skipped.append(f"{unit.checkpoint}, {unit.condition}: {what}: {reason}")
+
+
+def _death(error: RayError) -> Failure:
+    """Say why a process is gone: its node was taken away, or it died."""
+    preempted = isinstance(error, RayActorError) and error.preempted
+    return Failure(FailureKind.preempted if preempted else FailureKind.lost, first_line(error))

@@ -1,6 +1,6 @@
 """The Ray session of a sweep: an embedded local one, or one that runs already. Leaves nothing behind.
 
-A local session binds to loopback, keeps its files in a directory of its own, and takes that away at its end.
+A local session binds to loopback, keeps its files in a directory of its own, and removes that at its end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -21,24 +20,18 @@ from psych_ray.temporary import temporary_directory
 _OBJECT_STORE_BYTES = 128 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """How many processes run at a time, each a replica or a rank of one, and what each of them gets."""
-
-    ranks: int
-    cpus: int
-    gpus: int
-
-
 @contextmanager
 def ray_session(config: ClusterConfig) -> Iterator[None]:
-    """Connect to Ray, or start it, for as long as the block runs."""
+    """Connect to Ray, or start it, for as long as the block runs; within another session, use that one."""
+    if ray.is_initialized():
+        yield
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if config.kind == ClusterKind.existing:
         try:
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that wants its token asks for RAY_AUTH_MODE=token"
+            token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that requires its token needs RAY_AUTH_MODE=token"
             raise ConfigError(
                 f"cluster.address={config.address}: no Ray cluster answers there ({first_line(error)}){token}"
             ) from error
@@ -53,17 +46,6 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-def divide(config: ClusterConfig, wanted: int) -> Slots:
-    """Divide the cluster among at most `wanted` processes of one GPU each, or, without GPUs, of some CPU cores each."""
-    have = ray.cluster_resources()
-    cpus, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
-    most = min(gpus, wanted) if gpus else wanted
-    each = config.cpus_per_replica or max(1, min(4, cpus // gpus) if gpus else cpus // max(1, wanted))
-    if each > cpus:
-        raise ConfigError(f"cluster.cpus_per_replica={each}: the cluster has {cpus}")
-    return Slots(ranks=min(cpus // each, most), cpus=each, gpus=1 if gpus else 0)
 
 
 def _start_local(config: ClusterConfig, directory: Path) -> None:

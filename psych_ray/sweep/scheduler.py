@@ -1,121 +1,78 @@
-"""Decides what runs next. Pure logic: events in, actions out; no clock, no thread, no Ray.
+"""Decides what runs next, and what follows from every failure. Pure logic: events in, actions out.
 
-Whoever drives it (the Ray driver, a test, a simulator) tells it every event in the order in which it happened and
-carries out every action that comes back. It holds these promises, whatever the order of events:
+Whoever drives it (the Ray driver, a test, a simulator) reports every event in the order in which it happened, with the
+time, and carries out every action that comes back; it reports a `Tick` when `deadline` is reached. What is guaranteed,
+whatever the order of events:
 
-- a unit is with at most one replica, and is given out again only after the replica has failed it or died;
-- a unit that failed `attempts` times is split in two; one transcript alone is set aside, with the reason; transcripts
-  that are known to be at fault are set aside at once, and the rest of their unit goes on;
-- a checkpoint that cannot be scored under a condition at all is set aside under that condition;
-- weights whose replica could not load `attempts` times running, or that failed `HOPELESS * attempts` units without
+- a unit is with at most one replica, and is handed out again only after that replica failed it or died;
+- a unit that failed `attempts` times is split in two; one transcript alone is skipped, with the reason; transcripts
+  that are known to be at fault are skipped at once, and the rest of their unit is scored;
+- a task whose condition cannot be scored is skipped, the checkpoint's other conditions are not;
+- weights that could not be loaded `attempts` times in a row, or that failed `HOPELESS * attempts` units without
   finishing one, are given up with all their units;
-- replicas of many ranks are started first, and nobody overtakes them, so that small ones never starve large ones;
-- when no event can come any more, every unit is done or set aside.
+- a hub or store that cannot be reached is tried again after a pause, `UNREACHABLE_PAUSES_S` one after the other;
+- preemption counts against nothing;
+- a gang whose ranks do not all report the same is stopped within `RANK_TIMEOUT_S`, and at once where the others may be
+  waiting for the rank that failed; after running out of memory it is started again with half as many tokens per pass;
+- replicas of many ranks are started first, and nothing overtakes them, so that small ones never starve large ones;
+- when no event can come any more, every unit is done or skipped.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from psych_ray.errors import FailureKind
+from psych_ray.sweep.events import (
+    Action,
+    Event,
+    RankDied,
+    RankDone,
+    RankFailed,
+    Score,
+    Skip,
+    StartReplica,
+    StopReplica,
+    StopSweep,
+    Tick,
+    Warn,
+)
+from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.unit import Unit
 
 HOPELESS = 5
+RANK_TIMEOUT_S = 10.0
+"""How long the other ranks of a gang may take to report the failure that one of them reported."""
+UNREACHABLE_PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 
-
-@dataclass(frozen=True, slots=True)
-class ReplicaReady:
-    """A replica has loaded its checkpoint."""
-
-    replica: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
-    """A replica could not load its checkpoint; it is gone. `final`: another try would end the same."""
-
-    replica: int
-    reason: str
-    final: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class UnitDone:
-    """A replica has committed its unit."""
-
-    replica: int
-
-
-@dataclass(frozen=True, slots=True)
-class UnitFailed:
-    """A replica could not score its unit, and lives."""
-
-    replica: int
-    reason: str
-    guilty: frozenset[str] = frozenset()
-    """Ids of the transcripts that are known to be at fault."""
-    final: bool = False
-    """No unit of this checkpoint and condition can be scored."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaDied:
-    """A replica is gone, loading or scoring."""
-
-    replica: int
-    reason: str
-
-
-Event = ReplicaReady | LoadFailed | UnitDone | UnitFailed | ReplicaDied
-
-
-@dataclass(frozen=True, slots=True)
-class StartReplica:
-    """Load these weights somewhere, and all that is put on top of them."""
-
-    replica: int
-    weights: str
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Let the replica score this unit."""
-
-    replica: int
-    unit: Unit
-
-
-@dataclass(frozen=True, slots=True)
-class StopReplica:
-    """Nothing is left for this replica; free what it holds."""
-
-    replica: int
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """This unit cannot be scored."""
-
-    unit: Unit
-    reason: str
-
-
-Action = StartReplica | Score | StopReplica | SetAside
+_PERMANENT = {FailureKind.transcript, FailureKind.task, FailureKind.checkpoint}
+"""Failures that every rank of a gang meets at the same point, so that none waits for another."""
 
 
 @dataclass(slots=True)
 class _Replica:
     weights: str
+    waiting_for: set[int]
+    """Ranks that have not reported on what the replica was last asked to do."""
     unit: Unit | None = None
+    """Being scored and not yet committed."""
+    is_loaded: bool = False
+    failure: Failure | None = None
+    """The first that a rank reported."""
+    failed_ranks: int = 0
+    deadline: float | None = None
+    """By then all ranks must have reported, or, while paused, the next unit is handed out."""
+    is_paused: bool = False
 
 
 @dataclass(slots=True)
 class Scheduler:
-    """One replica for the same weights, as many at a time as there are slots for their ranks.
+    """One replica per weights, as many at a time as there are slots for their ranks.
 
     Those of the most ranks come first, of them the most expensive. Weights are a checkpoint, or a base and all its
-    adapters.
+    adapters, by the base's slug.
     """
 
     slots: int
@@ -124,10 +81,14 @@ class Scheduler:
     _ranks: Mapping[str, int] = field(default_factory=dict)
     _queues: dict[str, deque[Unit]] = field(default_factory=dict)
     _waiting: deque[str] = field(default_factory=deque)
+    _paused: dict[str, float] = field(default_factory=dict)
+    """Weights that are not loaded before this time."""
     _replicas: dict[int, _Replica] = field(default_factory=dict)
-    _failed: Counter[Unit] = field(default_factory=Counter)
+    _failed_units: Counter[Unit] = field(default_factory=Counter)
     _failed_loads: Counter[str] = field(default_factory=Counter)
     _failed_in_a_row: Counter[str] = field(default_factory=Counter)
+    _unreachable: Counter[str] = field(default_factory=Counter)
+    _pass_share: dict[str, float] = field(default_factory=dict)
     _started: int = 0
 
     @classmethod
@@ -143,129 +104,236 @@ class Scheduler:
     ) -> Scheduler:
         """Prepare for these units.
 
-        `cost` by weights, in any one measure, decides who goes first. `weights_of` names the weights that an adapter
-        needs; a checkpoint that is not in it is its own weights. `ranks`: the slots that a replica of these weights
-        takes, one where it does not say.
+        `cost` by weights, in any one measure, decides the order. `weights_of`: the weights that an adapter needs; a
+        checkpoint that is not in it is its own weights. `ranks`: the slots that a replica of these weights takes, one
+        where it has no entry.
         """
         assert slots >= max(1, *(ranks or {}).values(), 1)
         assert attempts >= 1
         scheduler = cls(slots, attempts, weights_of or {}, ranks or {})
         for unit in units:
-            scheduler._queues.setdefault(scheduler._weights(unit), deque()).append(unit)
+            scheduler._queues.setdefault(scheduler._weights(unit.checkpoint), deque()).append(unit)
         scheduler._waiting.extend(
-            sorted(scheduler._queues, key=lambda weights: (-scheduler._size(weights), -cost.get(weights, 0.0)))
+            sorted(scheduler._queues, key=lambda weights: (-scheduler._n_ranks(weights), -cost.get(weights, 0.0)))
         )
         return scheduler
 
     @property
     def finished(self) -> bool:
         """No unit is left and no replica lives."""
-        return not self._waiting and not self._replicas
+        return not (self._waiting or self._paused or self._replicas)
+
+    @property
+    def deadline(self) -> float | None:
+        """Time at which a `Tick` is due, None where nothing depends on time."""
+        times = [replica.deadline for replica in self._replicas.values() if replica.deadline is not None]
+        return min([*times, *self._paused.values()], default=None)
 
     def begin(self) -> list[Action]:
         """Return the first actions."""
         return self._fill_slots()
 
-    def handle(self, event: Event) -> list[Action]:
-        """Return what follows from an event. Events of replicas that are gone are passed over."""
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Return what follows from an event at time `now`, seconds. Events of replicas that are gone are ignored."""
+        if isinstance(event, Tick):
+            return self._tick(now)
         replica = self._replicas.get(event.replica)
         if replica is None:
             return []
         match event:
-            case ReplicaReady():
+            case RankDone(rank=rank):
+                return self._rank_done(event.replica, replica, rank, now)
+            case RankFailed(rank=rank, failure=failure):
+                return self._rank_failed(event.replica, replica, rank, failure, now)
+            case RankDied(rank=rank, failure=failure):
+                return self._lose(event.replica, _of_rank(failure, rank, self._n_ranks(replica.weights)), now)
+
+    def _tick(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for number, replica in list(self._replicas.items()):
+            if replica.deadline is None or replica.deadline > now:
+                continue
+            if replica.is_paused:
+                actions += self._next(number)
+            else:
+                assert replica.failure is not None
+                actions += self._lose(number, replica.failure, now)
+        for weights in [weights for weights, until in self._paused.items() if until <= now]:
+            del self._paused[weights]
+            self._waiting.append(weights)
+        return actions + self._fill_slots()
+
+    def _rank_done(self, number: int, replica: _Replica, rank: int, now: float) -> list[Action]:
+        replica.waiting_for.discard(rank)
+        if rank == 0:
+            if replica.unit is None:
                 self._failed_loads[replica.weights] = 0
-                return self._next(event.replica)
-            case UnitDone():
-                assert replica.unit is not None
-                del self._failed[replica.unit]
+            else:
+                del self._failed_units[replica.unit]
                 self._failed_in_a_row[replica.weights] = 0
                 replica.unit = None
-                return self._next(event.replica)
-            case UnitFailed():
-                return self._judge(replica, event) + self._next(event.replica)
-            case LoadFailed(reason=reason, final=final):
-                return self._lose(event.replica, reason, give_up=final)
-            case ReplicaDied(reason=reason):
-                return self._lose(event.replica, reason, give_up=False)
+            self._unreachable[replica.weights] = 0
+        return self._when_all_reported(number, replica, now)
+
+    def _rank_failed(self, number: int, replica: _Replica, rank: int, failure: Failure, now: float) -> list[Action]:
+        if failure.kind == FailureKind.sweep:
+            return [StopSweep(failure.reason)]
+        n_ranks = self._n_ranks(replica.weights)
+        replica.waiting_for.discard(rank)
+        replica.failed_ranks += 1
+        replica.failure = replica.failure or _of_rank(failure, rank, n_ranks)
+        if n_ranks > 1 and (not replica.is_loaded or failure.kind not in _PERMANENT):
+            return self._lose(number, replica.failure, now)
+        return self._when_all_reported(number, replica, now)
+
+    def _when_all_reported(self, number: int, replica: _Replica, now: float) -> list[Action]:
+        if replica.waiting_for:
+            if replica.failure is not None:
+                replica.deadline = now + RANK_TIMEOUT_S if replica.deadline is None else replica.deadline
+            return []
+        if replica.failure is None:
+            replica.is_loaded = True
+            return self._next(number)
+        if not replica.is_loaded or replica.failed_ranks < self._n_ranks(replica.weights):
+            return self._lose(number, replica.failure, now)
+        pause = self._pause(replica.weights, replica.failure)
+        actions = [
+            Warn(f"{replica.weights}: {replica.failure.reason}"),
+            *self._judge_unit(replica, replica.failure, pause),
+        ]
+        if pause is None:
+            return actions + self._next(number)
+        replica.deadline, replica.is_paused = now + pause, True
+        return actions
 
     def _next(self, number: int) -> list[Action]:
+        """Hand the replica its next unit, or stop it."""
         replica = self._replicas[number]
+        replica.failure, replica.failed_ranks, replica.deadline, replica.is_paused = None, 0, None, False
         queue = self._queues[replica.weights]
         if queue:
             replica.unit = queue.popleft()
+            replica.waiting_for = set(range(self._n_ranks(replica.weights)))
             return [Score(number, replica.unit)]
         del self._replicas[number]
         return [StopReplica(number), *self._fill_slots()]
 
-    def _lose(self, number: int, reason: str, *, give_up: bool) -> list[Action]:
+    def _lose(self, number: int, failure: Failure, now: float) -> list[Action]:
+        """End a replica, all its ranks, and decide what becomes of its unit and its weights."""
         replica = self._replicas.pop(number)
-        actions: list[Action] = []
-        if replica.unit is None:
-            self._failed_loads[replica.weights] += 1
-            give_up = give_up or self._failed_loads[replica.weights] >= self.attempts
-        else:
-            actions += self._fail_unit(replica, reason)
-        if give_up:
-            actions += self._give_up(replica.weights, reason)
-        if self._queues[replica.weights]:
-            self._waiting.appendleft(replica.weights)
+        weights = replica.weights
+        doing = "scoring" if replica.is_loaded else "loading"
+        reason = f"replica of {weights} ended while {doing}: {failure.reason}"
+        actions: list[Action] = [Warn(reason), StopReplica(number)]
+        pause = self._pause(weights, failure)
+        if replica.is_loaded:
+            actions += self._judge_unit(replica, Failure(failure.kind, reason, failure.transcript_id), pause)
+        elif self._is_hopeless_load(weights, failure, pause):
+            actions += self._give_up(weights, failure.reason)
+        if failure.kind == FailureKind.out_of_memory and self._n_ranks(weights) > 1:
+            actions.append(self._halve_pass(weights))
+        if self._queues[weights] and pause is not None:
+            self._paused[weights] = now + pause
+        elif self._queues[weights]:
+            self._waiting.appendleft(weights)
         return actions + self._fill_slots()
 
-    def _judge(self, replica: _Replica, event: UnitFailed) -> list[Action]:
-        unit = replica.unit
-        assert unit is not None
-        guilty = unit.only(event.guilty)
-        if event.final:
-            replica.unit = None
-            lane = [u for u in self._queues[replica.weights] if u.lane == unit.lane]
-            self._queues[replica.weights] = deque(u for u in self._queues[replica.weights] if u.lane != unit.lane)
-            return [SetAside(u, event.reason) for u in (unit, *lane)]
-        if guilty is None:
-            return self._fail_unit(replica, event.reason)
-        replica.unit = None
-        rest = unit.only({t.id for t in unit.transcripts} - event.guilty)
-        if rest is not None:
-            self._queues[replica.weights].appendleft(rest)
-        return [SetAside(guilty, event.reason)]
+    def _is_hopeless_load(self, weights: str, failure: Failure, pause: float | None) -> bool:
+        """Count a failed attempt to load; whether another one would make no sense."""
+        if failure.kind == FailureKind.preempted or pause is not None:
+            return False
+        if failure.kind in _PERMANENT or failure.kind == FailureKind.unreachable:
+            return True
+        self._failed_loads[weights] += 1
+        return self._failed_loads[weights] >= self.attempts
 
-    def _fail_unit(self, replica: _Replica, reason: str) -> list[Action]:
+    def _judge_unit(self, replica: _Replica, failure: Failure, pause: float | None) -> list[Action]:
+        """Decide what becomes of the unit that a replica failed to score; nothing where it was committed."""
         unit, replica.unit = replica.unit, None
-        assert unit is not None
-        self._failed[unit] += 1
-        self._failed_in_a_row[replica.weights] += 1
+        if unit is None:
+            return []
         queue = self._queues[replica.weights]
+        if failure.kind == FailureKind.preempted or pause is not None:
+            queue.appendleft(unit)
+            return []
+        if failure.kind == FailureKind.task:
+            return self._skip_all(replica.weights, unit, failure.reason, lambda other: other.task == unit.task)
+        if failure.kind == FailureKind.checkpoint:
+            of_checkpoint = unit.checkpoint
+            return self._skip_all(
+                replica.weights, unit, failure.reason, lambda other: other.checkpoint == of_checkpoint
+            )
+        at_fault = unit.only({failure.transcript_id} if failure.transcript_id else set())
+        if failure.kind == FailureKind.transcript and at_fault is not None:
+            rest = unit.only({t.id for t in unit.transcripts} - {failure.transcript_id})
+            if rest is not None:
+                queue.appendleft(rest)
+            return [Skip(at_fault, failure.reason)]
+        return self._fail_unit(replica.weights, unit, failure.reason)
+
+    def _fail_unit(self, weights: str, unit: Unit, reason: str) -> list[Action]:
+        """Count a failure of a unit: try it again, split it, or skip its only transcript."""
+        self._failed_units[unit] += 1
+        self._failed_in_a_row[weights] += 1
+        queue = self._queues[weights]
         actions: list[Action] = []
-        if self._failed[unit] < self.attempts:
+        if self._failed_units[unit] < self.attempts:
             queue.append(unit)
         else:
-            del self._failed[unit]
+            del self._failed_units[unit]
             if len(unit.transcripts) == 1:
-                actions.append(SetAside(unit, reason))
+                actions.append(Skip(unit, reason))
             else:
                 queue.extend(unit.halves())
-        if self._failed_in_a_row[replica.weights] >= HOPELESS * self.attempts:
-            actions += self._give_up(replica.weights, reason)
+        if self._failed_in_a_row[weights] >= HOPELESS * self.attempts:
+            actions += self._give_up(weights, reason)
         return actions
+
+    def _skip_all(self, weights: str, unit: Unit, reason: str, is_affected: Callable[[Unit], bool]) -> list[Action]:
+        queue = self._queues[weights]
+        affected = [unit, *(other for other in queue if is_affected(other))]
+        self._queues[weights] = deque(other for other in queue if not is_affected(other))
+        return [Skip(other, reason) for other in affected]
 
     def _give_up(self, weights: str, reason: str) -> list[Action]:
         queue = self._queues[weights]
-        actions: list[Action] = [SetAside(unit, reason) for unit in queue]
+        actions: list[Action] = [Skip(unit, reason) for unit in queue]
         queue.clear()
         return actions
 
+    def _pause(self, weights: str, failure: Failure) -> float | None:
+        """Seconds to wait where a hub or store cannot be reached; None for other failures, and after the last pause."""
+        if failure.kind != FailureKind.unreachable:
+            return None
+        n_before = self._unreachable[weights]
+        self._unreachable[weights] += 1
+        return UNREACHABLE_PAUSES_S[n_before] if n_before < len(UNREACHABLE_PAUSES_S) else None
+
+    def _halve_pass(self, weights: str) -> Warn:
+        share = self._pass_share[weights] = self._pass_share.get(weights, 1.0) / 2
+        return Warn(f"{weights}: out of memory; its next gang reads {share:.2g} of the tokens per pass")
+
     def _fill_slots(self) -> list[Action]:
         actions: list[Action] = []
-        free = self.slots - sum(self._size(replica.weights) for replica in self._replicas.values())
-        while self._waiting and self._size(self._waiting[0]) <= free:
+        free = self.slots - sum(self._n_ranks(replica.weights) for replica in self._replicas.values())
+        while self._waiting and self._n_ranks(self._waiting[0]) <= free:
             weights = self._waiting.popleft()
-            free -= self._size(weights)
+            n_ranks = self._n_ranks(weights)
+            free -= n_ranks
             self._started += 1
-            self._replicas[self._started] = _Replica(weights)
-            actions.append(StartReplica(self._started, weights))
+            self._replicas[self._started] = _Replica(weights, set(range(n_ranks)))
+            actions.append(StartReplica(self._started, weights, self._pass_share.get(weights, 1.0)))
         return actions
 
-    def _size(self, weights: str) -> int:
+    def _n_ranks(self, weights: str) -> int:
         return self._ranks.get(weights, 1)
 
-    def _weights(self, unit: Unit) -> str:
-        return self._weights_of.get(unit.checkpoint, unit.checkpoint)
+    def _weights(self, checkpoint: str) -> str:
+        return self._weights_of.get(checkpoint, checkpoint)
+
+
+def _of_rank(failure: Failure, rank: int, n_ranks: int) -> Failure:
+    """Say which rank of a gang failed."""
+    if n_ranks == 1 or failure.kind in _PERMANENT:
+        return failure
+    return Failure(failure.kind, f"rank {rank}: {failure.reason}", failure.transcript_id)

@@ -22,9 +22,9 @@ from psych_ray.config import EngineName, ScoringConfig
 from psych_ray.results.catalogue import read_catalogued
 from psych_ray.results.parts import commit_part
 from psych_ray.results.root import ResultsRoot
-from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity
+from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, Tally
 from psych_ray.scoring.scored import AlignsTranscripts, Check, ScoredTranscript, Scorer, SimulatorScorer
-from psych_ray.sweep.unit import Tally, Unit, UnitReport
+from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
@@ -55,7 +55,7 @@ class ReplicaSpec:
     """Of the tokens that ranks read at a time if left alone; less after one of them ran out of memory."""
 
     @property
-    def meets(self) -> bool:
+    def has_process_group(self) -> bool:
         """Whether its processes, be it one, need a process group."""
         return self.scoring.engine in {EngineName.deepspeed_tp, EngineName.deepspeed_zero}
 

@@ -156,7 +156,7 @@ def _watch(work: Path, done: threading.Event, most: list[float]) -> None:
     while not done.wait(0.2):
         for process in psutil.process_iter(["cmdline"]):
             try:
-                ours = "ReplicaActor" in " ".join(process.info["cmdline"] or [])
+                ours = "RankProcess" in " ".join(process.info["cmdline"] or [])
                 if ours and process.environ().get("TMPDIR") == str(work):
                     status = Path(f"/proc/{process.pid}/status").read_text()
                     most[0] = max(most[0], int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e9)

@@ -52,7 +52,7 @@ def test_every_shipped_yaml_composes(choice):
         "scoring.cut=characters",
         "scoring.cut_at=4096",
         "scoring.parity=true",
-        "cluster.address=10.0.0.1:6379",
+        "cluster=existing cluster.address=10.0.0.1:6379",
         "results.root=s3://bucket/run",
         "results.root=gs://bucket/run",
         "tracking.mode=online",
@@ -60,7 +60,7 @@ def test_every_shipped_yaml_composes(choice):
     ],
 )
 def test_the_promised_overrides_parse(override):
-    load_config([override])
+    load_config(override.split())
 
 
 def test_the_papers_checkpoints_are_whole():

@@ -20,13 +20,20 @@ from test_sweep import assert_same, finish, n_parts, processes_of, start, table,
 from test_sweep import scratch as scratch
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints
-from psych_ray.cluster.gang import Gang, require_room
-from psych_ray.cluster.session import Slots
-from psych_ray.config import CheckpointsConfig, CheckpointSource, ClusterConfig, EngineName, ScoringConfig
-from psych_ray.errors import ConfigError
+from psych_ray.cluster.gang import Gang
+from psych_ray.cluster.shape import memory_here, running_shape
+from psych_ray.config import (
+    CheckpointsConfig,
+    CheckpointSource,
+    ClusterConfig,
+    ClusterKind,
+    EngineName,
+    ScoringConfig,
+)
 from psych_ray.results.reading import footers
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import ScoringIdentity
+from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.worker.replica import LoadReport, ReplicaSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -61,7 +68,7 @@ def alone(model, scratch, tmp_path_factory) -> pl.DataFrame:
 
 
 def ranks_of(scratch: Path) -> list[psutil.Process]:
-    return [p for p in processes_of(scratch) if "ReplicaActor" in " ".join(p.cmdline())]
+    return [p for p in processes_of(scratch) if "RankProcess" in " ".join(p.cmdline())]
 
 
 @pytest.mark.timeout(400)
@@ -79,7 +86,7 @@ def test_a_gang_scores_as_one_process_and_survives_a_killed_and_a_stalled_rank(a
     second[0].send_signal(signal.SIGSTOP)
     code, _, err = finish(process, timeout=300)
     assert code == 0, err
-    assert err.count("replica of olmo died") == 2, err
+    assert err.count("replica of olmo ended while scoring") == 2, err
     assert_same(table(tmp_path), alone)
     assert {footer.engine for footer in footers(ResultsRoot(str(tmp_path)))} == {"deepspeed_tp, 2 ranks"}
     wait_until_gone(scratch)
@@ -93,9 +100,9 @@ def test_zero_on_two_ranks_scores_as_one_process_whatever_one_rank_lacks_and_eve
     code, _, err = finish(start(sweep(model, tmp_path, *arguments), scratch))
     (scratch / "greedy").unlink()
     assert code == 3, err
-    assert err.count("died") == 1
-    assert "replica of olmo died: rank 1: OutOfMemoryError: CUDA out of memory" in err
-    assert "olmo: out of GPU memory; its next gang reads 0.5 of the tokens at a time" in err
+    assert err.count("ended while scoring") == 1
+    assert "replica of olmo ended while scoring: rank 1: OutOfMemoryError: CUDA out of memory" in err
+    assert "olmo: out of memory; its next gang reads 0.5 of the tokens per pass" in err
     assert "of demo_bandit: this one is not for us" in err
     assert err.count("not scored: ") == 1
     kept = ~((pl.col("study") == "demo_bandit") & (pl.col("participant") == "3"))
@@ -197,7 +204,7 @@ def rank_pids() -> list[int]:
     return [
         process.pid
         for process in psutil.Process().children(recursive=True)
-        if "ReplicaActor" in " ".join(process.cmdline() or [""])
+        if "RankProcess" in " ".join(process.cmdline() or [""])
     ]
 
 
@@ -209,8 +216,19 @@ def what_is_left(pids: list[int]) -> list[str]:
     return left + ([] if gpus == 4 else [f"{4 - gpus} GPUs held"])
 
 
-def test_a_gang_that_no_node_can_hold_is_refused_at_once(node):
-    slots = Slots(ranks=8, cpus=1, gpus=1)
-    require_room(ClusterConfig(), slots, 4)
-    with pytest.raises(ConfigError, match="needs 8 GPUs together, the largest node has 4"):
-        require_room(ClusterConfig(), slots, 8)
+def test_a_gang_that_no_node_can_hold_is_refused_at_once(node, model, scratch, tmp_path):
+    address = f"cluster.address={ray.get_runtime_context().gcs_address}"
+    arguments = ("cluster=existing", address, "scoring.engine=deepspeed_zero", "cluster.ranks=8", "scoring.device=cpu")
+    code, _, err = finish(start(sweep(model, tmp_path, *arguments), scratch))
+    assert code == 2, err
+    assert "needs 8 GPUs together, the largest node has 4" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "responses").exists()
+
+
+def test_the_shape_of_a_running_cluster_is_read(node):
+    (found,) = running_shape(ClusterConfig(kind=ClusterKind.existing)).nodes
+    assert (found.cpus, found.gpus, found.gpu_memory_bytes) == (4, 4, 0.0)
+    assert found.memory_bytes == memory_here() > 1e9
+    (told,) = running_shape(ClusterConfig(kind=ClusterKind.existing, gpu_memory_gb=80, memory_gb=500)).nodes
+    assert (told.gpu_memory_bytes, told.memory_bytes) == (80e9, 500e9)

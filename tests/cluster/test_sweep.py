@@ -161,12 +161,12 @@ def test_sigkill_at_any_moment_and_again_loses_and_doubles_nothing(undisturbed, 
 def test_a_killed_replica_is_replaced(undisturbed, checkpoints, scratch, tmp_path):
     process = start(command(checkpoints, tmp_path), scratch)
     wait_for_parts(process, tmp_path, 1)
-    replicas = [p for p in processes_of(scratch) if "ReplicaActor" in " ".join(p.cmdline())]
+    replicas = [p for p in processes_of(scratch) if "RankProcess" in " ".join(p.cmdline())]
     assert replicas
     replicas[0].send_signal(signal.SIGKILL)
     code, _, err = finish(process)
     assert code == 0, err
-    assert "died" in err
+    assert "ended while scoring" in err or "ended while loading" in err
     assert_same(table(tmp_path), undisturbed[1])
 
 

@@ -2,75 +2,68 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from psych_ray.checkpoints.find import Checkpoint, simulator_checkpoint
-from psych_ray.config import CheckpointCard, ClusterConfig, ClusterKind, Config, CutBy, Dtype, EngineName, ScoringConfig
+from psych_ray.checkpoints.shape import CheckpointShape
+from psych_ray.config import CutBy, Dtype, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.sweep import placement
-from psych_ray.sweep.placement import Gpus, gpus_of, place
+from psych_ray.sweep.cluster_shape import ClusterShape, NodeShape
+from psych_ray.sweep.placement import Placement, Placer
 
 LLAMA_70B = {
     "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64,
     "num_key_value_heads": 8, "vocab_size": 128_256,
 }  # fmt: skip
-NODE = Gpus(per_node=8, memory_bytes=85e9)
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path):
-    def make(billions: float, config: dict = LLAMA_70B, *, base: Checkpoint | None = None, **card) -> Checkpoint:
-        directory = tmp_path / f"c{len(list(tmp_path.iterdir()))}"
-        directory.mkdir()
-        (directory / "config.json").write_text(json.dumps(config))
-        return Checkpoint(
-            card=CheckpointCard(id=f"{billions:g}B", path=str(directory), **card),
-            slug=f"{billions:g}B",
-            fingerprint="f",
-            n_parameters=int(billions * 1e9),
-            base_of_adapter=base,
-        )
-
-    return make
+def gpus(per_node: int, memory_bytes: float, *, memory: float = 0.0) -> ClusterShape:
+    return ClusterShape((NodeShape(96, per_node, memory_bytes, memory),))
 
 
-def wanted(engine: EngineName = EngineName.auto, dtype: Dtype = Dtype.bfloat16, ranks: int | None = None) -> Config:
-    return Config(scoring=ScoringConfig(engine=engine, dtype=dtype), cluster=ClusterConfig(ranks=ranks))
+NODE = gpus(8, 85e9)
+NO_GPUS = ClusterShape((NodeShape(cpus=16),))
+
+
+def shape(billions: float, config: dict = LLAMA_70B, **more) -> CheckpointShape:
+    return CheckpointShape.of_config(config, n_parameters=int(billions * 1e9), **more)
+
+
+def choose(
+    checkpoint: CheckpointShape,
+    cluster: ClusterShape = NODE,
+    *,
+    engine: EngineName = EngineName.auto,
+    dtype: Dtype = Dtype.bfloat16,
+    ranks: int | None = None,
+    longest: int = 0,
+    across_nodes: bool = False,
+    **scoring,
+) -> Placement:
+    configured = ScoringConfig(engine=engine, dtype=dtype, **scoring)
+    placer = Placer(cluster, configured, ranks=ranks, across_nodes=across_nodes, longest=longest)
+    return placer.choose_placement("it", checkpoint)
+
+
+ONE_GPU = "16.0 GB of weights, 16,384 tokens per pass, fit one GPU of 85 GB"
 
 
 @pytest.mark.parametrize(
-    ("billions", "dtype", "gpus", "engine", "ranks", "why"),
+    ("billions", "dtype", "cluster", "engine", "ranks", "reason"),
     [
-        (
-            8.0,
-            Dtype.bfloat16,
-            NODE,
-            EngineName.transformers,
-            1,
-            "16.0 GB of weights, 16,384 tokens at a time, fit one GPU of 85 GB",
-        ),
-        (
-            70.6,
-            Dtype.bfloat16,
-            NODE,
-            EngineName.deepspeed_tp,
-            2,
-            "16,384 tokens at a time, fit 2 GPUs of 85 GB together",
-        ),
-        (70.6, Dtype.float32, NODE, EngineName.deepspeed_tp, 4, "282.4 GB"),
-        (70.6, Dtype.bfloat16, Gpus(4, 24e9), EngineName.deepspeed_zero, 4, "no number of GPUs of 24 GB"),
-        (70.6, Dtype.bfloat16, Gpus(1, 85e9), EngineName.deepspeed_zero, 1, "no number of GPUs"),
-        (70.6, Dtype.bfloat16, None, EngineName.transformers, 1, "no GPUs"),
-        (8.0, Dtype.bfloat16, Gpus(4, 12e9), EngineName.deepspeed_tp, 4, "4 GPUs of 12 GB"),
+        (8.0, Dtype.bfloat16, NODE, "transformers", 1, ONE_GPU),
+        (70.6, Dtype.bfloat16, NODE, "deepspeed_tp", 2, "16,384 tokens per pass, fit 2 GPUs of 85 GB together"),
+        (70.6, Dtype.float32, NODE, "deepspeed_tp", 4, "282.4 GB"),
+        (70.6, Dtype.bfloat16, gpus(4, 24e9), "deepspeed_zero", 4, "no number of GPUs of 24 GB"),
+        (70.6, Dtype.bfloat16, gpus(1, 85e9), "deepspeed_zero", 1, "no number of GPUs"),
+        (70.6, Dtype.bfloat16, NO_GPUS, "transformers", 1, "no GPUs"),
+        (70.6, Dtype.bfloat16, gpus(8, 0), "transformers", 1, "cluster.gpu_memory_gb"),
+        (8.0, Dtype.bfloat16, gpus(4, 12e9), "deepspeed_tp", 4, "4 GPUs of 12 GB"),
     ],
 )
-def test_auto_takes_the_first_way_that_fits(checkpoint, billions, dtype, gpus, engine, ranks, why):
-    found = place(checkpoint(billions), wanted(dtype=dtype), gpus)
-    assert (found.engine, found.ranks) == (engine, ranks)
-    assert why in found.why
+def test_auto_takes_the_first_that_fits(billions, dtype, cluster, engine, ranks, reason):
+    found = choose(shape(billions), cluster, dtype=dtype)
+    assert (found.engine, found.ranks) == (EngineName[engine], ranks)
+    assert reason in found.reason
 
 
 @pytest.mark.parametrize(
@@ -86,61 +79,57 @@ def test_auto_takes_the_first_way_that_fits(checkpoint, billions, dtype, gpus, e
         ({"parity": True, "cut_at": 150_000}, 150_000, 16_384, 2),
     ],
 )
-def test_long_transcripts_want_room_unless_they_are_cut(checkpoint, scoring, longest, tokens, ranks):
-    config = Config(scoring=ScoringConfig(dtype=Dtype.bfloat16, **scoring))
-    llama = checkpoint(70.6, LLAMA_70B | {"max_position_embeddings": 131_072})
-    found = place(llama, config, NODE, longest=longest)
-    assert f"{tokens:,} tokens at a time" in found.why
+def test_long_transcripts_need_room_unless_they_are_cut(scoring, longest, tokens, ranks):
+    found = choose(shape(70.6, LLAMA_70B | {"max_position_embeddings": 131_072}), longest=longest, **scoring)
+    assert f"{tokens:,} tokens per pass" in found.reason
     assert (found.engine, found.ranks) == (EngineName.deepspeed_tp, ranks)
 
 
-def test_only_counts_that_divide_are_taken(checkpoint):
+def test_only_counts_that_divide_are_taken():
     three = LLAMA_70B | {"num_attention_heads": 48, "num_key_value_heads": 6, "intermediate_size": 24_576}
-    found = place(checkpoint(100.0, three), wanted(), NODE)
+    found = choose(shape(100.0, three))
     assert (found.engine, found.ranks) == (EngineName.deepspeed_tp, 3)
-    asked = place(checkpoint(100.0, LLAMA_70B), wanted(ranks=3), NODE)
+    asked = choose(shape(100.0), ranks=3)
     assert (asked.engine, asked.ranks) == (EngineName.deepspeed_zero, 3)
-    assert "fit no GPU of 85 GB, nor can 3 ranks share them" in asked.why
-    unknown = place(checkpoint(100.0, LLAMA_70B | {"model_type": "qwen3_5_text"}), wanted(), NODE)
+    assert "fit no GPU of 85 GB, and 3 ranks cannot shard them" in asked.reason
+    unknown = choose(shape(100.0, LLAMA_70B | {"model_type": "qwen3_5_text"}))
     assert (unknown.engine, unknown.ranks) == (EngineName.deepspeed_zero, 8)
-    assert "nor can 2 to 8 ranks share them" in unknown.why
+    assert "and 2 to 8 ranks cannot shard them" in unknown.reason
 
 
-def test_quantized_weights_and_adapters_stay_with_transformers(checkpoint):
-    quantized = place(checkpoint(70.6, quantization="bnb-4bit"), wanted(), NODE)
+def test_quantized_weights_and_adapters_stay_with_transformers():
+    quantized = choose(shape(70.6, quantization="bnb-4bit"))
     assert (quantized.engine, quantized.ranks) == (EngineName.transformers, 1)
-    assert "42.4 GB of weights, 16,384 tokens at a time, fit one GPU" in quantized.why
-    base = checkpoint(70.6)
-    adapter = place(checkpoint(70.7, base=base, adapter=True), wanted(), NODE)
+    assert "42.4 GB of weights, 16,384 tokens per pass, fit one GPU" in quantized.reason
+    adapter = choose(shape(70.7, adapter=True))
     assert adapter.engine == EngineName.transformers
-    assert "may not fit one GPU of 85 GB, but it is an adapter" in adapter.why
+    assert "may not fit one GPU of 85 GB, but it is an adapter" in adapter.reason
     with pytest.raises(CheckpointError, match=r"it is quantized, which scoring\.engine=deepspeed_zero cannot hold"):
-        place(checkpoint(70.6, quantization="bnb-4bit"), wanted(EngineName.deepspeed_zero), NODE)
+        choose(shape(70.6, quantization="bnb-4bit"), engine=EngineName.deepspeed_zero)
 
 
-def test_what_is_asked_for_is_taken_or_refused(checkpoint):
-    assert place(checkpoint(8.0), wanted(EngineName.transformers), NODE).ranks == 1
-    assert place(checkpoint(8.0), wanted(EngineName.deepspeed_tp), NODE).ranks == 2
-    assert place(checkpoint(70.6), wanted(EngineName.deepspeed_tp), Gpus(8, 48e9)).ranks == 4
-    assert place(checkpoint(8.0), wanted(EngineName.deepspeed_tp), None).ranks == 2
-    assert place(checkpoint(8.0), wanted(EngineName.deepspeed_tp, ranks=4), None).ranks == 4
-    assert place(checkpoint(8.0), wanted(EngineName.deepspeed_zero), NODE).ranks == 8
-    assert place(checkpoint(8.0), wanted(EngineName.deepspeed_zero), None).ranks == 1
-    with pytest.raises(
-        CheckpointError, match=r"8B: its 64 attention heads do not divide over 3 ranks; .*deepspeed_zero"
-    ):
-        place(checkpoint(8.0), wanted(EngineName.deepspeed_tp, ranks=3), NODE)
-    assert place(simulator_checkpoint(), wanted(EngineName.deepspeed_tp), NODE).ranks == 1
+def test_a_configured_engine_is_taken_or_refused():
+    assert choose(shape(8.0), engine=EngineName.transformers).ranks == 1
+    assert choose(shape(8.0), engine=EngineName.deepspeed_tp).ranks == 2
+    assert choose(shape(70.6), gpus(8, 48e9), engine=EngineName.deepspeed_tp).ranks == 4
+    assert choose(shape(8.0), NO_GPUS, engine=EngineName.deepspeed_tp).ranks == 2
+    assert choose(shape(8.0), NO_GPUS, engine=EngineName.deepspeed_tp, ranks=4).ranks == 4
+    assert choose(shape(8.0), engine=EngineName.deepspeed_zero).ranks == 8
+    assert choose(shape(8.0), NO_GPUS, engine=EngineName.deepspeed_zero).ranks == 1
+    with pytest.raises(CheckpointError, match=r"it: its 64 attention heads do not divide over 3 ranks; .*_zero"):
+        choose(shape(8.0), engine=EngineName.deepspeed_tp, ranks=3)
+    assert choose(CheckpointShape(n_parameters=0), engine=EngineName.deepspeed_tp).ranks == 1
 
 
-def test_gpus_are_the_configurations_or_this_machines(monkeypatch):
-    monkeypatch.setattr(placement, "_gpus_here", lambda: [80e9, 40e9])
-    assert gpus_of(ClusterConfig()) == Gpus(2, 40e9)
-    assert gpus_of(ClusterConfig(gpus=8, gpu_memory_gb=141)) == Gpus(8, 141e9)
-    assert gpus_of(ClusterConfig(gpus=0)) is None
-    monkeypatch.setattr(placement, "_gpus_here", list)
-    assert gpus_of(ClusterConfig(gpus=8)) is None
-    existing = Config(cluster=ClusterConfig(kind=ClusterKind.existing))
-    base = CheckpointCard(id="8B", path="/nowhere")
-    said = place(Checkpoint(card=base, slug="8B", fingerprint="f", n_parameters=8), existing, None).why
-    assert "cluster.gpus and cluster.gpu_memory_gb" in said
+def test_weights_that_no_node_can_hold_are_refused():
+    small = gpus(2, 24e9, memory=64e9)
+    line = r"its 141\.2 GB of weights fit nowhere on this cluster \(1 node of 2 GPUs of 24 GB and 96 CPU cores, 64 GB"
+    with pytest.raises(CheckpointError, match=line):
+        choose(shape(70.6), small)
+    assert choose(shape(70.6), small, engine=EngineName.deepspeed_zero, nvme="/nvme").ranks == 2
+    laptop = ClusterShape((NodeShape(cpus=8, memory_bytes=16e9),))
+    with pytest.raises(CheckpointError, match="fit nowhere"):
+        choose(shape(8.0), laptop, dtype=Dtype.float32)
+    assert choose(shape(0.6), laptop, dtype=Dtype.float32).engine == EngineName.transformers
+    two = ClusterShape(gpus(2, 24e9, memory=100e9).nodes * 2)
+    assert choose(shape(70.6), two, across_nodes=True).engine == EngineName.deepspeed_zero

@@ -1,4 +1,4 @@
-"""The scheduler's promises, over thousands of random histories: whatever happens, every unit is done or set aside."""
+"""The scheduler's guarantees, over thousands of random histories: whatever happens, every unit is done or skipped."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from collections import Counter
 
 import pytest
 
+from psych_ray.errors import FailureKind
 from psych_ray.results.schema import TranscriptRef
-from psych_ray.sweep.scheduler import (
-    HOPELESS,
-    LoadFailed,
-    ReplicaDied,
-    ReplicaReady,
-    Scheduler,
+from psych_ray.sweep.events import (
+    RankDied,
+    RankDone,
+    RankFailed,
     Score,
-    SetAside,
+    Skip,
     StartReplica,
     StopReplica,
-    UnitDone,
-    UnitFailed,
+    StopSweep,
+    Tick,
+    Warn,
 )
+from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.scheduler import HOPELESS, RANK_TIMEOUT_S, UNREACHABLE_PAUSES_S, Scheduler
 from psych_ray.sweep.unit import Unit
+
+TRANSIENT = [FailureKind.unknown, FailureKind.lost, FailureKind.out_of_memory, FailureKind.preempted]
 
 
 def transcripts(n: int, prefix: str = "t") -> tuple[TranscriptRef, ...]:
@@ -43,120 +47,262 @@ def plan(
     return Scheduler.plan(all_units, slots=slots, attempts=attempts, cost=cost or {}, ranks=ranks)
 
 
+def decisions(actions) -> list:
+    """Actions without the lines for the user."""
+    return [action for action in actions if not isinstance(action, Warn)]
+
+
 class World:
-    """Replicas that do what a seeded generator says; checks every promise at every step."""
+    """Replicas whose ranks do what a seeded generator draws; checks every guarantee at every step."""
 
     def __init__(
         self,
         scheduler: Scheduler,
         rng: random.Random,
         *,
-        guilty: frozenset[str],
-        trouble: float,
+        bad: frozenset[str] = frozenset(),
+        trouble: float = 0.0,
         ranks: dict[str, int] | None = None,
     ) -> None:
+        self.scheduler, self.rng, self.bad, self.trouble = scheduler, rng, bad, trouble
         self.ranks = ranks or {}
-        self.scheduler, self.rng, self.guilty, self.trouble = scheduler, rng, guilty, trouble
-        self.loading: set[int] = set()
-        self.busy: dict[int, Unit] = {}
-        self.checkpoint_of: dict[int, str] = {}
+        self.now = 0.0
+        self.busy: dict[int, tuple[Unit | None, set[int]]] = {}
+        """What each replica was asked to do (None: load), and the ranks that have not reported."""
+        self.alive: dict[int, str] = {}
+        self.started: set[int] = set()
         self.done: Counter[str] = Counter()
-        self.aside: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
         self.events = 0
 
     def run(self) -> None:
         self.apply(self.scheduler.begin())
         while not self.scheduler.finished:
-            assert self.loading or self.busy, "deadlock: nothing runs and nothing is finished"
             self.events += 1
-            assert self.events < 20_000, "retries without bound"
-            self.apply(self.scheduler.handle(self.step()))
-        assert not self.loading
-        assert not self.busy
+            assert self.events < 50_000, "retries without bound"
+            self.apply(self.scheduler.handle(self.step(), self.now))
+        assert not self.alive
 
     def step(self):
-        replica = self.rng.choice(sorted(self.loading | set(self.busy)))
-        if replica in self.loading:
-            self.loading.remove(replica)
-            if self.rng.random() < self.trouble:
-                return self.rng.choice([LoadFailed(replica, "load"), ReplicaDied(replica, "died loading")])
-            return ReplicaReady(replica)
-        unit = self.busy.pop(replica)
-        if self.guilty & {t.id for t in unit.transcripts}:
-            return self.rng.choice([UnitFailed(replica, "guilty"), ReplicaDied(replica, "guilty")])
+        deadline = self.scheduler.deadline
+        silent = not self.busy or self.rng.random() < 0.05
+        if silent and deadline is not None:
+            self.now = max(self.now, deadline)
+            return Tick()
+        assert self.busy, "deadlock: nothing runs and nothing is finished"
+        self.now += self.rng.random()
+        replica = self.rng.choice(sorted(self.busy))
+        unit, waiting_for = self.busy[replica]
+        rank = self.rng.choice(sorted(waiting_for))
+        waiting_for.remove(rank)
+        if not waiting_for:
+            del self.busy[replica]
+        if unit is not None and (at_fault := self.bad & {t.id for t in unit.transcripts}):
+            named = self.rng.choice([None, min(at_fault)])
+            return RankFailed(replica, Failure(FailureKind.transcript, "bad", named), rank)
         if self.rng.random() < self.trouble:
-            return self.rng.choice([UnitFailed(replica, "bad luck"), ReplicaDied(replica, "bad luck")])
-        self.done.update(t.id for t in unit.transcripts)
-        return UnitDone(replica)
+            kind = self.rng.choice(TRANSIENT)
+            return self.rng.choice([RankFailed, RankDied])(replica, Failure(kind, "trouble"), rank)
+        if rank == 0 and unit is not None:
+            self.done.update(t.id for t in unit.transcripts)
+        return RankDone(replica, rank)
 
     def apply(self, actions) -> None:
         for action in actions:
             match action:
-                case StartReplica(replica=replica, weights=checkpoint):
-                    assert replica not in self.checkpoint_of, "a number was used twice"
-                    self.checkpoint_of[replica] = checkpoint
-                    self.loading.add(replica)
-                    live = [self.checkpoint_of[r] for r in self.loading | set(self.busy)]
-                    assert sum(self.ranks.get(checkpoint, 1) for checkpoint in live) <= self.scheduler.slots
+                case StartReplica(replica=replica, weights=weights):
+                    assert replica not in self.started, "a number was used twice"
+                    self.started.add(replica)
+                    self.alive[replica] = weights
+                    assert sum(self.ranks.get(w, 1) for w in self.alive.values()) <= self.scheduler.slots
+                    self.busy[replica] = (None, set(range(self.ranks.get(weights, 1))))
                 case Score(replica=replica, unit=unit):
                     assert replica not in self.busy
-                    assert unit not in self.busy.values(), "a unit with two replicas"
-                    assert unit.checkpoint == self.checkpoint_of[replica]
-                    self.busy[replica] = unit
+                    assert all(unit is not other for other, _ in self.busy.values()), "a unit with two replicas"
+                    assert unit.checkpoint == self.alive[replica]
+                    self.busy[replica] = (unit, set(range(self.ranks.get(unit.checkpoint, 1))))
                 case StopReplica(replica=replica):
-                    assert replica not in self.busy
-                case SetAside(unit=unit, reason=reason):
-                    self.aside.update({t.id: reason for t in unit.transcripts})
+                    del self.alive[replica]
+                    self.busy.pop(replica, None)
+                case Skip(unit=unit, reason=reason):
+                    self.skipped.update({t.id: reason for t in unit.transcripts})
 
 
-@pytest.mark.parametrize("trouble", [0.0, 0.05, 0.5, 0.9])
-def test_every_transcript_is_done_once_or_set_aside_with_a_reason(trouble):
+@pytest.mark.parametrize("trouble", [0.0, 0.05, 0.3, 0.7])
+def test_every_transcript_is_done_once_or_skipped_with_a_reason(trouble):
     for seed in range(300):
         rng = random.Random(f"{trouble}-{seed}")
         work = [u for c in range(rng.randint(1, 5)) for u in units(f"c{c}", rng.randint(1, 8), rng.randint(1, 9))]
         ids = {t.id for u in work for t in u.transcripts}
-        guilty = frozenset(i for i in ids if rng.random() < 0.02)
+        bad = frozenset(i for i in ids if rng.random() < 0.02)
         ranks = {f"c{c}": rng.choice([1, 1, 2, 4]) for c in range(5)}
         slots = max(*ranks.values(), rng.randint(1, 6))
         scheduler = plan(work, slots=slots, attempts=rng.randint(1, 3), ranks=ranks)
-        world = World(scheduler, rng, guilty=guilty, trouble=trouble, ranks=ranks)
+        world = World(scheduler, rng, bad=bad, trouble=trouble, ranks=ranks)
         world.run()
         assert set(world.done.values()) <= {1}
-        assert world.done.keys() | world.aside.keys() == ids
-        assert not world.done.keys() & world.aside.keys()
-        assert guilty <= world.aside.keys()
-        assert all(world.aside.values())
+        assert world.done.keys() | world.skipped.keys() == ids
+        assert not world.done.keys() & world.skipped.keys()
+        assert bad <= world.skipped.keys()
+        assert all(world.skipped.values())
 
 
-def test_one_guilty_transcript_stands_alone_in_the_end():
-    world = World(plan(units("a", 4, 8)), random.Random(1), guilty=frozenset({"a-2-5"}), trouble=0.0)
+def loaded(scheduler: Scheduler, now: float = 0.0) -> Score:
+    """Start the only replica, of one rank or more, and load it; its first unit."""
+    (start,) = scheduler.begin()
+    return load(scheduler, start, now)
+
+
+def load(scheduler: Scheduler, start: StartReplica, now: float = 0.0, ranks: int = 1) -> Score:
+    actions = [a for rank in range(ranks) for a in scheduler.handle(RankDone(start.replica, rank), now)]
+    (score,) = actions
+    assert isinstance(score, Score)
+    return score
+
+
+def failed(kind: FailureKind, transcript_id: str | None = None, *, rank: int = 0, replica: int = 1) -> RankFailed:
+    return RankFailed(replica, Failure(kind, "why", transcript_id), rank)
+
+
+def test_one_bad_transcript_that_nothing_names_is_skipped_alone():
+    scheduler = plan(units("a", 4, 8))
+    world = World(scheduler, random.Random(1), bad=frozenset({"a-2-5"}))
     world.run()
-    assert world.aside == {"a-2-5": "guilty"}
+    assert list(world.skipped) == ["a-2-5"]
     assert len(world.done) == 31
 
 
-def test_a_final_load_failure_is_not_tried_again():
+@pytest.mark.parametrize("kind", [FailureKind.checkpoint, FailureKind.task])
+def test_a_permanent_failure_to_load_is_not_tried_again(kind):
     scheduler = plan(units("a", 2))
-    (start,) = scheduler.begin()
-    actions = scheduler.handle(LoadFailed(start.replica, "no such file", final=True))
-    assert [type(a) for a in actions] == [SetAside, SetAside]
-    assert {a.reason for a in actions} == {"no such file"}
+    scheduler.begin()
+    actions = decisions(scheduler.handle(failed(kind), 0.0))
+    assert [type(a) for a in actions] == [StopReplica, Skip, Skip]
+    assert {a.reason for a in actions[1:]} == {"why"}
     assert scheduler.finished
 
 
 def test_a_checkpoint_that_never_finishes_a_unit_is_given_up():
     scheduler = plan(units("a", 50), attempts=2)
-    actions, deaths = scheduler.begin(), 0
+    actions, deaths, skipped = scheduler.begin(), 0, 0
     while not scheduler.finished:
-        for action in actions:
-            if isinstance(action, StartReplica):
-                actions = scheduler.handle(ReplicaReady(action.replica))
-                (score,) = actions
-                deaths += 1
-                actions = scheduler.handle(ReplicaDied(score.replica, "out of memory"))
-                break
+        (start,) = [a for a in actions if isinstance(a, StartReplica)]
+        load(scheduler, start)
+        deaths += 1
+        actions = scheduler.handle(RankDied(start.replica, Failure(FailureKind.lost, "killed")), 0.0)
+        skipped += sum(isinstance(a, Skip) for a in actions)
     assert deaths == HOPELESS * 2
-    assert sum(isinstance(a, SetAside) for a in actions) >= 40
+    assert skipped >= 40
+
+
+def test_a_preempted_replica_counts_against_nothing():
+    scheduler = plan(units("a", 1, 1), attempts=1)
+    actions = scheduler.begin()
+    for number in range(1, 200):
+        (start,) = [a for a in actions if isinstance(a, StartReplica)]
+        if number % 2:
+            load(scheduler, start)
+        actions = scheduler.handle(RankDied(start.replica, Failure(FailureKind.preempted, "node taken")), 0.0)
+        assert not any(isinstance(a, Skip) for a in actions)
+    (start,) = [a for a in actions if isinstance(a, StartReplica)]
+    load(scheduler, start)
+    assert decisions(scheduler.handle(RankDone(start.replica), 0.0)) == [StopReplica(start.replica)]
+    assert scheduler.finished
+
+
+def test_a_store_that_cannot_be_reached_is_tried_again_after_growing_pauses_and_then_counts():
+    scheduler = plan(units("a", 1, 1), attempts=1)
+    score, now = loaded(scheduler), 0.0
+    for pause in UNREACHABLE_PAUSES_S:
+        assert decisions(scheduler.handle(failed(FailureKind.unreachable), now)) == []
+        assert scheduler.deadline == now + pause
+        assert scheduler.handle(Tick(), now + pause / 2) == []
+        now += pause
+        assert scheduler.handle(Tick(), now) == [score]
+    skip, stop = decisions(scheduler.handle(failed(FailureKind.unreachable), now))
+    assert (type(skip), type(stop)) == (Skip, StopReplica)
+    assert scheduler.finished
+
+
+def test_a_hub_that_cannot_be_reached_delays_loading_and_no_other_checkpoint():
+    scheduler = plan(units("a", 1) + units("b", 1), slots=1, cost={"a": 2.0})
+    (start,) = scheduler.begin()
+    assert start.weights == "a"
+    _, other = decisions(scheduler.handle(failed(FailureKind.unreachable), 0.0))
+    assert other.weights == "b"
+    assert scheduler.deadline == UNREACHABLE_PAUSES_S[0]
+    load(scheduler, other)
+    assert decisions(scheduler.handle(RankDone(other.replica), 1.0)) == [StopReplica(other.replica)]
+    assert not scheduler.finished
+    (again,) = scheduler.handle(Tick(), UNREACHABLE_PAUSES_S[0])
+    assert again.weights == "a"
+
+
+def test_a_hub_that_is_never_reached_is_given_up_after_the_last_pause():
+    scheduler = plan(units("a", 2), attempts=1)
+    actions, now, loads = scheduler.begin(), 0.0, 0
+    while not scheduler.finished:
+        (start,) = decisions(actions)
+        loads += 1
+        actions = scheduler.handle(failed(FailureKind.unreachable, replica=start.replica), now)
+        if scheduler.deadline is not None:
+            now = scheduler.deadline
+            actions = scheduler.handle(Tick(), now)
+    assert loads == len(UNREACHABLE_PAUSES_S) + 1
+    assert now == sum(UNREACHABLE_PAUSES_S)
+    assert sum(isinstance(a, Skip) for a in actions) == 2
+
+
+@pytest.mark.parametrize("moment", ["loading", "scoring"])
+def test_a_gang_of_which_one_rank_runs_out_of_memory_is_stopped_at_once_and_the_next_reads_half(moment):
+    scheduler = plan(units("a", 1), slots=2, ranks={"a": 2})
+    (start,) = scheduler.begin()
+    assert start.pass_share == 1.0
+    if moment == "scoring":
+        load(scheduler, start, ranks=2)
+    stop, again = decisions(scheduler.handle(failed(FailureKind.out_of_memory, rank=1), 0.0))
+    assert stop == StopReplica(start.replica)
+    assert (again.weights, again.pass_share) == ("a", 0.5)
+
+
+def test_a_gang_goes_on_when_all_its_ranks_report_the_same_transcript():
+    scheduler = plan(units("a", 1, 2), slots=2, ranks={"a": 2})
+    (start,) = scheduler.begin()
+    load(scheduler, start, ranks=2)
+    assert decisions(scheduler.handle(failed(FailureKind.transcript, "a-0-1"), 5.0)) == []
+    assert scheduler.deadline == 5.0 + RANK_TIMEOUT_S
+    skip, score = decisions(scheduler.handle(failed(FailureKind.transcript, "a-0-1", rank=1), 6.0))
+    assert [t.id for t in skip.unit.transcripts] == ["a-0-1"]
+    assert [t.id for t in score.unit.transcripts] == ["a-0-0"]
+    assert scheduler.deadline is None
+
+
+def test_a_gang_of_which_only_one_rank_reports_is_stopped_after_a_time():
+    scheduler = plan(units("a", 1, 2), slots=2, ranks={"a": 2})
+    (start,) = scheduler.begin()
+    load(scheduler, start, ranks=2)
+    assert decisions(scheduler.handle(failed(FailureKind.transcript, "a-0-1"), 5.0)) == []
+    stop, skip, again = decisions(scheduler.handle(Tick(), 5.0 + RANK_TIMEOUT_S))
+    assert stop == StopReplica(start.replica)
+    assert [t.id for t in skip.unit.transcripts] == ["a-0-1"]
+    assert again.weights == "a"
+
+
+def test_a_unit_that_rank_0_committed_is_not_scored_again_when_another_rank_dies():
+    scheduler = plan(units("a", 2), slots=2, ranks={"a": 2})
+    (start,) = scheduler.begin()
+    first = load(scheduler, start, ranks=2)
+    assert scheduler.handle(RankDone(start.replica, 0), 0.0) == []
+    actions = decisions(scheduler.handle(RankDied(start.replica, Failure(FailureKind.lost, "killed"), 1), 0.0))
+    _, again = actions
+    second = load(scheduler, again, ranks=2)
+    assert second.unit != first.unit
+
+
+def test_nothing_can_be_committed_any_more():
+    scheduler = plan(units("a", 2))
+    loaded(scheduler)
+    assert scheduler.handle(failed(FailureKind.sweep), 0.0) == [StopSweep("why")]
 
 
 def test_large_gangs_come_first_and_are_not_overtaken():
@@ -165,8 +311,9 @@ def test_large_gangs_come_first_and_are_not_overtaken():
     scheduler = plan(work, slots=5, cost={"small": 9.0}, ranks=ranks)
     (whole,) = scheduler.begin()
     assert whole.weights == "whole", "one slot is left, but the halves wait before the small one"
-    scheduler.handle(ReplicaReady(whole.replica))
-    stop, *next_ones = scheduler.handle(UnitDone(whole.replica))
+    load(scheduler, whole, ranks=4)
+    *_, actions = (scheduler.handle(RankDone(whole.replica, rank), 0.0) for rank in range(4))
+    stop, *next_ones = actions
     assert isinstance(stop, StopReplica)
     assert [start.weights for start in next_ones] == ["half", "other-half", "small"]
 
@@ -176,22 +323,21 @@ def test_the_most_expensive_checkpoint_goes_first_and_slots_are_kept():
     assert [a.weights for a in scheduler.begin()] == ["large", "middle"]
 
 
-def test_a_late_word_from_a_replica_that_is_gone_is_passed_over():
+def test_a_late_event_of_a_replica_that_is_gone_is_ignored():
     scheduler = plan(units("a", 1))
     (start,) = scheduler.begin()
-    scheduler.handle(ReplicaDied(start.replica, "gone"))
-    assert scheduler.handle(ReplicaReady(start.replica)) == []
-    assert scheduler.handle(UnitDone(start.replica)) == []
+    scheduler.handle(RankDied(start.replica, Failure(FailureKind.lost, "gone")), 0.0)
+    assert scheduler.handle(RankDone(start.replica), 0.0) == []
+    assert scheduler.handle(failed(FailureKind.unknown, replica=start.replica), 0.0) == []
 
 
-def test_a_transcript_known_to_be_at_fault_is_set_aside_at_once_and_the_rest_goes_on():
+def test_a_transcript_known_to_be_at_fault_is_skipped_at_once_and_the_rest_is_scored():
     scheduler = plan(units("a", 1, 5))
-    (start,) = scheduler.begin()
-    (score,) = scheduler.handle(ReplicaReady(start.replica))
-    aside, again = scheduler.handle(UnitFailed(start.replica, "refused", guilty=frozenset({"a-0-2"})))
-    assert [t.id for t in aside.unit.transcripts] == ["a-0-2"]
+    score = loaded(scheduler)
+    skip, again = decisions(scheduler.handle(failed(FailureKind.transcript, "a-0-2"), 0.0))
+    assert [t.id for t in skip.unit.transcripts] == ["a-0-2"]
     assert [t.id for t in again.unit.transcripts] == ["a-0-0", "a-0-1", "a-0-3", "a-0-4"]
-    assert scheduler.handle(UnitDone(start.replica)) == [StopReplica(start.replica)]
+    assert scheduler.handle(RankDone(1), 0.0) == [StopReplica(1)]
     assert scheduler.finished
     assert score.unit != again.unit
 
@@ -199,10 +345,9 @@ def test_a_transcript_known_to_be_at_fault_is_set_aside_at_once_and_the_rest_goe
 def test_a_condition_that_cannot_be_scored_takes_no_other_condition_with_it():
     chat = [Unit("a", "chat", u.transcripts) for u in units("a", 3)]
     scheduler = plan([*chat, *units("a", 3)])
-    (start,) = scheduler.begin()
-    scheduler.handle(ReplicaReady(start.replica))
-    actions = scheduler.handle(UnitFailed(start.replica, "no template", final=True))
-    assert [a.unit.condition for a in actions if isinstance(a, SetAside)] == ["chat"] * 3
+    loaded(scheduler)
+    actions = decisions(scheduler.handle(failed(FailureKind.task), 0.0))
+    assert [a.unit.condition for a in actions if isinstance(a, Skip)] == ["chat"] * 3
     assert isinstance(actions[-1], Score)
     assert actions[-1].unit.condition == "plain"
 
@@ -211,7 +356,18 @@ def test_adapters_go_to_the_replica_that_holds_their_base():
     work = [*units("base", 1), *units("adapter", 1), *units("other", 1)]
     scheduler = Scheduler.plan(work, slots=2, attempts=1, cost={"base": 2.0}, weights_of={"adapter": "base"})
     assert [a.weights for a in scheduler.begin()] == ["base", "other"]
-    (first,) = scheduler.handle(ReplicaReady(1))
-    (second,) = scheduler.handle(UnitDone(1))
+    (first,) = scheduler.handle(RankDone(1), 0.0)
+    (second,) = scheduler.handle(RankDone(1), 0.0)
     assert [first.unit.checkpoint, second.unit.checkpoint] == ["base", "adapter"]
-    assert scheduler.handle(UnitDone(1)) == [StopReplica(1)]
+    assert scheduler.handle(RankDone(1), 0.0) == [StopReplica(1)]
+
+
+def test_an_adapter_that_cannot_be_scored_takes_no_other_adapter_with_it():
+    work = [*units("base", 1), *units("adapter", 2)]
+    scheduler = Scheduler.plan(work, slots=1, attempts=1, cost={}, weights_of={"adapter": "base"})
+    loaded(scheduler)
+    (of_adapter,) = scheduler.handle(RankDone(1), 0.0)
+    assert of_adapter.unit.checkpoint == "adapter"
+    *skips, stop = decisions(scheduler.handle(failed(FailureKind.checkpoint), 0.0))
+    assert [skip.unit.checkpoint for skip in skips] == ["adapter", "adapter"]
+    assert isinstance(stop, StopReplica)

@@ -1,0 +1,92 @@
+"""What a scheduler takes and gives: events of ranks, actions for whoever drives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.unit import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class RankDone:
+    """A rank has finished what its replica was last asked to do: load, or score a unit, which rank 0 has committed."""
+
+    replica: int
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RankFailed:
+    """A rank raised an error; its process lives."""
+
+    replica: int
+    failure: Failure
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RankDied:
+    """The process of a rank is gone."""
+
+    replica: int
+    failure: Failure
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; sent when `Scheduler.deadline` is reached, or at any other moment."""
+
+
+Event = RankDone | RankFailed | RankDied | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class StartReplica:
+    """Load these weights somewhere, with all adapters that are scored on them."""
+
+    replica: int
+    weights: str
+    pass_share: float = 1.0
+    """Share of the engine's own number of tokens per forward pass; halved after a gang ran out of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Let the replica score this unit."""
+
+    replica: int
+    unit: Unit
+
+
+@dataclass(frozen=True, slots=True)
+class StopReplica:
+    """End all processes of this replica and free what they hold."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """This unit cannot be scored."""
+
+    unit: Unit
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopSweep:
+    """Nothing can be committed any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """One line for the user: what failed, and what is done about it."""
+
+    message: str
+
+
+Action = StartReplica | Score | StopReplica | Skip | StopSweep | Warn

@@ -1,0 +1,33 @@
+"""What travels from a replica when something fails: what it affects, in one line. Does not import torch or Ray."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from psych_ray.errors import FailureKind, PsychRayError, TranscriptError, first_line
+
+_SOURCE_LINE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a rank could not do what it was asked to do. Small, and pickles."""
+
+    kind: FailureKind
+    reason: str
+    """One line."""
+    transcript_id: str | None = None
+    """The transcript at fault, where it is known."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Describe an exception: ours by its kind, running out of memory wherever it was raised, any other as unknown."""
+    line = _SOURCE_LINE.sub("", first_line(error))  # torch's C++ errors begin with their source file
+    if isinstance(error, PsychRayError):
+        transcript_id = error.transcript_id if isinstance(error, TranscriptError) else None
+        return Failure(error.kind, line, transcript_id)
+    # torch.OutOfMemoryError by its name: this package does not import torch
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    kind = FailureKind.out_of_memory if out_of_memory else FailureKind.unknown
+    return Failure(kind, f"{type(error).__name__}: {line}")

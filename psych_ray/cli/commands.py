@@ -17,7 +17,7 @@ from psych_ray.errors import UnsupportedError
 from psych_ray.results.reading import footers, parts, scan_responses, scored_sums
 from psych_ray.results.root import ResultsRoot
 from psych_ray.sweep.unit import Tally
-from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
+from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 
 INCOMPLETE = 3
 _CHECKED_TRANSCRIPTS = 3
@@ -166,7 +166,7 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, skipped: list[s
     from psych_ray.app.sweep import run_sweep
 
     began = time.monotonic()
-    tracker.started(_start(prepared, config))
+    tracker.handle(_start(prepared, config))
     failures: list[str] = []
     interrupted = False
     try:
@@ -176,31 +176,32 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, skipped: list[s
         raise
     finally:
         seconds = time.monotonic() - began
-        tracker.ended(SweepEnd(seconds=seconds, failures=(*skipped, *failures), interrupted=interrupted))
+        tracker.handle(SweepEnded(seconds=seconds, failures=(*skipped, *failures), interrupted=interrupted))
     return failures
 
 
-def _start(prepared: Prepared, config: Config) -> SweepStart:
+def _start(prepared: Prepared, config: Config) -> SweepStarted:
     committed = scored_sums(prepared.root) if parts(prepared.root) else {}
     tasks = [
-        Task(
-            checkpoint=checkpoint_facts(prepared.checkpoints[lane.checkpoint]),
+        TaskPlan(
+            checkpoint=lane.checkpoint,
             condition=lane.condition,
             units=len(lane.missing),
             responses=lane.n_responses,
             responses_committed=lane.n_responses - lane.n_responses_missing,
             characters=lane.n_characters_missing,
-            scored_by_study={
+            tallies={
                 study: Tally(*sums) for study, sums in committed.get((lane.checkpoint, lane.condition), {}).items()
             },
         )
         for lane in prepared.lanes
     ]
-    return SweepStart(
+    return SweepStarted(
         name=_title(config),
         results_root=config.results.root,
         scoring=prepared.scoring,
         tasks=tuple(tasks),
+        checkpoints={slug: checkpoint_facts(checkpoint) for slug, checkpoint in prepared.checkpoints.items()},
     )
 
 

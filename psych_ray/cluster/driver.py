@@ -31,7 +31,8 @@ from psych_ray.sweep.scheduler import (
     UnitFailed,
 )
 from psych_ray.sweep.unit import Unit, UnitReport
-from psych_ray.tracking.base import Tracker
+from psych_ray.tracking import events
+from psych_ray.tracking.events import Tracker
 from psych_ray.worker.replica import LoadReport, ReplicaSpec
 
 
@@ -97,7 +98,7 @@ class _Driver:
                     self._start(replica, weights)
                 case Score(replica=replica, unit=unit):
                     self._ask(replica, unit, self.gangs[replica].score(unit))
-                    self.tracker.unit_started(unit.checkpoint, unit.condition, unit.id)
+                    self.tracker.handle(events.UnitStarted(unit.checkpoint, unit.condition, unit.id))
                 case StopReplica(replica=replica):
                     self._stop(replica)
                 case SetAside(unit=unit, reason=reason):
@@ -110,7 +111,7 @@ class _Driver:
         self.weights[replica] = weights
         self._ask(replica, None, gang.load())
         for checkpoint in self.specs[weights].checkpoints:
-            self.tracker.loading(checkpoint.slug)
+            self.tracker.handle(events.CheckpointLoading(checkpoint.slug))
 
     def _ask(self, replica: int, unit: Unit | None, references: Sequence[Any]) -> None:
         call = _Call(replica, unit, {reference: rank for rank, reference in enumerate(references)})
@@ -145,23 +146,23 @@ class _Driver:
 
     def _done(self, call: _Call, outcome: Any) -> Event:
         if isinstance(outcome, UnitReport):
-            self.tracker.unit_done(outcome)
+            self.tracker.handle(events.UnitCommitted(outcome))
             self._note(outcome.notes)
             return UnitDone(call.replica)
         assert isinstance(outcome, LoadReport)
         for checkpoint in self.specs[self.weights[call.replica]].checkpoints:
-            self.tracker.ready(checkpoint.slug, outcome.seconds)
+            self.tracker.handle(events.CheckpointLoaded(checkpoint.slug, outcome.seconds))
         self._note(outcome.notes)
         return ReplicaReady(call.replica)
 
     def _note(self, notes: Iterable[str]) -> None:
         for note in notes:
-            self.tracker.note(note)
+            self.tracker.handle(events.Noted(note))
 
     def _died(self, call: _Call, reason: str) -> Event:
         """Take a whole gang for dead, whatever its other ranks still do."""
         reason = f"replica of {self.weights[call.replica]} died: {reason}"
-        self.tracker.trouble(reason)
+        self.tracker.handle(events.Failed(reason))
         for reference in call.references:
             self.asked.pop(reference, None)
         self._stop(call.replica)
@@ -171,10 +172,11 @@ class _Driver:
         """Let the next gang take half: unlike a replica of one process, one rank cannot go on with less by itself."""
         share = self.specs[weights].pass_share / 2
         self.specs[weights] = replace(self.specs[weights], pass_share=share)
-        self.tracker.note(f"{weights}: out of GPU memory; its next gang reads {share:.2g} of the tokens at a time")
+        note = f"{weights}: out of GPU memory; its next gang reads {share:.2g} of the tokens at a time"
+        self.tracker.handle(events.Noted(note))
 
     def _failed(self, call: _Call, failure: Failure) -> Event:
-        self.tracker.trouble(f"{self.weights[call.replica]}: {failure.reason}")
+        self.tracker.handle(events.Failed(f"{self.weights[call.replica]}: {failure.reason}"))
         if call.unit is None:
             self._stop(call.replica)
             return LoadFailed(call.replica, failure.reason, final=failure.final)
@@ -182,7 +184,7 @@ class _Driver:
         return UnitFailed(call.replica, failure.reason, guilty=guilty, final=failure.final)
 
     def _set_aside(self, unit: Unit, reason: str) -> None:
-        self.tracker.set_aside(unit.checkpoint, unit.condition, unit.n_responses)
+        self.tracker.handle(events.ResponsesSkipped(unit.checkpoint, unit.condition, unit.n_responses))
         first, n = unit.transcripts[0], len(unit.transcripts)
         what = (
             f"transcript {first.id} of {first.study}" if n == 1 else f"{n} transcripts from {first.id} of {first.study}"

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from psych_ray.compat import WANDB_PRIVATE_SETTINGS, restart_wandb_service, wandb_offline_directory, wandb_settings
 from psych_ray.config import Config, TrackingConfig, TrackingMode
 from psych_ray.tracking import events, text
 from psych_ray.tracking.events import Event
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
     import wandb
 
 _CURVES = ("nll_nats", "top1", "tokens", "tokens_per_second", "failures", "nll_nats_by_study/*")
+_SETTINGS: Mapping[str, Any] = {
+    **WANDB_PRIVATE_SETTINGS,
+    "silent": True,
+    "console": "off",
+    # Code and patch of the working directory did not make the scores.
+    "disable_code": True,
+    "disable_git": True,
+    "label_disable": True,
+    "symlink": False,
+    "init_timeout": 30.0,
+    "finish_timeout": 30.0,
+}
 
 
 def wandb_run_id(results_root: str, slug: str, condition: str) -> str:
@@ -55,7 +67,7 @@ class WandbRuns:
         self.offline_directory: Path | None = None
         self.url: str | None = None
         config.tracking_root().mkdir(parents=True, exist_ok=True)
-        wandb.setup(settings=_settings("silent"))
+        wandb.setup(settings=wandb_settings({"silent": True}))
 
     def handle(self, event: Event, at: float) -> None:
         """Record the event of time `at`, in seconds."""
@@ -77,10 +89,9 @@ class WandbRuns:
                     self._finish(self._progress.tasks[key], exit_code=130 if event.interrupted else 1)
 
     def abandon(self) -> None:
-        """Leave open runs unfinished; wandb would otherwise raise at exit when its service has died."""
+        """Leave open runs unfinished. Does not raise."""
         self._open.clear()
-        with suppress(Exception, SystemExit):
-            self._wandb.teardown()
+        restart_wandb_service()
 
     def _log(self, task: TaskProgress, *, studies: Iterable[str]) -> None:
         means = task.means
@@ -133,14 +144,14 @@ class WandbRuns:
                 "scoring": asdict(self._start.scoring),
             },
             allow_val_change=True,
-            settings=_settings(stop_fn=self._warn_of_stop),
+            settings=wandb_settings({**_SETTINGS, "stop_fn": self._warn_of_stop}),
         )
         run.define_metric("responses")
         for curve in _CURVES:
             run.define_metric(curve, step_metric="responses")
         if self._mode == TrackingMode.offline:
             self.offline_ids.add(run.id)
-            self.offline_directory = Path(run.dir).parents[1]
+            self.offline_directory = wandb_offline_directory(run)
         else:
             self.online_ids.add(run.id)
             self.url = run.project_url
@@ -178,34 +189,3 @@ def error_text_without_key(error: BaseException) -> str:
     message = text.error_text(error)
     key = os.environ.get("WANDB_API_KEY")
     return message.replace(key, "…") if key else message
-
-
-_SETTINGS: dict[str, Any] = {
-    "silent": True,
-    "console": "off",
-    # Code, patch and packages of whatever directory the driver stands in did not make the scores.
-    "disable_code": True,
-    "disable_git": True,
-    "label_disable": True,
-    "x_save_requirements": False,
-    "symlink": False,
-    # Of the driver's machine, which does not score.
-    "x_disable_stats": True,
-    "init_timeout": 30.0,
-    "finish_timeout": 30.0,
-}
-
-
-def _settings(*only: str, **more: object) -> wandb.Settings:
-    """Quiet settings, so far as the environment does not ask for others and this version of wandb knows them."""
-    import wandb
-
-    wanted = {name: value for name, value in _SETTINGS.items() if not only or name in only} | more
-    return wandb.Settings(
-        **{
-            name: value
-            for name, value in wanted.items()
-            if name in wandb.Settings.model_fields
-            and ("WANDB_" + name.upper()).replace("WANDB_X_", "WANDB__") not in os.environ
-        }
-    )

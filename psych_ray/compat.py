@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Seen in 0.31.0. tests/test_compat_wandb.py fails where one of these is gone.
 
 WANDB_PRIVATE_SETTINGS: Mapping[str, Any] = {"x_disable_stats": True, "x_save_requirements": False}
-"""Settings that begin with x_ are private. Load and packages of the driver's machine did not make the scores."""
+"""Settings that begin with x_ are internal. Load and packages of the driver's machine did not make the scores."""
 
 
 def wandb_settings(values: Mapping[str, Any]) -> wandb.Settings:

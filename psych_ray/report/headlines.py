@@ -93,9 +93,9 @@ def _generations(found: Findings, condition: str) -> Iterator[str]:
 def _best(found: Findings, condition: str) -> Iterator[str]:
     rows = _under(found.by_checkpoint, condition)
     reference = pl.col("stage").is_null() & pl.col("size_b").is_null()
-    lines, compared = rows.filter(reference), rows.filter(~reference)
+    references, compared = rows.filter(reference), rows.filter(~reference)
     if compared.is_empty():
-        lines, compared = compared, rows
+        references, compared = compared, rows
     n_studies = _under(found.by_study, condition)["study"].n_unique()
     complete = compared.filter(pl.col("n_studies") == n_studies)
     if compared.height > 1 and complete.is_empty():
@@ -110,7 +110,7 @@ def _best(found: Findings, condition: str) -> Iterator[str]:
     numbers = f"{two_decimals(best['nll'])} nats per response"
     if best["accuracy"] is not None:
         numbers += f", accuracy {two_decimals(best['accuracy'])}"
-    others = "; ".join(f"{name} {two_decimals(nll)}" for name, nll in lines.select("id", "nll").iter_rows())
+    others = "; ".join(f"{name} {two_decimals(nll)}" for name, nll in references.select("id", "nll").iter_rows())
     result = f"{numbers} (for comparison: {others})" if others else numbers
     if compared.height == 1:
         yield f"{best['id']}: {result}."

@@ -1,4 +1,4 @@
-"""What the terminal shows, and what a log file does."""
+"""Output in a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ESCAPE, HIDE, SHOW = "\x1b", "\x1b[?25l", "\x1b[?25h"
 
 
 def terminal(width: int = 120, height: int = 24) -> tuple[Console, io.StringIO]:
-    """A console that believes it is a terminal."""
+    """A console that writes as to a terminal."""
     out = io.StringIO()
     return Console(file=out, force_terminal=True, width=width, height=height, legacy_windows=False), out
 
@@ -83,7 +83,7 @@ def test_view_of_a_scripted_sweep(clock, task, started, committed) -> None:
     assert "ended after 0:00:12: 20/90 responses, 1/3 tasks" in printed
 
 
-def test_a_task_of_which_nothing_was_scored_says_so(clock, task, started, committed) -> None:
+def test_a_task_without_scored_responses(clock, task, started, committed) -> None:
     console, out = terminal()
     tracker = live(console, clock)
     tracker.handle(started(task("base", "chat", responses=10, units=1)))
@@ -112,7 +112,7 @@ def test_a_hundred_running_tasks_stay_within_the_terminal(
     assert out.getvalue().count(SHOW) == 1
 
 
-def test_the_terminal_is_given_back_once_whatever_happened(task, started) -> None:
+def test_the_live_view_is_removed_once(task, started) -> None:
     console, out = terminal()
     before = threading.enumerate()
     tracker = ConsoleTracker(console)

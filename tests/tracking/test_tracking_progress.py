@@ -1,4 +1,4 @@
-"""Counting and estimating, with times given."""
+"""Counts and estimates at given times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_means_are_over_responses_within_a_study_and_then_over_studies() -> None
     assert means.scored == 101
 
 
-def test_means_go_on_from_what_earlier_runs_scored(task, committed) -> None:
+def test_means_include_earlier_sweeps(task, committed) -> None:
     resumed = dataclasses.replace(task(committed=20), tallies={"igt": Tally(responses=20, nll_nats=20.0, top1=0)})
     progress = SweepProgress([resumed])
     progress.handle(committed(responses=20, igt=Tally(responses=20, nll_nats=40.0, top1=20)), at=1.0)

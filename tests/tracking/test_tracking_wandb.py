@@ -1,4 +1,4 @@
-"""The real wandb, offline, and what becomes of a sweep when it misbehaves."""
+"""The real wandb, offline, and a sweep while wandb fails or hangs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from psych_ray.tracking.wandb_tracker import WandbTracker
 
 
 @pytest.fixture(autouse=True)
-def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A W&B that knows nothing of this machine's user, and of which nothing is left afterwards."""
+def isolated_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Isolate wandb from this machine's user, and check that it leaves nothing behind."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
@@ -173,7 +173,7 @@ def test_a_sweep_is_read_back(
     assert "no text of a message" not in everything
 
 
-def test_a_second_sweep_goes_on_in_the_same_run(task, started, drive, by_id, config: Config) -> None:
+def test_a_second_sweep_resumes_the_same_run(task, started, drive, by_id, config: Config) -> None:
     warnings: Warnings = []
     root = config.results.root
     first = WandbTracker(config, warn=warnings.append)
@@ -235,10 +235,10 @@ def test_an_init_that_raises_costs_one_warning(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
 
-    def refuse(**_: object) -> wandb.Run:
+    def fail(**_: object) -> wandb.Run:
         raise RuntimeError(f"no thanks\nto {'k' * 40}")
 
-    monkeypatch.setattr(wandb, "init", refuse)
+    monkeypatch.setattr(wandb, "init", fail)
     warnings: Warnings = []
     tracker = WandbTracker(config, warn=warnings.append)
     drive(tracker, started(task(), root=config.results.root), *[("m", "plain", 10)] * 4)
@@ -246,7 +246,7 @@ def test_an_init_that_raises_costs_one_warning(
     assert tracker.summary_lines() == []
 
 
-def test_an_init_that_hangs_stalls_nobody(
+def test_an_init_that_hangs_delays_nothing(
     task, started, committed, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
@@ -254,7 +254,7 @@ def test_an_init_that_hangs_stalls_nobody(
     def hang(**_: object) -> wandb.Run:
         entered.set()
         release.wait(30)
-        raise RuntimeError("too late to be heard")
+        raise RuntimeError("too late to matter")
 
     monkeypatch.setattr(wandb, "init", hang)
     warnings: Warnings = []
@@ -264,18 +264,18 @@ def test_an_init_that_hangs_stalls_nobody(
     tracker.handle(UnitStarted("m", "plain", "u0"))
     for _ in range(1000):
         tracker.handle(committed())
-    told = time.monotonic() - begun
+    elapsed = time.monotonic() - begun
     assert entered.wait(10)
     tracker.handle(SweepEnded(seconds=1.0))
     tracker.handle(SweepEnded(seconds=1.0))
-    assert told < 0.5
+    assert elapsed < 0.5
     assert warnings == ["W&B did not finish within 0.2 s; its last points may be missing"]
     release.set()
     wait_for(lambda: all(thread.name != "psych-ray-wandb" for thread in threading.enumerate()))
     assert len(warnings) == 1
 
 
-def test_a_backlog_that_grows_too_long_is_given_up(
+def test_a_full_queue_switches_wandb_off(
     task, started, committed, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
@@ -283,7 +283,7 @@ def test_a_backlog_that_grows_too_long_is_given_up(
     def hang(**_: object) -> wandb.Run:
         entered.set()
         release.wait(30)
-        raise RuntimeError("too late to be heard")
+        raise RuntimeError("too late to matter")
 
     monkeypatch.setattr(wandb, "init", hang)
     warnings: Warnings = []
@@ -365,7 +365,7 @@ def test_online_without_a_server_is_kept_offline(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_users_environment_is_heard(
+def test_a_project_in_the_environment_replaces_the_default(
     task, started, drive, written, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "from-the-environment")
@@ -396,9 +396,9 @@ def test_terminal_and_wandb_together(
     tracker.handle(UnitStarted("m", "plain", "u0"))
     tracker.handle(committed())
     tracker.handle(SweepEnded(seconds=1.0))
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 4
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 4
     assert len(tracker.summary_lines()) == 1
 
 

@@ -12,7 +12,7 @@ from psych_ray.cluster.session import ray_session
 from psych_ray.config import Config
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
-from psych_ray.tracking.base import Tracker
+from psych_ray.tracking.events import Tracker
 from psych_ray.worker.replica import ReplicaSpec
 
 

@@ -18,7 +18,7 @@ from psych_ray.errors import UnsupportedError
 from psych_ray.results.reading import footers, parts, scan_responses, scored_sums
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import Tally
-from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
+from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 
 INCOMPLETE = 3
 _CHECKED_TRANSCRIPTS = 3
@@ -172,7 +172,7 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, skipped: list[s
     from psych_ray.app.sweep import run_sweep
 
     began = time.monotonic()
-    tracker.started(_start(prepared, config))
+    tracker.handle(_start(prepared, config))
     failures: list[str] = []
     interrupted = False
     try:
@@ -182,31 +182,32 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, skipped: list[s
         raise
     finally:
         seconds = time.monotonic() - began
-        tracker.ended(SweepEnd(seconds=seconds, failures=(*skipped, *failures), interrupted=interrupted))
+        tracker.handle(SweepEnded(seconds=seconds, failures=(*skipped, *failures), interrupted=interrupted))
     return failures
 
 
-def _start(prepared: Prepared, config: Config) -> SweepStart:
+def _start(prepared: Prepared, config: Config) -> SweepStarted:
     committed = scored_sums(prepared.root) if parts(prepared.root) else {}
     tasks = [
-        Task(
-            checkpoint=checkpoint_facts(prepared.checkpoints[task.checkpoint]),
+        TaskPlan(
+            checkpoint=task.checkpoint,
             condition=task.condition,
             units=len(task.missing),
             responses=task.n_responses,
             responses_committed=task.n_responses - task.n_responses_missing,
             characters=task.n_characters_missing,
-            scored_by_study={
+            tallies={
                 study: Tally(*sums) for study, sums in committed.get((task.checkpoint, task.condition), {}).items()
             },
         )
         for task in prepared.tasks
     ]
-    return SweepStart(
+    return SweepStarted(
         name=_title(config),
         results_root=config.results.root,
         scoring=prepared.scoring,
         tasks=tuple(tasks),
+        checkpoints={slug: checkpoint_facts(checkpoint) for slug, checkpoint in prepared.checkpoints.items()},
     )
 
 

@@ -33,7 +33,8 @@ from psych_ray.sweep.events import (
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.unit import Unit, UnitReport
-from psych_ray.tracking.base import Tracker
+from psych_ray.tracking import events
+from psych_ray.tracking.events import Tracker
 from psych_ray.worker.replica import LoadReport, ReplicaSpec
 
 POLL_S = 5.0
@@ -120,12 +121,12 @@ class _Driver:
 
     def _report(self, weights: str, outcome: UnitReport | LoadReport) -> None:
         if isinstance(outcome, UnitReport):
-            self.tracker.unit_done(outcome)
+            self.tracker.handle(events.UnitCommitted(outcome))
         else:
             for checkpoint in self.specs[weights].checkpoints:
-                self.tracker.ready(checkpoint.slug, outcome.seconds)
+                self.tracker.handle(events.CheckpointLoaded(checkpoint.slug, outcome.seconds))
         for note in outcome.notes:
-            self.tracker.note(note)
+            self.tracker.handle(events.Noted(note))
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -134,13 +135,13 @@ class _Driver:
                     self._start(action)
                 case Score(replica=replica, unit=unit):
                     self._call(replica, unit, self.gangs[replica].score(unit))
-                    self.tracker.unit_started(unit.checkpoint, unit.condition, unit.id)
+                    self.tracker.handle(events.UnitStarted(unit.checkpoint, unit.condition, unit.id))
                 case StopReplica(replica=replica):
                     self._stop(replica)
                 case Skip(unit=unit, reason=reason):
                     self._skip(unit, reason)
                 case Warn(message=message):
-                    self.tracker.trouble(message)
+                    self.tracker.handle(events.Failed(message))
                 case StopSweep(reason=reason):
                     raise ResultsError(reason)
 
@@ -152,7 +153,7 @@ class _Driver:
         self.weights[action.replica] = action.weights
         self._call(action.replica, None, gang.load())
         for checkpoint in spec.checkpoints:
-            self.tracker.loading(checkpoint.slug)
+            self.tracker.handle(events.CheckpointLoading(checkpoint.slug))
 
     def _call(self, replica: int, unit: Unit | None, references: Sequence[Any]) -> None:
         self.calls |= {reference: _Call(replica, rank, unit) for rank, reference in enumerate(references)}
@@ -163,7 +164,7 @@ class _Driver:
         self.gangs.pop(replica).kill()
 
     def _skip(self, unit: Unit, reason: str) -> None:
-        self.tracker.set_aside(unit.checkpoint, unit.condition, unit.n_responses)
+        self.tracker.handle(events.ResponsesSkipped(unit.checkpoint, unit.condition, unit.n_responses))
         first, n = unit.transcripts[0], len(unit.transcripts)
         what = (
             f"transcript {first.id} of {first.study}" if n == 1 else f"{n} transcripts from {first.id} of {first.study}"

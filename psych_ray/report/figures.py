@@ -1,7 +1,7 @@
-"""The figures of a report as files in memory: which there are, what each is called, and what its caption explains.
+"""The figures of a report as bytes in memory, with their names, titles and captions.
 
-Drawing needs no display and keeps no state; the same findings give the same bytes. How a figure is laid out stands in
-the modules that it calls.
+Needs no display and keeps no state; the same findings give the same bytes. The layout of each figure is in
+`nll_figure` and `misalignment_figures`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from psych_ray.report.style import RC
 from psych_ray.study import Findings
 
 _DPI = 300
-_UNDATED: dict[str, dict[str, str | None]] = {
+_NO_DATE: dict[str, dict[str, str | None]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None},
     "svg": {"Date": None},
@@ -27,8 +27,8 @@ _UNDATED: dict[str, dict[str, str | None]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """One figure in the formats that a report needs."""
+class RenderedFigure:
+    """One figure in the formats of a report."""
 
     name: str
     title: str
@@ -39,20 +39,20 @@ class Drawn:
     width_mm: float
 
 
-def draw(found: Findings) -> list[Drawn]:
-    """All figures, whatever was found: one that has nothing to show says so."""
+def render_figures(found: Findings) -> list[RenderedFigure]:
+    """All figures; one without data says so."""
     return [
-        _drawn(
+        _render(
             "nll_by_size", "Prediction by size and stage", captions.nll_by_size(found), nll_figure.nll_by_size, found
         ),
-        _drawn(
+        _render(
             "misalignment_by_stage",
             "Misalignment by stage",
             captions.misalignment_by_stage(found),
             misalignment_figures.by_stage,
             found,
         ),
-        _drawn(
+        _render(
             "misalignment_by_generation",
             "Misalignment by generation",
             captions.misalignment_by_generation(found),
@@ -62,16 +62,16 @@ def draw(found: Findings) -> list[Drawn]:
     ]
 
 
-def _drawn(name: str, title: str, caption: str, plot: Callable[[Findings], Figure], found: Findings) -> Drawn:
+def _render(name: str, title: str, caption: str, plot: Callable[[Findings], Figure], found: Findings) -> RenderedFigure:
     with mpl.rc_context(RC), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure = plot(found)
-        png, pdf, svg = (_saved(figure, kind) for kind in ("png", "pdf", "svg"))
+        png, pdf, svg = (_save(figure, kind) for kind in ("png", "pdf", "svg"))
         width_mm = figure.get_figwidth() * 25.4
-    return Drawn(name=name, title=title, caption=caption, png=png, pdf=pdf, svg=svg, width_mm=width_mm)
+    return RenderedFigure(name=name, title=title, caption=caption, png=png, pdf=pdf, svg=svg, width_mm=width_mm)
 
 
-def _saved(figure: Figure, kind: str) -> bytes:
+def _save(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=_DPI, metadata=_UNDATED[kind])
+    figure.savefig(buffer, format=kind, dpi=_DPI, metadata=_NO_DATE[kind])
     return buffer.getvalue()

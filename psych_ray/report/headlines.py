@@ -1,7 +1,6 @@
-"""The findings in sentences, each with its numbers, derived from the tables and from nothing else.
+"""The results in sentences with their numbers, derived from the tables alone.
 
-Where the data say the opposite of what one expects, so does the sentence; where they say nothing, it says that. Plain
-text, for the terminal as for the page.
+Plain text, for the terminal and the page. No sentence assumes a direction of an effect.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from psych_ray.report.style import two_digits
+from psych_ray.report.style import two_decimals
 from psych_ray.study import Findings
 from psych_ray.transcripts.status import Status
 
@@ -18,14 +17,14 @@ _NOT_SCORED = {
     Status.cut: "beyond the cut",
     Status.empty: "empty",
     Status.altered: "altered by the chat template",
-    Status.not_applicable: "with nothing for the condition to add",
+    Status.not_applicable: "to which the condition does not apply",
 }
 
 
 def headlines(found: Findings) -> tuple[str, ...]:
-    """What was found under the main condition, then what other conditions say; at least one sentence."""
+    """Results under the main condition, then under the others; at least one sentence."""
     if found.main_condition is None:
-        return ("No response has been read, so there is nothing to tell.",)
+        return ("There are no responses.",)
     main = found.main_condition
     return (
         *_pairs(found, main),
@@ -40,30 +39,30 @@ def headlines(found: Findings) -> tuple[str, ...]:
 def _pairs(found: Findings, condition: str) -> Iterator[str]:
     d = _under(found.misalignment, condition)["d"]
     if d.is_empty():
-        yield (
-            "No post-trained checkpoint can be compared with its base here, "
-            "so nothing can be told about what post-training did."
-        )
+        yield "No post-trained checkpoint could be compared with its base."
         return
-    n, worse, better = len(d), int((d > 0).sum()), int((d < 0).sum())
-    if worse > better:
-        told = f"Base checkpoints predict people better than their post-trained descendants in {worse} of {n}"
-    elif better > worse:
-        told = f"Post-trained checkpoints predict people better than their bases in {better} of {n}"
+    n, positive, negative = len(d), int((d > 0).sum()), int((d < 0).sum())
+    pairs, mean = _plural(n, "pair"), f"mean d = {two_decimals(_mean(d))}"
+    if positive > negative:
+        count = f"{positive} of {n} {pairs}"
+        yield f"In {count} the base predicts people's responses better than its post-trained checkpoint ({mean})."
+    elif negative > positive:
+        count = f"{negative} of {n} {pairs}"
+        yield f"In {count} the post-trained checkpoint predicts people's responses better than its base ({mean})."
     else:
-        told = f"Base and post-trained checkpoints predict people better equally often, {worse} to {better} of {n}"
-    yield f"{told} {_s(n, 'pair')} (mean d = {two_digits(_mean(d))})."
+        both = f"the base predicts people's responses better in {positive}, the post-trained checkpoint in {negative}"
+        yield f"Of {n} {pairs}, {both} ({mean})."
 
 
 def _stages(found: Findings, condition: str) -> Iterator[str]:
     rows = _under(found.by_stage, condition).sort("d", descending=True, maintain_order=True)
     if rows.is_empty():
         return
-    told = ", ".join(
+    means = ", ".join(
         f"{stage.replace('_', ' ')} {_with_error(d, se)}"
         for stage, d, se in rows.select("stage", "d", "se").iter_rows()
     )
-    yield f"Misalignment by stage (mean d ± standard error over studies): {told}."
+    yield f"Misalignment by stage (mean d ± standard error over studies): {means}."
 
 
 def _generations(found: Findings, condition: str) -> Iterator[str]:
@@ -81,59 +80,61 @@ def _generations(found: Findings, condition: str) -> Iterator[str]:
             rows.select("family", "generation", "d", "se").iter_rows()
         )
         change = round(after, 2) - round(before, 2)
-        way = "grows" if change > 0 else "shrinks" if change < 0 else "stays the same,"
+        verb = "rises" if change > 0 else "falls" if change < 0 else "does not change,"
         start, *_, end = (_with_error(d, se) for _, _, d, se in steps)
-        told = f"From {first} to {last} misalignment {way} from {start} to {end}"
+        sentence = f"From {first} to {last}, mean d {verb} from {start} to {end}"
         if between:
-            told += f", by way of {', '.join(f'{name} {two_digits(d)}' for _, name, d, _ in between)}"
+            sentence += f" (between them: {', '.join(f'{name} {two_decimals(d)}' for _, name, d, _ in between)})"
         if stages[family, first] != stages[family, last]:
-            told += ", though not with the same stages"
-        yield f"{told}."
+            sentence += "; the stages of their pairs differ"
+        yield f"{sentence}."
 
 
 def _best(found: Findings, condition: str) -> Iterator[str]:
     rows = _under(found.by_checkpoint, condition)
-    special = pl.col("stage").is_null() & pl.col("size_b").is_null()
-    lines, compared = rows.filter(special), rows.filter(~special)
+    reference = pl.col("stage").is_null() & pl.col("size_b").is_null()
+    references, compared = rows.filter(reference), rows.filter(~reference)
     if compared.is_empty():
-        lines, compared = compared, rows
+        references, compared = compared, rows
     n_studies = _under(found.by_study, condition)["study"].n_unique()
-    whole = compared.filter(pl.col("n_studies") == n_studies)
-    if compared.height > 1 and whole.is_empty():
-        yield f"No checkpoint is scored on all {n_studies} studies, so none is called the best."
+    complete = compared.filter(pl.col("n_studies") == n_studies)
+    if compared.height > 1 and complete.is_empty():
+        yield f"No checkpoint has a mean NLL in all {n_studies} studies, so checkpoints are not ranked."
         return
     if compared.is_empty():
         yield "No response is scored."
         return
-    best = whole.sort("nll", maintain_order=True).row(0, named=True) if whole.height else compared.row(0, named=True)
-    numbers = f"{two_digits(best['nll'])} nats per response"
+    best = (
+        complete.sort("nll", maintain_order=True).row(0, named=True) if complete.height else compared.row(0, named=True)
+    )
+    numbers = f"{two_decimals(best['nll'])} nats per response"
     if best["accuracy"] is not None:
-        numbers += f", accuracy {two_digits(best['accuracy'])}"
-    others = "; ".join(f"{name} {two_digits(nll)}" for name, nll in lines.select("id", "nll").iter_rows())
-    told = f"{numbers} (for comparison: {others})" if others else numbers
+        numbers += f", accuracy {two_decimals(best['accuracy'])}"
+    others = "; ".join(f"{name} {two_decimals(nll)}" for name, nll in references.select("id", "nll").iter_rows())
+    result = f"{numbers} (for comparison: {others})" if others else numbers
     if compared.height == 1:
-        yield f"{best['id']}: {told}."
+        yield f"{best['id']}: {result}."
     else:
-        which = f"{whole.height} checkpoints" + (
-            f" scored on all {n_studies} studies" if whole.height < compared.height else ""
+        which = f"{complete.height} checkpoints" + (
+            f" scored on all {n_studies} studies" if complete.height < compared.height else ""
         )
-        yield f"Of {which}, {best['id']} predicts people best: {told}."
+        yield f"Of {which}, {best['id']} has the lowest NLL: {result}."
 
 
 def _other_conditions(found: Findings, main: str) -> Iterator[str]:
     for condition in found.conditions:
         d = _under(found.misalignment, condition)["d"]
         if condition != main and not d.is_empty():
-            over = f"{len(d)} {_s(len(d), 'pair')}"
-            yield f"Under the condition {condition}: mean d = {two_digits(_mean(d))} over {over}."
+            over = f"{len(d)} {_plural(len(d), 'pair')}"
+            yield f"Under the condition {condition}: mean d = {two_decimals(_mean(d))} over {over}."
 
 
 def _coverage(found: Findings, condition: str) -> Iterator[str]:
     sums = _under(found.coverage, condition).sum()
-    asked, scored = int(sums["responses"][0]), int(sums["scored"][0])
-    lost = [f"{sums[status.value][0]:,} {text}" for status, text in _NOT_SCORED.items() if sums[status.value][0]]
-    what = f"{scored:,} of {asked:,} responses, counted once for each checkpoint, are scored"
-    yield f"{what}; not scored: {', '.join(lost)}." if lost else f"{what}."
+    n_responses, scored = int(sums["responses"][0]), int(sums["scored"][0])
+    not_scored = [f"{sums[status.value][0]:,} {text}" for status, text in _NOT_SCORED.items() if sums[status.value][0]]
+    what = f"{scored:,} of {n_responses:,} responses, counted once for each checkpoint, are scored"
+    yield f"{what}; not scored: {', '.join(not_scored)}." if not_scored else f"{what}."
 
 
 def _under(table: pl.DataFrame, condition: str) -> pl.DataFrame:
@@ -145,8 +146,8 @@ def _mean(values: pl.Series) -> float:
 
 
 def _with_error(d: float, se: float | None) -> str:
-    return two_digits(d) if se is None else f"{two_digits(d)} ± {two_digits(se)}"
+    return two_decimals(d) if se is None else f"{two_decimals(d)} ± {two_decimals(se)}"
 
 
-def _s(n: int, noun: str) -> str:
+def _plural(n: int, noun: str) -> str:
     return noun if n == 1 else f"{noun}s"

@@ -1,7 +1,7 @@
-"""Figures: what post-training did, as Cohen's d of post-trained checkpoints against their bases.
+"""Figures of misalignment: Cohen's d of post-trained checkpoints against their bases.
 
-Means with their standard errors stand in front, the single pairs behind them. Zero is as human-like as the base. These
-functions choose a layout and nothing else: every number is in `Findings`.
+Means with their standard errors are drawn in front of the single pairs. At zero, a checkpoint predicts people as well
+as its base. Layout only: every number is in `Findings`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psych_ray.report.nll_figure import empty_figure, stage_legend
-from psych_ray.report.style import COLUMN_MM, FAINT, GRID, INK, MINUS, PAGE_MM, inches, look, shortened, two_digits
+from psych_ray.report.style import (
+    COLUMN_MM,
+    FAINT,
+    GRID,
+    INK,
+    MINUS,
+    PAGE_MM,
+    inches,
+    shorten,
+    stage_style,
+    two_decimals,
+)
 from psych_ray.study import Findings
 
 _AXIS = "Misalignment (Cohen's d, post-trained minus base)"
@@ -23,8 +34,8 @@ _LETTER_MM = 1.45
 
 
 def by_stage(found: Findings) -> Figure:
-    """A row a stage: the mean over its pairs with the standard error over studies, and the pairs."""
-    stages, pairs = found.main(found.by_stage), found.main(found.misalignment)
+    """One row per stage: the mean over its pairs with the standard error over studies, and the pairs."""
+    stages, pairs = found.in_main_condition(found.by_stage), found.in_main_condition(found.misalignment)
     if not stages.height:
         return empty_figure(_NO_PAIR)
     figure = Figure(figsize=(inches(COLUMN_MM), inches(24 + 10 * stages.height)), layout="constrained")
@@ -33,10 +44,10 @@ def by_stage(found: Findings) -> Figure:
     for at, (stage, d, se, n_pairs) in enumerate(stages.select("stage", "d", "se", "n_pairs").iter_rows()):
         if n_pairs > 1:
             single = pairs.filter(pl.col("stage") == stage)["d"].sort().to_list()
-            _pairs(ax, single, [at - 0.14 - 0.26 * place for place in _spread(n_pairs)], stage)
-        _mean(ax, d, at, stage, xerr=se)
-        _beside(ax, at, two_digits(d).replace("-", MINUS))
-        labels.append(f"{look(stage).label}\n{n_pairs} {'pair' if n_pairs == 1 else 'pairs'}")
+            _draw_pairs(ax, single, [at - 0.14 - 0.26 * offset for offset in _offsets(n_pairs)], stage)
+        _draw_mean(ax, d, at, stage, xerr=se)
+        _label_value(ax, at, two_decimals(d).replace("-", MINUS))
+        labels.append(f"{stage_style(stage).label}\n{n_pairs} {'pair' if n_pairs == 1 else 'pairs'}")
     ax.set_yticks(range(stages.height), labels)
     ax.set_ylim(stages.height - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
@@ -45,13 +56,13 @@ def by_stage(found: Findings) -> Figure:
     ax.grid(axis="x", color=GRID, linewidth=0.6)
     ax.set_xlabel(_AXIS)
     _include_zero(ax, "x")
-    _directions(ax)
+    _label_directions(ax)
     return figure
 
 
 def by_generation(found: Findings) -> Figure:
-    """Generations from left to right, a line a stage within a family."""
-    means, pairs = found.main(found.by_stage_and_generation), found.main(found.misalignment)
+    """Generations from left to right, one line per stage within a family."""
+    means, pairs = found.in_main_condition(found.by_stage_and_generation), found.in_main_condition(found.misalignment)
     if not means.height:
         return empty_figure(_NO_PAIR)
     names = list(means.select("family", "generation").unique(maintain_order=True).iter_rows())
@@ -60,36 +71,36 @@ def by_generation(found: Findings) -> Figure:
     figure = Figure(figsize=(inches(width), inches(70)), layout="constrained")
     ax = figure.subplots()
     step = min(0.14, 0.8 / len(stages))
-    for place, stage in enumerate(stages):
-        shift = step * (place - (len(stages) - 1) / 2)
-        how = look(stage)
+    for index, stage in enumerate(stages):
+        shift = step * (index - (len(stages) - 1) / 2)
+        style = stage_style(stage)
         for family in dict(names):
             own = means.filter(pl.col("stage") == stage, pl.col("family") == family)
             at = [names.index((family, generation)) + shift for generation in own["generation"]]
-            ax.plot(at, own["d"], color=how.colour, linewidth=1, zorder=3)
+            ax.plot(at, own["d"], color=style.colour, linewidth=1, zorder=3)
             for x, d, se in zip(at, own["d"], own["se"], strict=True):
-                _mean(ax, x, d, stage, yerr=se)
+                _draw_mean(ax, x, d, stage, yerr=se)
         several = means.filter(pl.col("stage") == stage, pl.col("n_pairs") > 1)
         single = pairs.join(several, on=["family", "generation", "stage"], how="semi")
         at = [names.index(name) + shift - 0.35 * step for name in single.select("family", "generation").iter_rows()]
-        _pairs(ax, at, single["d"].to_list(), stage)
+        _draw_pairs(ax, at, single["d"].to_list(), stage)
     _generation_axis(ax, names, width)
     stage_legend(figure, stages)
     return figure
 
 
-def _mean(
+def _draw_mean(
     ax: Axes, x: float, y: float, stage: str | None, *, xerr: float | None = None, yerr: float | None = None
 ) -> None:
-    how = look(stage)
+    style = stage_style(stage)
     ax.errorbar(
         x,
         y,
         xerr=xerr,
         yerr=yerr,
-        color=how.colour,
-        marker=how.marker,
-        markersize=5.4 * how.scale,
+        color=style.colour,
+        marker=style.marker,
+        markersize=5.4 * style.scale,
         markeredgecolor="white",
         markeredgewidth=0.5,
         elinewidth=1.1,
@@ -99,22 +110,22 @@ def _mean(
     )
 
 
-def _pairs(ax: Axes, x: Sequence[float], y: Sequence[float], stage: str | None) -> None:
-    how = look(stage)
+def _draw_pairs(ax: Axes, x: Sequence[float], y: Sequence[float], stage: str | None) -> None:
+    style = stage_style(stage)
     ax.plot(
         x,
         y,
         linestyle="none",
-        color=how.colour,
+        color=style.colour,
         alpha=0.45,
-        marker=how.marker,
-        markersize=3 * how.scale,
+        marker=style.marker,
+        markersize=3 * style.scale,
         markeredgewidth=0,
         zorder=2,
     )
 
 
-def _beside(ax: Axes, y: float, text: str) -> None:
+def _label_value(ax: Axes, y: float, text: str) -> None:
     ax.annotate(
         text,
         xy=(1, y),
@@ -126,13 +137,13 @@ def _beside(ax: Axes, y: float, text: str) -> None:
     )
 
 
-def _spread(n: int) -> Sequence[float]:
-    """`n` places from 0 to 1, evenly filled, and neighbours never side by side."""
-    return [at * _GOLDEN % 1 for at in range(n)]
+def _offsets(n: int) -> Sequence[float]:
+    """`n` offsets between 0 and 1, evenly distributed, with consecutive ones far apart."""
+    return [index * _GOLDEN % 1 for index in range(n)]
 
 
 def _generation_axis(ax: Axes, names: list[tuple[str, str]], width_mm: float) -> None:
-    labels = [shortened(family if generation == "unknown" else generation, 16) for family, generation in names]
+    labels = [shorten(family if generation == "unknown" else generation, 16) for family, generation in names]
     crowded = len(labels) * (max(map(len, labels)) + 1) * _LETTER_MM > 0.82 * width_mm
     ax.set_xticks(range(len(names)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     ax.set_xlim(-0.5, len(names) - 0.5)
@@ -155,8 +166,8 @@ def _include_zero(ax: Axes, axis: str) -> None:
         ax.set_ylim(limits)
 
 
-def _directions(ax: Axes) -> None:
-    for text, side, at in (("worse than its base →", "left", 3), ("← better", "right", -3)):
+def _label_directions(ax: Axes) -> None:
+    for text, side, at in (("higher NLL than its base →", "left", 3), ("← lower NLL", "right", -3)):
         ax.annotate(
             text,
             xy=(0, 1),

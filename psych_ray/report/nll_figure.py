@@ -1,7 +1,7 @@
-"""Figure: how well checkpoints predict people, against their size; a panel a generation, a line a stage.
+"""Figure of NLL against size: one panel per generation, one line per stage.
 
-A checkpoint with neither stage nor size, such as the simulator of demo data, is a dashed line across all panels. What
-is drawn and what is not is decided here alone (`drawn_at_size`, `references`), so that captions can tell it.
+A checkpoint with neither stage nor size, such as the simulator of the demo data, is a dashed line across all panels.
+`sized_checkpoints` and `reference_checkpoints` decide what is in the figure, for the caption too.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from psych_ray.report.style import (
     FAINT,
     GRID,
     INK,
-    LOOKS,
     MIDDLE_MM,
     PAGE_MM,
+    STAGE_STYLES,
     inches,
-    look,
-    shortened,
+    shorten,
     size_label,
+    stage_style,
 )
 from psych_ray.study import Findings
 
-MOST_REFERENCES = 5
+MAX_REFERENCES = 5
 _COLUMNS = 4
 
 
-def drawn_at_size(found: Findings) -> pl.DataFrame:
-    """Rows of `by_checkpoint` that have a place on the size axis, under the condition that figures show."""
-    return found.main(found.by_checkpoint).filter(pl.col("size_b") > 0)
+def sized_checkpoints(found: Findings) -> pl.DataFrame:
+    """Rows of `by_checkpoint` with a size, in the main condition."""
+    return found.in_main_condition(found.by_checkpoint).filter(pl.col("size_b") > 0)
 
 
-def references(found: Findings) -> pl.DataFrame:
-    """Rows of `by_checkpoint` that are drawn as dashed lines: no stage, no size; the best few."""
+def reference_checkpoints(found: Findings) -> pl.DataFrame:
+    """Rows of `by_checkpoint` without stage and size, in the main condition: the `MAX_REFERENCES` of lowest NLL."""
     return (
-        found.main(found.by_checkpoint)
+        found.in_main_condition(found.by_checkpoint)
         .filter(pl.col("size_b").is_null(), pl.col("stage").is_null())
         .sort("nll")
-        .head(MOST_REFERENCES)
+        .head(MAX_REFERENCES)
     )
 
 
 def nll_by_size(found: Findings) -> Figure:
-    """NLL in nats per response against parameters."""
-    rows, lines = drawn_at_size(found), references(found)
+    """NLL in nats per response against the number of parameters."""
+    rows, lines = sized_checkpoints(found), reference_checkpoints(found)
     panels = rows.partition_by("family", "generation", maintain_order=True) or ([rows] if lines.height else [])
     if not panels:
         return empty_figure("No checkpoint with a size has a scored response")
@@ -67,9 +67,9 @@ def nll_by_size(found: Findings) -> Figure:
         ax.set_visible(False)
     _size_axis(axes, rows, columns, len(panels))
     _y_axis(axes[0], rows, lines)
-    for at, ax in enumerate(axes[: len(panels)]):
-        last = at % columns == columns - 1 or at == len(panels) - 1
-        _dashed(ax, lines, labelled=last)
+    for index, ax in enumerate(axes[: len(panels)]):
+        last = index % columns == columns - 1 or index == len(panels) - 1
+        _draw_references(ax, lines, labelled=last)
     figure.supylabel("NLL (nats per response)", fontsize=7)
     if rows.height:
         figure.supxlabel("Parameters", fontsize=7)
@@ -78,7 +78,7 @@ def nll_by_size(found: Findings) -> Figure:
 
 
 def empty_figure(text: str) -> Figure:
-    """A figure that says why it shows nothing."""
+    """A figure without data, with the reason as text."""
     figure = Figure(figsize=(inches(COLUMN_MM), inches(30)), layout="constrained")
     figure.text(0.5, 0.5, text, ha="center", va="center", color=FAINT)
     return figure
@@ -86,15 +86,15 @@ def empty_figure(text: str) -> Figure:
 
 def stage_legend(figure: Figure, stages: list[str | None]) -> None:
     """One row above the panels, base first."""
-    order = list(LOOKS.values())
-    looks = sorted(
-        {look(stage) for stage in stages}, key=lambda each: order.index(each) if each in order else len(order)
+    order = list(STAGE_STYLES.values())
+    styles = sorted(
+        {stage_style(stage) for stage in stages}, key=lambda each: order.index(each) if each in order else len(order)
     )
     handles = [
         Line2D(
             [], [], color=each.colour, marker=each.marker, markersize=4.2 * each.scale, linewidth=1, label=each.label
         )
-        for each in looks
+        for each in styles
     ]
     if handles:
         columns = len(handles) if figure.get_figwidth() > 5 else min(len(handles), 4)
@@ -103,16 +103,16 @@ def stage_legend(figure: Figure, stages: list[str | None]) -> None:
 
 def _panel(ax: Axes, panel: pl.DataFrame) -> None:
     for (stage,), rows in panel.group_by(["stage"], maintain_order=True):
-        how = look(stage if isinstance(stage, str) else None)
-        path = rows.group_by("size_b").agg(pl.col("nll").mean()).sort("size_b")
-        ax.plot(path["size_b"], path["nll"], color=how.colour, linewidth=1, zorder=2)
+        style = stage_style(stage if isinstance(stage, str) else None)
+        line = rows.group_by("size_b").agg(pl.col("nll").mean()).sort("size_b")
+        ax.plot(line["size_b"], line["nll"], color=style.colour, linewidth=1, zorder=2)
         ax.plot(
             rows["size_b"],
             rows["nll"],
             linestyle="none",
-            marker=how.marker,
-            markersize=4.2 * how.scale,
-            markerfacecolor=how.colour,
+            marker=style.marker,
+            markersize=4.2 * style.scale,
+            markerfacecolor=style.colour,
             markeredgecolor="white",
             markeredgewidth=0.4,
             zorder=3,
@@ -120,7 +120,7 @@ def _panel(ax: Axes, panel: pl.DataFrame) -> None:
     if panel.height:
         generation, family = panel["generation"][0], panel["family"][0]
         name = family if generation == "unknown" else generation
-        ax.set_title("" if name == "unknown" else shortened(name), loc="left", fontweight="bold", color=INK)
+        ax.set_title("" if name == "unknown" else shorten(name), loc="left", fontweight="bold", color=INK)
     ax.grid(axis="y", color=GRID, linewidth=0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -133,17 +133,17 @@ def _size_axis(axes: list[Axes], rows: pl.DataFrame, columns: int, n_panels: int
         return
     least, most = float(rows["size_b"].min()), float(rows["size_b"].max())  # type: ignore[arg-type]
     low, high = least / 1.6, most * 1.6
-    for at, ax in enumerate(axes):
+    for index, ax in enumerate(axes):
         ax.set_xscale("log")
         ax.set_xlim(low, high)
         ax.xaxis.set_major_locator(FixedLocator(size_ticks(low, high)))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: size_label(size)))
-        ax.tick_params(axis="x", labelbottom=at + columns >= n_panels)
+        ax.tick_params(axis="x", labelbottom=index + columns >= n_panels)
 
 
 def size_ticks(low: float, high: float) -> list[float]:
-    """Round sizes in billions between `low` and `high`: as many steps in a decade as five labels allow."""
+    """Round sizes in billions between `low` and `high`: as many per decade as give at most five labels."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
@@ -162,7 +162,7 @@ def _y_axis(ax: Axes, rows: pl.DataFrame, lines: pl.DataFrame) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def _dashed(ax: Axes, lines: pl.DataFrame, *, labelled: bool) -> None:
+def _draw_references(ax: Axes, lines: pl.DataFrame, *, labelled: bool) -> None:
     for nll in lines["nll"]:
         ax.axhline(nll, color=FAINT, linewidth=0.9, linestyle=(0, (4, 2.5)), zorder=1)
     if not labelled:
@@ -170,9 +170,9 @@ def _dashed(ax: Axes, lines: pl.DataFrame, *, labelled: bool) -> None:
     low, high = ax.get_ylim()
     at = low
     for name, nll in lines.select("id", "nll").iter_rows():
-        at = max(nll, at + 0.055 * (high - low))  # labels keep clear of each other
+        at = max(nll, at + 0.055 * (high - low))  # labels must not overlap
         ax.annotate(
-            shortened(name),
+            shorten(name),
             xy=(1, at),
             xycoords=("axes fraction", "data"),
             xytext=(2, 0),

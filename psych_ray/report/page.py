@@ -1,7 +1,7 @@
-"""The page: one HTML file that opens from disk, with everything it needs inside.
+"""The page: one HTML file without references to other files, so that it opens from disk.
 
-Names of studies and checkpoints are data from elsewhere, so every value is escaped, figures are images in which
-nothing can run, and a content policy allows no script but ours and no request at all.
+Names of studies and checkpoints are untrusted data: every value is escaped, figures are images, which run no scripts,
+and a content security policy allows the page's own script and no requests.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup
 
-from psych_ray.report.figures import Drawn
+from psych_ray.report.figures import RenderedFigure
 from psych_ray.report.tables import checkpoint_ids, table, tables
 from psych_ray.study import Findings
 
 
 def render(
-    found: Findings, *, title: str, about: Mapping[str, str], headlines: Sequence[str], figures: Sequence[Drawn]
+    found: Findings,
+    *,
+    title: str,
+    about: Mapping[str, str],
+    headlines: Sequence[str],
+    figures: Sequence[RenderedFigure],
 ) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
@@ -32,15 +37,15 @@ def render(
         keep_trailing_newline=True,
     )
     script = _template("page.js")
-    left_out = table(found, "left_out", "left-out", "Left out", "", ids=checkpoint_ids(found))
+    skipped = table(found, "skipped", "skipped", "Skipped", "", ids=checkpoint_ids(found))
     return environment.get_template("page.html").render(
         title=title,
         headlines=headlines,
-        figures=[(figure, _embedded(figure.svg)) for figure in figures],
+        figures=[(figure, _data_uri(figure.svg)) for figure in figures],
         tables=tables(found),
-        left_out=left_out,
+        skipped=skipped,
         about=about,
-        style=Markup(_template("page.css")),  # noqa: S704  ours, and no data in it
+        style=Markup(_template("page.css")),  # noqa: S704  a file of this package, without data
         script=Markup(script),  # noqa: S704
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -50,5 +55,5 @@ def _template(name: str) -> str:
     return resources.files("psych_ray.report").joinpath("templates", name).read_text("utf-8")
 
 
-def _embedded(svg: bytes) -> str:
+def _data_uri(svg: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

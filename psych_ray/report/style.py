@@ -1,7 +1,7 @@
-"""How figures look: sizes of a journal column, one colour and marker for each stage, the text of numbers.
+"""Style of the figures: widths of journal columns, one colour and one marker per stage, numbers as text.
 
-A stage looks the same in every figure of every report. The colours are told apart by people with any common colour
-blindness, and each has a marker of its own for print without colour. No statistics here.
+A stage has the same style in every figure of every report. The colours are distinct with any common colour blindness,
+the markers also in print without colour.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ MINUS: Final = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a stage is drawn."""
+class StageStyle:
+    """Colour and marker of a stage."""
 
     label: str
     colour: str
     marker: str
     scale: float = 1.0
-    """Evens out markers of unlike area."""
+    """Factor of the marker's size, so that all markers appear equally large."""
 
 
-LOOKS: Final = {
-    "base": Look("base", "#333333", "o"),
-    "instruct": Look("instruct", "#0072B2", "s", 0.92),
-    "reasoning": Look("reasoning", "#D55E00", "^", 1.1),
-    "vision": Look("vision", "#009E73", "D", 0.86),
-    "vision_reasoning": Look("vision reasoning", "#CC79A7", "P", 1.1),
-    "code": Look("code", "#56B4E9", "v", 1.1),
-    "math": Look("math", "#E69F00", "X", 1.1),
-    "behavioural": Look("behavioural", "#882255", "*", 1.4),
+STAGE_STYLES: Final = {
+    "base": StageStyle("base", "#333333", "o"),
+    "instruct": StageStyle("instruct", "#0072B2", "s", 0.92),
+    "reasoning": StageStyle("reasoning", "#D55E00", "^", 1.1),
+    "vision": StageStyle("vision", "#009E73", "D", 0.86),
+    "vision_reasoning": StageStyle("vision reasoning", "#CC79A7", "P", 1.1),
+    "code": StageStyle("code", "#56B4E9", "v", 1.1),
+    "math": StageStyle("math", "#E69F00", "X", 1.1),
+    "behavioural": StageStyle("behavioural", "#882255", "*", 1.4),
 }
-_UNKNOWN: Final = Look("stage not known", FAINT, "p", 1.1)
+_UNKNOWN: Final = StageStyle("unknown stage", FAINT, "p", 1.1)
 
 RC: Final[dict[Any, Any]] = {
-    "font.family": ["DejaVu Sans"],  # ships with matplotlib: the same bytes on every machine
+    "font.family": ["DejaVu Sans"],  # included in matplotlib: the same bytes on every machine
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,
@@ -74,13 +74,13 @@ RC: Final[dict[Any, Any]] = {
 }
 
 
-def look(stage: str | None) -> Look:
-    """How `stage` is drawn; a stage that is not known is grey."""
-    return LOOKS.get(stage or "", _UNKNOWN)
+def stage_style(stage: str | None) -> StageStyle:
+    """The style of `stage`; grey where it is unknown."""
+    return STAGE_STYLES.get(stage or "", _UNKNOWN)
 
 
 def inches(millimetres: float) -> float:
-    """The unit of length that matplotlib takes."""
+    """Inches, matplotlib's unit of length."""
     return millimetres / 25.4
 
 
@@ -92,13 +92,13 @@ def size_label(size_b: float) -> str:
     raise ValueError(f"size {size_b}: must not be negative")
 
 
-def two_digits(value: float) -> str:
-    """`value` as figures and sentences write it, with no sign on a zero."""
+def two_decimals(value: float) -> str:
+    """`value` for figures and sentences, without a sign on zero."""
     return f"{value:z.2f}"
 
 
-def shortened(name: str, length: int = 24) -> str:
-    """`name` on one line, its middle left out where it is longer than `length`."""
+def shorten(name: str, length: int = 24) -> str:
+    """`name` on one line; in one longer than `length`, an ellipsis replaces the middle."""
     line = " ".join(name.split())
     if len(line) <= length:
         return line

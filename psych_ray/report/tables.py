@@ -1,7 +1,7 @@
-"""Tables of the page: which there are, what their columns are called, and how a number is written.
+"""The tables of the page: their titles, column labels and number formats.
 
-A cell is text and, apart from it, the value that sorting goes by. Escaping is the template's; the files under tables/
-hold every row and digit, a page only as many as one can read.
+A cell has a text and a value to sort by. The template escapes both. The CSV files under tables/ have all rows and
+digits, the page at most `MAX_ROWS` rows.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import polars as pl
 from psych_ray.report.style import MINUS, size_label
 from psych_ray.study import Findings
 
-MOST_ROWS = 1_000
-MOST_WIDE = 12
-"""Checkpoints that stand side by side in the tables by study."""
+MAX_ROWS = 1_000
+MAX_CHECKPOINT_COLUMNS = 12
+"""With more, the table by study has one row per checkpoint and study instead of one column per checkpoint."""
 
 _LABELS: Mapping[str, str] = {
     "checkpoint": "Checkpoint",
@@ -53,29 +53,29 @@ _LABELS: Mapping[str, str] = {
 }
 _CHECKPOINTS = ("checkpoint", "post", "base")
 
-# File, and with it the field of Findings; anchor; title; note.
+# Field of Findings, and name of the CSV file; anchor; title; note.
 _SUMMARIES = (
     ("by_checkpoint", "checkpoints", "Checkpoints", "Mean over the responses of a study, then over studies."),
     ("misalignment", "pairs", "Pairs", "Each post-trained checkpoint against its base: mean over studies."),
     ("by_stage", "stages", "Stages", "Mean over pairs; the standard error is over studies."),
-    ("by_generation", "generations", "Generations", "Mean over pairs, whatever their stage."),
+    ("by_generation", "generations", "Generations", "Mean over the pairs of all stages."),
     ("by_stage_and_generation", "generations-stages", "Generations and stages", "Mean over pairs."),
 )
 _DETAILS = (
     ("misalignment_by_study", "pairs-studies", "Pairs by study", "Over the responses scored in both."),
-    ("coverage", "coverage", "Coverage", "What became of every response."),
+    ("coverage", "coverage", "Coverage", "Number of responses by status."),
 )
 _COLUMNS: Mapping[str, str] = {
     "by_checkpoint": "id stage size_b condition nll accuracy n_studies n_responses family generation base",
     "misalignment": "post base condition d se n_studies stage size_b family generation",
     "misalignment_by_study": "post base condition study d nll_post nll_base n_responses only_post only_base",
 }
-"""What the page shows of a table, the numbers before what explains them; of others, all."""
+"""Columns of a table on the page, in order; tables that are not in here have all of theirs."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """Head of a column."""
+    """Header of a column."""
 
     label: str
     numeric: bool
@@ -83,7 +83,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, and what sorting goes by; both empty where there is nothing."""
+    """Text, and the value to sort by; both empty for null."""
 
     text: str
     sort: str
@@ -98,31 +98,31 @@ class Table:
     title: str
     note: str
     file: str
-    """Where all of it stands, relative to the page."""
+    """CSV file with all rows, relative to the page."""
     columns: list[Column]
     rows: list[list[Cell]]
     n_rows: int
-    """More than `rows` where the page does not show all."""
+    """Of the CSV file; `rows` may be fewer."""
 
 
 def tables(found: Findings) -> list[Table]:
-    """The tables of the page in their order; one without rows is not shown."""
+    """The tables of the page in order, without empty ones."""
     ids = checkpoint_ids(found)
-    told = [
+    all_tables = [
         *(table(found, *each, ids=ids) for each in _SUMMARIES),
         *_by_study(found, ids),
         *(table(found, *each, ids=ids) for each in _DETAILS),
     ]
-    return [each for each in told if each.rows]
+    return [each for each in all_tables if each.rows]
 
 
 def checkpoint_ids(found: Findings) -> Mapping[str, str]:
-    """Slug to id, of the checkpoints that have means."""
+    """Id by slug, of the checkpoints that have means."""
     return dict(found.by_checkpoint.select("checkpoint", "id").iter_rows())
 
 
 def table(found: Findings, file: str, key: str, title: str, note: str, *, ids: Mapping[str, str]) -> Table:
-    """A table of `found` for the page, under its name there."""
+    """The field `file` of `found` as a table of the page."""
     frame: pl.DataFrame = getattr(found, file)
     shown = frame.select(_COLUMNS[file].split()) if file in _COLUMNS else frame
     return _table(shown, file, key, title, note, ids, _LABELS)
@@ -137,13 +137,13 @@ def _table(
     ids: Mapping[str, str],
     labels: Mapping[str, str],
 ) -> Table:
-    """`frame` with checkpoints by their id, and without columns that say nothing."""
-    silent = [name for name in frame.columns if frame.height and frame[name].null_count() == frame.height]
+    """`frame` with the ids of checkpoints, without columns that are null or a condition that is always the same."""
+    hidden = [name for name in frame.columns if frame.height and frame[name].null_count() == frame.height]
     if "condition" in frame.columns and frame["condition"].n_unique() == 1:
-        silent.append("condition")
-    shown = frame.drop(set(silent))
+        hidden.append("condition")
+    shown = frame.drop(set(hidden))
     named = [name for name in _CHECKPOINTS if name in shown.columns]
-    head = shown.head(MOST_ROWS).with_columns(pl.col(named).replace(dict(ids)))
+    head = shown.head(MAX_ROWS).with_columns(pl.col(named).replace(dict(ids)))
     return Table(
         key=key,
         title=title,
@@ -157,13 +157,17 @@ def _table(
 
 def _by_study(found: Findings, ids: Mapping[str, str]) -> Iterator[Table]:
     slugs = found.by_study["checkpoint"].unique(maintain_order=True).to_list()
-    if len(slugs) > MOST_WIDE:
+    if len(slugs) > MAX_CHECKPOINT_COLUMNS:
         note = "Mean over the scored responses of each study."
         yield table(found, "by_study", "studies", "Studies", note, ids=ids)
         return
     for value, title, note in (
         ("nll", "NLL by study", "Nats per response, mean over the scored responses; lower is better."),
-        ("accuracy", "Accuracy by study", "Part of the scored responses whose every token is the most probable one."),
+        (
+            "accuracy",
+            "Accuracy by study",
+            "Fraction of the scored responses of which every token is the most probable one.",
+        ),
     ):
         labels = {**_LABELS, **{f"{value} {slug}": ids.get(slug, slug) for slug in slugs}}
         yield _table(_wide(found.by_study, value), "by_study", f"studies-{value}", title, note, ids, labels)

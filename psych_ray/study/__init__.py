@@ -1,8 +1,8 @@
 """From tables to statistics, with polars.
 
-What the responses of a sweep say about its checkpoints: how well each predicts people, and what post-training did to
-that. This room knows the columns of the tables and the facts of the checkpoints, not where either lies, and nothing of
-how a number will be shown.
+How well each checkpoint of a sweep predicts people, and how that differs between a post-trained checkpoint and its
+base. Takes a lazy frame of responses and the facts of the checkpoints; does not import torch or Ray, reads no paths and
+does not round.
 """
 
 from psych_ray.study.findings import Findings, findings

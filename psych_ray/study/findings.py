@@ -1,7 +1,7 @@
-"""What was found: every statistic of a study as a table, made in one pass over the responses and a few small steps.
+"""All statistics of a study as tables, from one pass over the responses and a few small steps.
 
-It knows the order of the steps; the definitions stand beside their formulas in the modules that it calls. It refuses
-to know paths, figures and rounding: numbers leave here as float64, a missing one as null.
+The formulas are in the modules that this one calls. No paths, figures or rounding: numbers are float64, missing ones
+null.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ class Findings:
     """condition, family, generation, d (mean over pairs), se, n_pairs, n_studies."""
     by_stage_and_generation: pl.DataFrame
     """condition, family, generation, stage, d (mean over pairs), se, n_pairs, n_studies."""
-    left_out: pl.DataFrame
-    """checkpoint, condition, study, reason; condition or study is null where all of them are meant."""
+    skipped: pl.DataFrame
+    """checkpoint, condition, study, reason; a null condition or study means all of them."""
 
     @property
     def conditions(self) -> list[str]:
-        """Those that something was read under, plain first."""
+        """Conditions that have responses, plain first."""
         return self.coverage["condition"].unique(maintain_order=True).to_list()
 
     @property
     def main_condition(self) -> str | None:
-        """The condition that figures show: plain, or else the first; None: there is none."""
+        """The condition of the figures: plain, otherwise the first; None where there are no responses."""
         return next(iter(self.conditions), None)
 
-    def main(self, table: pl.DataFrame) -> pl.DataFrame:
-        """The rows of one of these tables that are under the main condition."""
+    def in_main_condition(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The rows of one of these tables in the main condition."""
         return table.filter(pl.col("condition") == pl.lit(self.main_condition, pl.String))
 
 
@@ -70,8 +70,8 @@ def findings(responses: pl.LazyFrame, checkpoints: Sequence[CheckpointFacts]) ->
     """Statistics of the scored responses of `checkpoints`; rows of other checkpoints are not read.
 
     `responses` has the columns of `results.schema.RESPONSES` and those of its partitions, checkpoint and condition.
-    It is read in one streaming pass, and again only where a checkpoint and its base do not have the same responses
-    scored. ValueError: two of `checkpoints` have the same slug.
+    It is read in one streaming pass, and again only where different responses are scored in a checkpoint and its base.
+    ValueError where two of `checkpoints` have the same slug.
     """
     facts = lineage.facts_table(checkpoints)
     responses = responses.filter(pl.col("checkpoint").is_in(facts["checkpoint"].to_list()))
@@ -81,7 +81,7 @@ def findings(responses: pl.LazyFrame, checkpoints: Sequence[CheckpointFacts]) ->
     tallied = lineage.ordered(tallied, facts)
     compared = lineage.ordered(compared, facts, checkpoint="post")
     by_pair = summaries.misalignment(compared, facts)
-    left_out = pl.concat([summaries.incomplete(tallied, facts), unpaired, not_compared])
+    skipped = pl.concat([summaries.incomplete(tallied, facts), unpaired, not_compared])
     return Findings(
         coverage=summaries.coverage(tallied),
         by_study=tallied.filter(pl.col("scored") > 0).select(
@@ -93,5 +93,5 @@ def findings(responses: pl.LazyFrame, checkpoints: Sequence[CheckpointFacts]) ->
         by_stage=lineage.stages_ordered(summaries.mean_over_pairs(by_pair, compared, ["stage"])),
         by_generation=summaries.mean_over_pairs(by_pair, compared, ["family", "generation"]),
         by_stage_and_generation=summaries.mean_over_pairs(by_pair, compared, ["family", "generation", "stage"]),
-        left_out=left_out,
+        skipped=skipped,
     )

@@ -1,7 +1,6 @@
-"""Which checkpoint descends from which, and the order in which they are told.
+"""The pairs of a post-trained checkpoint and its base, and the order of checkpoints in every table.
 
-A pair is a post-trained checkpoint and the base that it names. This module reads facts of checkpoints only; it refuses
-to know a single response.
+Uses the facts of checkpoints only, no responses.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import polars as pl
 from psych_ray.config import Stage
 from psych_ray.results.schema import CheckpointFacts
 
-LEFT_OUT = {"checkpoint": pl.String, "condition": pl.String, "study": pl.String, "reason": pl.String}
+SKIPPED = {"checkpoint": pl.String, "condition": pl.String, "study": pl.String, "reason": pl.String}
 FACTS = {
     "checkpoint": pl.String,
     "id": pl.String,
@@ -28,10 +27,10 @@ _STAGES = [stage.value for stage in Stage]
 
 
 def facts_table(checkpoints: Sequence[CheckpointFacts]) -> pl.DataFrame:
-    """The facts that statistics need, a row a checkpoint, in the order of every table. ValueError: a slug twice."""
+    """The facts that statistics need, one row per checkpoint, in order. ValueError where a slug occurs twice."""
     slugs = [facts.slug for facts in checkpoints]
     if twice := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
-        raise ValueError(f"two checkpoints are called {twice[0]}")
+        raise ValueError(f"two checkpoints have the slug {twice[0]}")
     rows = [
         (facts.slug, facts.id, facts.family, facts.generation, facts.size_b, facts.stage, facts.base)
         for facts in sorted(checkpoints, key=_rank)
@@ -40,7 +39,7 @@ def facts_table(checkpoints: Sequence[CheckpointFacts]) -> pl.DataFrame:
 
 
 def pairs_table(checkpoints: Sequence[CheckpointFacts]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(post, base) of every post-trained checkpoint whose base is there, and a line for each that has none."""
+    """(post, base) of each post-trained checkpoint whose base is present, and for each other one a row of `SKIPPED`."""
     slugs = {facts.slug for facts in checkpoints}
     pairs: list[tuple[str, str]] = []
     unpaired: list[tuple[str, None, None, str]] = []
@@ -49,16 +48,16 @@ def pairs_table(checkpoints: Sequence[CheckpointFacts]) -> tuple[pl.DataFrame, p
             continue
         if facts.stage is None:
             if facts.base is not None:
-                unpaired.append((facts.slug, None, None, "its stage is not known, so it is compared with no base"))
+                unpaired.append((facts.slug, None, None, "its stage is unknown, so it is not compared with its base"))
         elif facts.base is None:
-            unpaired.append((facts.slug, None, None, "it names no base to be compared with"))
+            unpaired.append((facts.slug, None, None, "its base is unknown"))
         elif facts.base not in slugs:
             unpaired.append((facts.slug, None, None, f"its base {facts.base} is not in the tables"))
         else:
             pairs.append((facts.slug, facts.base))
     return (
         pl.DataFrame(pairs, schema={"post": pl.String, "base": pl.String}, orient="row"),
-        pl.DataFrame(unpaired, schema=LEFT_OUT, orient="row"),
+        pl.DataFrame(unpaired, schema=SKIPPED, orient="row"),
     )
 
 
@@ -73,9 +72,9 @@ def ordered(table: pl.DataFrame, facts: pl.DataFrame, *, checkpoint: str = "chec
 
 
 def stages_ordered(table: pl.DataFrame) -> pl.DataFrame:
-    """Rows of each condition in the order of the stages; the conditions stay as they stand."""
-    place = pl.col("stage").replace_strict(_STAGES, range(len(_STAGES)), default=len(_STAGES), return_dtype=pl.Int64)
-    return table.sort(pl.col("condition") != "plain", "condition", place, "stage")
+    """Rows by condition (plain first), then stage in the order of `Stage`."""
+    rank = pl.col("stage").replace_strict(_STAGES, range(len(_STAGES)), default=len(_STAGES), return_dtype=pl.Int64)
+    return table.sort(pl.col("condition") != "plain", "condition", rank, "stage")
 
 
 def _rank(facts: CheckpointFacts) -> tuple[object, ...]:

@@ -1,21 +1,20 @@
-"""Means over studies and over pairs: the small tables that a reader looks at.
+"""Means over studies and over pairs.
 
-Every function takes the tally or the comparison of studies and keeps its order of rows. It refuses to know single
-responses.
+Every function takes the tally or the comparison by study and keeps its order of rows. No single responses.
 """
 
 from __future__ import annotations
 
 import polars as pl
 
-from psych_ray.study.lineage import FACTS, LEFT_OUT
+from psych_ray.study.lineage import FACTS, SKIPPED
 from psych_ray.transcripts.status import Status
 
 _STANDARD_ERROR = pl.col("d").std(ddof=1) / pl.len().sqrt()
 
 
 def coverage(tallied: pl.DataFrame) -> pl.DataFrame:
-    """What became of the responses of each checkpoint under each condition."""
+    """Responses of each checkpoint and condition, by status."""
     counts = ["transcripts", "responses", *(status.value for status in Status)]
     return tallied.group_by("checkpoint", "condition", maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("studies"), pl.col(counts).sum()
@@ -23,7 +22,7 @@ def coverage(tallied: pl.DataFrame) -> pl.DataFrame:
 
 
 def by_checkpoint(tallied: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
-    """How well each checkpoint predicts people: mean over a study's responses, then over studies."""
+    """NLL and accuracy of each checkpoint: mean over the responses of a study, then over studies."""
     usable = tallied.filter(pl.col("nll").is_not_null())
     means = usable.group_by("checkpoint", "condition", maintain_order=True).agg(
         pl.col("nll", "accuracy").mean(),
@@ -36,7 +35,7 @@ def by_checkpoint(tallied: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
 
 
 def misalignment(compared: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
-    """Mean d over the studies of each pair, with its standard error over studies (null: only one study)."""
+    """Mean d over the studies of each pair, with its standard error over studies, null for one study."""
     means = compared.group_by("post", "base", "condition", maintain_order=True).agg(
         pl.col("d").mean(), _STANDARD_ERROR.alias("se"), pl.len().cast(pl.Int64).alias("n_studies")
     )
@@ -49,8 +48,8 @@ def misalignment(compared: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
 def mean_over_pairs(by_pair: pl.DataFrame, compared: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     """Mean d over the pairs that share `by`.
 
-    The standard error is over studies, because the pairs read the same ones: the sample sd over studies of the pairs'
-    mean d in a study, over the square root of their number.
+    The standard error is over studies, because the pairs share them: the sample sd over studies of the pairs' mean d
+    in a study, divided by the square root of the number of studies.
     """
     groups = ["condition", *by]
     means = by_pair.group_by(groups, maintain_order=True).agg(
@@ -68,24 +67,24 @@ def mean_over_pairs(by_pair: pl.DataFrame, compared: pl.DataFrame, by: list[str]
 
 
 def incomplete(tallied: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
-    """A line for each checkpoint without rows, and for each study that is missing from a checkpoint's own means."""
+    """A row for each checkpoint without responses, and for each study that is missing from a checkpoint's means."""
     absent = facts.join(tallied, on="checkpoint", how="anti", maintain_order="left").select(
         "checkpoint",
         pl.lit(None, pl.String).alias("condition"),
         pl.lit(None, pl.String).alias("study"),
         pl.lit("it has no responses").alias("reason"),
     )
-    readings = tallied.select("checkpoint", "condition").unique(maintain_order=True)
+    tasks = tallied.select("checkpoint", "condition").unique(maintain_order=True)
     studies = tallied.select("condition", "study").unique(maintain_order=True)
-    expected = readings.join(studies, on="condition", maintain_order="left_right")
+    expected = tasks.join(studies, on="condition", maintain_order="left_right")
     rows = expected.join(tallied, on=["checkpoint", "condition", "study"], how="left", maintain_order="left")
     gaps = rows.with_columns(
         pl.when(pl.col("scored").is_null())
-        .then(pl.lit("it has no responses of this study, others do: its means are over fewer studies"))
+        .then(pl.lit("it has no responses of this study, other checkpoints do: its means are over fewer studies"))
         .when(pl.col("scored") == 0)
         .then(pl.format("none of its {} responses is scored: not in its means", "responses"))
         .when(pl.col("n_finite") < pl.col("scored"))
         .then(pl.format("{} of its NLLs are not finite: not in its means", pl.col("scored") - pl.col("n_finite")))
         .alias("reason")
     ).filter(pl.col("reason").is_not_null())
-    return pl.concat([absent, gaps.select(*LEFT_OUT)])
+    return pl.concat([absent, gaps.select(*SKIPPED)])

@@ -1,7 +1,7 @@
-"""Who is told how a sweep goes: the terminal and Weights & Biases.
+"""Progress of a sweep in the terminal and in Weights & Biases.
 
-`open_tracker` is the door; what a tracker is told stands in `base`. Nothing here decides anything about the sweep,
-and no failure in here reaches it. Importing this package loads neither rich nor wandb.
+`open_tracker` makes the tracker, `events` has what it receives. Decides nothing about the sweep, and no failure in
+this package reaches it. Importing it loads neither rich nor wandb.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def open_tracker(config: Config, *, console: Console | None = None) -> TrackerGroup:
     """The terminal (`console`, by default stderr) and, for tracking.kind=wandb, Weights & Biases.
 
-    The result keeps the contract of `base.Tracker`: it neither raises nor stalls its caller.
+    The result is an `events.Tracker`: it neither raises nor delays its caller.
     """
     from psych_ray.tracking.group import open_group
 

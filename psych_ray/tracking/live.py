@@ -1,8 +1,6 @@
-"""The live view: what the terminal shows of a sweep's progress at one moment. It only draws; who draws when, and what
-is printed above it, is the console's business.
+"""The live view: a sweep's progress at one moment as at most `height` lines, whatever the number of checkpoints.
 
-Whatever the number of checkpoints, it has at most `height` lines: the running tasks that fit get a bar, the others are
-counted.
+The running tasks that fit have a bar, the others are counted. When it is drawn is decided in `console`.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from psych_ray.tracking import wording
+from psych_ray.tracking import text
 from psych_ray.tracking.progress import SweepProgress, TaskProgress
 
 _FIXED_LINES = 2
@@ -21,41 +19,38 @@ _LOADING_NAMES = 3
 
 def draw(progress: SweepProgress, *, at: float, width: int, height: int) -> RenderableType:
     """Overall line, a bar per running task, and a line that counts the rest."""
-    room = max(0, height - _FIXED_LINES)
     running = progress.running
-    shown = running[:room]
-    names = min(width // 3, max((len(wording.name_of(task)) for task in shown), default=0))
-    overall = _grid(width, names)
+    shown = running[: max(0, height - _FIXED_LINES)]
+    name_width = min(width // 3, max((len(text.task_name(task)) for task in shown), default=0))
+    overall = _grid(width, name_width)
     overall.add_row(
-        _text("all", style="bold"),
-        _bar(progress.responses, progress.responses_planned, width),
-        _text(wording.overall(progress, at)),
+        _line("all", style="bold"),
+        _bar(progress.responses_committed, progress.responses, width),
+        _line(text.overall(progress, at)),
     )
     lines: list[RenderableType] = [overall]
     if shown:
-        tasks = _grid(width, names)
+        tasks = _grid(width, name_width)
         for task in shown:
-            bar = _bar(task.responses, task.task.responses, width)
-            tasks.add_row(_text(wording.name_of(task)), bar, _state(task, at))
+            bar = _bar(task.responses_committed, task.plan.responses, width)
+            tasks.add_row(_line(text.task_name(task)), bar, _line(_task(task, at)))
         lines.append(tasks)
-    lines.append(_text(_rest(progress, at=at, not_shown=len(running) - len(shown)), style="dim"))
+    lines.append(_line(_rest(progress, at=at, not_shown=len(running) - len(shown)), style="dim"))
     return Group(*lines[: max(1, height)])
 
 
-def _state(task: TaskProgress, at: float) -> Text:
-    return _text(
-        wording.joined(
-            f"{task.responses:,}/{task.task.responses:,}",
-            wording.left(task.seconds_left(at)),
-            wording.speed(task.pace),
-            wording.nats(task.means.nll_nats),
-            f"{task.units_done}/{task.units} units",
-        )
+def _task(task: TaskProgress, at: float) -> str:
+    return text.join(
+        f"{task.responses_committed:,}/{task.plan.responses:,}",
+        text.time_left(task.seconds_left(at)),
+        text.speed(task.pace),
+        text.nats(task.means.nll_nats),
+        f"{task.units_committed}/{task.units} units",
     )
 
 
 def _rest(progress: SweepProgress, *, at: float, not_shown: int) -> str:
-    return wording.joined(
+    return text.join(
         f"{not_shown} more running" if not_shown else None,
         f"{progress.waiting} waiting",
         f"{progress.complete} done",
@@ -64,17 +59,18 @@ def _rest(progress: SweepProgress, *, at: float, not_shown: int) -> str:
 
 
 def _loading(progress: SweepProgress, at: float) -> str:
-    since = list(progress.loading.items())
-    names = [f"{wording.one_line(slug)} {wording.duration(at - begun)}" for slug, begun in since[:_LOADING_NAMES]]
-    return f"{len(since)} loading: " + ", ".join(names) + (", …" if len(since) > len(names) else "")
+    loading = list(progress.loading.items())
+    names = [f"{text.one_line(slug)} {text.duration(at - since)}" for slug, since in loading[:_LOADING_NAMES]]
+    return f"{len(loading)} loading: " + ", ".join(names) + (", …" if len(loading) > len(names) else "")
 
 
-def _grid(width: int, names: int) -> Table:
-    """Name, bar, state: the same columns for every grid of the view; what is too long for its own is cut."""
+def _grid(width: int, name_width: int) -> Table:
+    """Columns for name, bar and text, of the same widths in every grid of the view; longer text is truncated."""
+    name_width, bar_width = max(3, name_width), _bar_width(width)
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True, width=max(3, names))
-    grid.add_column(no_wrap=True, width=_bar_width(width))
-    grid.add_column(no_wrap=True, width=max(1, width - max(3, names) - _bar_width(width) - 2), overflow="ellipsis")
+    grid.add_column(no_wrap=True, width=name_width)
+    grid.add_column(no_wrap=True, width=bar_width)
+    grid.add_column(no_wrap=True, width=max(1, width - name_width - bar_width - 2), overflow="ellipsis")
     return grid
 
 
@@ -86,6 +82,6 @@ def _bar_width(width: int) -> int:
     return max(6, min(24, width // 6))
 
 
-def _text(text: str, style: str = "") -> Text:
-    """Text that is never read as markup and never takes a second line."""
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+def _line(content: str, style: str = "") -> Text:
+    """Text without markup, on one line."""
+    return Text(content, style=style, no_wrap=True, overflow="ellipsis")

@@ -1,20 +1,20 @@
-"""How far a sweep is: what the events say, counted. No clock, no output: every event brings its time, in seconds.
+"""How far a sweep is: the events, counted. No clock and no output: the caller gives the time of each event, in seconds.
 
-Rates and remaining times come from committed parts only, so they move when a part is committed and count down in
-between. Time before the first unit of a task is taken (queueing, loading) is not in its rate.
+Rates and remaining times come from committed parts only: they change when a part is committed and count down in
+between. Time before the first unit of a task (queueing, loading) is not part of its rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from psych_ray.sweep.unit import UnitReport
-from psych_ray.tracking.base import Task
+from psych_ray.tracking import events
+from psych_ray.tracking.events import Event, TaskPlan
 from psych_ray.tracking.running import RunningMeans
 
 
 class Pace:
-    """Amount done against time; the common part of a task and of the whole sweep."""
+    """Tokens against time, of a task or of the whole sweep."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -23,7 +23,7 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """From the first unit taken to the last part committed."""
+        """From the start of the first unit to the last committed part."""
         return 0.0 if self.first_at is None or self.last_at is None else self.last_at - self.first_at
 
     @property
@@ -31,19 +31,19 @@ class Pace:
         """Tokens read per second of wall time; None before the first part."""
         return self.tokens / self.seconds if self.seconds > 0 else None
 
-    def begin(self, at: float) -> None:
-        """A unit was taken."""
+    def start(self, at: float) -> None:
+        """A unit started."""
         if self.first_at is None:
             self.first_at = at
 
-    def advance(self, tokens: int, at: float) -> None:
+    def add(self, tokens: int, at: float) -> None:
         """A part was committed."""
-        self.begin(at)
+        self.start(at)
         self.tokens += tokens
         self.last_at = at
 
     def seconds_left(self, done: float, remaining: float, at: float) -> float | None:
-        """What `remaining` will take if it goes as `done` went; None when that cannot be told yet."""
+        """Time for `remaining` at the mean rate of `done`; None before the first part."""
         if remaining <= 0:
             return 0.0
         if done <= 0 or self.seconds <= 0 or self.last_at is None:
@@ -54,73 +54,101 @@ class Pace:
 class TaskProgress:
     """One checkpoint under one condition."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, plan: TaskPlan) -> None:
+        self.plan = plan
         self.pace = Pace()
-        self.means = RunningMeans(task.scored_by_study)
-        self.units_done = 0
-        self.responses_done = 0
-        self.responses_aside = 0
-        """Cannot be scored in this sweep."""
+        self.means = RunningMeans(plan.tallies)
+        self.units_committed = 0
+        self.responses_new = 0
+        """Committed by this sweep."""
+        self.responses_skipped = 0
 
     @property
     def units(self) -> int:
         """Units of this sweep; more than planned where units were split."""
-        return max(self.task.units, self.units_done)
+        return max(self.plan.units, self.units_committed)
 
     @property
-    def responses(self) -> int:
-        """Responses committed in total, by earlier runs too."""
-        return self.task.responses_committed + self.responses_done
+    def responses_committed(self) -> int:
+        """By this sweep and earlier ones."""
+        return self.plan.responses_committed + self.responses_new
 
     @property
     def started(self) -> bool:
-        """A unit was taken in this sweep."""
+        """A unit was started in this sweep."""
         return self.pace.first_at is not None
 
     @property
     def complete(self) -> bool:
         """Every response of the plan is committed."""
-        return self.responses >= self.task.responses
+        return self.responses_committed >= self.plan.responses
 
     @property
     def settled(self) -> bool:
-        """Every response of the plan is committed or set aside: nothing more will come."""
-        return self.responses + self.responses_aside >= self.task.responses
+        """Every response of the plan is committed or skipped: no unit is left."""
+        return self.responses_committed + self.responses_skipped >= self.plan.responses
 
     @property
     def characters_done(self) -> float:
-        """Characters read in this sweep, estimated from the share of its responses that is committed."""
-        to_do = self.task.responses - self.task.responses_committed
-        return self.task.characters * min(1.0, self.responses_done / to_do) if to_do > 0 else 0.0
+        """Characters read in this sweep, estimated from the fraction of its responses that is committed."""
+        missing = self.plan.responses - self.plan.responses_committed
+        return self.plan.characters * min(1.0, self.responses_new / missing) if missing > 0 else 0.0
 
     def seconds_left(self, at: float) -> float | None:
         """Estimated from responses."""
-        remaining = self.task.responses - self.responses - self.responses_aside
-        return self.pace.seconds_left(self.responses_done, remaining, at)
+        remaining = self.plan.responses - self.responses_committed - self.responses_skipped
+        return self.pace.seconds_left(self.responses_new, remaining, at)
 
 
 class SweepProgress:
     """All tasks, and the checkpoints that are loading."""
 
-    def __init__(self, tasks: Iterable[Task] = ()) -> None:
+    def __init__(self, tasks: Iterable[TaskPlan] = ()) -> None:
         self.tasks = {task.key: TaskProgress(task) for task in tasks}
         self.loading: dict[str, float] = {}
-        """Since when, by slug; in the order in which loading began."""
+        """When loading began, by slug; in the order in which it began."""
         self.loading_seconds: dict[str, float] = {}
         """How long the latest replica took to load, by slug."""
         self.pace = Pace()
-        self.troubles = 0
+        self.failures = 0
+        """Including those that were retried."""
+
+    def handle(self, event: Event, at: float) -> None:
+        """Count the event. KeyError where its task is not in the plan."""
+        match event:
+            case events.CheckpointLoading(checkpoint):
+                self.loading.setdefault(checkpoint, at)
+            case events.CheckpointLoaded(checkpoint, seconds):
+                self.loading.pop(checkpoint, None)
+                self.loading_seconds[checkpoint] = seconds
+            case events.UnitStarted(checkpoint, condition):
+                self.tasks[checkpoint, condition].pace.start(at)
+                self.pace.start(at)
+            case events.UnitCommitted(report):
+                task = self.tasks[report.checkpoint, report.condition]
+                task.pace.add(report.tokens, at)
+                task.means.add(report.by_study)
+                task.units_committed += 1
+                task.responses_new += report.responses
+                self.pace.add(report.tokens, at)
+            case events.ResponsesSkipped(checkpoint, condition, responses):
+                # A checkpoint that could not be loaded is skipped, and is then no longer loading.
+                self.loading.pop(checkpoint, None)
+                self.tasks[checkpoint, condition].responses_skipped += responses
+            case events.Failed():
+                self.failures += 1
+            case events.SweepStarted() | events.Noted() | events.SweepEnded():
+                pass
+
+    @property
+    def responses_committed(self) -> int:
+        """By this sweep and earlier ones."""
+        return sum(task.responses_committed for task in self.tasks.values())
 
     @property
     def responses(self) -> int:
-        """Responses committed in total, by earlier runs too."""
-        return sum(task.responses for task in self.tasks.values())
-
-    @property
-    def responses_planned(self) -> int:
         """Responses in the plan."""
-        return sum(task.task.responses for task in self.tasks.values())
+        return sum(task.plan.responses for task in self.tasks.values())
 
     @property
     def running(self) -> list[TaskProgress]:
@@ -130,49 +158,16 @@ class SweepProgress:
 
     @property
     def complete(self) -> int:
-        """Tasks with every response committed."""
+        """Tasks of which every response is committed."""
         return sum(task.complete for task in self.tasks.values())
 
     @property
     def waiting(self) -> int:
-        """Tasks that have not begun and whose checkpoint is not loading either."""
+        """Tasks that have not started and whose checkpoint is not loading."""
         return sum(not (task.started or task.settled or slug in self.loading) for (slug, _), task in self.tasks.items())
 
     def seconds_left(self, at: float) -> float | None:
-        """Estimated from characters: responses of different studies take very different times."""
+        """Estimated from characters, because responses of different studies take very different times."""
         done = sum(task.characters_done for task in self.tasks.values())
-        planned = sum(task.task.characters for task in self.tasks.values())
+        planned = sum(task.plan.characters for task in self.tasks.values())
         return self.pace.seconds_left(done, planned - done, at)
-
-    def load(self, slug: str, at: float) -> None:
-        """A replica of the checkpoint begins to load."""
-        self.loading.setdefault(slug, at)
-
-    def ready(self, slug: str, seconds: float) -> None:
-        """A replica of the checkpoint has loaded."""
-        self.loading.pop(slug, None)
-        self.loading_seconds[slug] = seconds
-
-    def set_aside(self, key: tuple[str, str], responses: int) -> TaskProgress:
-        """Responses of the task cannot be scored; if its checkpoint was loading, it no longer is."""
-        self.loading.pop(key[0], None)
-        task = self.tasks[key]
-        task.responses_aside += responses
-        return task
-
-    def begin(self, key: tuple[str, str], at: float) -> TaskProgress:
-        """A unit of the task was taken."""
-        task = self.tasks[key]
-        task.pace.begin(at)
-        self.pace.begin(at)
-        return task
-
-    def advance(self, report: UnitReport, at: float) -> TaskProgress:
-        """A part was committed."""
-        task = self.tasks[report.checkpoint, report.condition]
-        task.pace.advance(report.tokens, at)
-        task.means.add(report.by_study)
-        task.units_done += 1
-        task.responses_done += report.responses
-        self.pace.advance(report.tokens, at)
-        return task

@@ -1,5 +1,5 @@
-"""Weights & Biases behind a thread of its own, so that a slow, hanging or failing W&B costs the driver's loop nothing
-and the sweep one warning line. What is sent there stands in `wandb_runs`; this module knows only queue and thread.
+"""The tracker of Weights & Biases: a queue and a thread, so that a slow or failing W&B neither delays the sweep nor
+costs it more than one warning line. What is recorded is decided in `wandb_runs`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from psych_ray.config import Config
-from psych_ray.sweep.unit import UnitReport
-from psych_ray.tracking.base import SweepEnd, SweepStart
-from psych_ray.tracking.wandb_runs import WandbRuns, because
+from psych_ray.tracking import events
+from psych_ray.tracking.events import Event
+from psych_ray.tracking.wandb_runs import WandbRuns, error_text_without_key
 
-_Event = Callable[[WandbRuns], None]
-_PATIENCE_INTERRUPTED_S = 10.0
+_FINISH_SECONDS_INTERRUPTED = 10.0
 
 
 class WandbTracker:
-    """Hands events to the thread and never waits for it, except in `ended`, and there `patience_s` at most.
+    """Puts events in the queue and waits only at `SweepEnded`, at most `finish_seconds`.
 
-    `backlog` bounds the events that may wait; W&B is given up when it falls further behind.
+    `clock` gives seconds. `queue_size` bounds the events in the queue; W&B is switched off when it is full.
     """
 
     label = "W&B"
@@ -35,69 +34,38 @@ class WandbTracker:
         *,
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
-        patience_s: float = 60.0,
-        backlog: int = 50_000,
+        finish_seconds: float = 60.0,
+        queue_size: int = 50_000,
     ) -> None:
         self._config = config
         self._warn = warn
         self._clock = clock
-        self._patience_s = patience_s
-        self._events: queue.Queue[_Event | None] = queue.Queue(maxsize=backlog)
+        self._finish_seconds = finish_seconds
+        self._queue: queue.Queue[tuple[Event, float] | None] = queue.Queue(maxsize=queue_size)
+        """Events with their times; None ends the thread."""
         self._thread: threading.Thread | None = None
         self._runs: WandbRuns | None = None
         self._off = threading.Event()
         self._off_lock = threading.Lock()
 
-    def started(self, start: SweepStart) -> None:
-        """Start the thread; W&B is imported there."""
-        self._thread = threading.Thread(target=self._work, args=(start,), name="psych-ray-wandb", daemon=True)
-        self._thread.start()
-
-    def loading(self, checkpoint: str) -> None:
-        """Nothing: a run begins with its first unit."""
-
-    def ready(self, checkpoint: str, seconds: float) -> None:
-        """How long loading took goes into the summaries."""
-        self._put(lambda runs: runs.ready(checkpoint, seconds))
-
-    def unit_started(self, checkpoint: str, condition: str, unit: str) -> None:
-        """The first one opens the task's run."""
-        at = self._clock()
-        self._put(lambda runs: runs.unit_started((checkpoint, condition), at))
-
-    def unit_done(self, report: UnitReport) -> None:
-        """A point on the curves; the last one closes the task's run."""
-        at = self._clock()
-        self._put(lambda runs: runs.unit_done(report, at))
-
-    def trouble(self, message: str) -> None:
-        """Counted only; messages stay in the terminal."""
-        self._put(lambda runs: runs.trouble())
-
-    def note(self, message: str) -> None:
-        """Messages stay in the terminal."""
-
-    def set_aside(self, checkpoint: str, condition: str, responses: int) -> None:
-        """May close the task's run."""
-        self._put(lambda runs: runs.set_aside((checkpoint, condition), responses))
-
-    def ended(self, end: SweepEnd) -> None:
-        """Close what is open and wait for it, with patience."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self._put(lambda runs: runs.ended(end))
-        self._put(None)
-        patience_s = min(self._patience_s, _PATIENCE_INTERRUPTED_S) if end.interrupted else self._patience_s
-        thread.join(patience_s)
-        if thread.is_alive():
-            self._switch_off(f"did not finish within {patience_s:g} s; its last points may be missing")
+    def handle(self, event: Event) -> None:
+        """Queue the event; `SweepStarted` starts the thread, which imports wandb, and `SweepEnded` waits for it."""
+        match event:
+            case events.SweepStarted():
+                self._thread = threading.Thread(target=self._work, args=(event,), name="psych-ray-wandb", daemon=True)
+                self._thread.start()
+            case events.SweepEnded():
+                self._end(event)
+            case events.Noted():
+                pass
+            case _:
+                self._put((event, self._clock()))
 
     def close(self) -> None:
-        """Tell the thread to stop when it next can."""
+        """Stop the thread at its next event, without waiting."""
         self._off.set()
         with suppress(queue.Full):
-            self._events.put_nowait(None)
+            self._queue.put_nowait(None)
 
     def summary_lines(self) -> list[str]:
         """Where the runs are, and how offline ones are uploaded."""
@@ -105,26 +73,38 @@ class WandbTracker:
         if runs is not None and runs.online_ids:
             lines.append(f"W&B: {_runs(len(runs.online_ids))} at {runs.url}")
         if runs is not None and runs.offline_directory is not None:
-            directory = _from_here(runs.offline_directory)
+            directory = _relative_to_cwd(runs.offline_directory)
             upload = f"`wandb sync {shlex.quote(directory)}` uploads them"
             lines.append(f"W&B: {_runs(len(runs.offline_ids), 'offline ')} in {directory}; {upload}")
         return lines
 
-    def _put(self, event: _Event | None) -> None:
+    def _end(self, event: events.SweepEnded) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._put((event, self._clock()))
+        self._put(None)
+        limit = min(self._finish_seconds, _FINISH_SECONDS_INTERRUPTED) if event.interrupted else self._finish_seconds
+        thread.join(limit)
+        if thread.is_alive():
+            self._switch_off(f"did not finish within {limit:g} s; its last points may be missing")
+
+    def _put(self, item: tuple[Event, float] | None) -> None:
         if self._off.is_set():
             return
         try:
-            self._events.put_nowait(event)
+            self._queue.put_nowait(item)
         except queue.Full:
-            self._switch_off(f"is {self._events.maxsize:,} events behind and is switched off")
+            self._switch_off(f"is {self._queue.maxsize:,} events behind and is switched off")
 
-    def _work(self, start: SweepStart) -> None:
+    def _work(self, start: events.SweepStarted) -> None:
         try:
             runs = self._runs = WandbRuns(self._config, start, warn=self._warn)
-            while (event := self._events.get()) is not None and not self._off.is_set():
-                event(runs)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - W&B exits the interpreter where it does not raise
-            self._switch_off(f"failed and is switched off: {because(error)}")
+            while (item := self._queue.get()) is not None and not self._off.is_set():
+                event, at = item
+                runs.handle(event, at)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - wandb calls sys.exit where it does not raise
+            self._switch_off(f"failed and is switched off: {error_text_without_key(error)}")
             if self._runs is not None:
                 self._runs.abandon()
 
@@ -137,7 +117,7 @@ class WandbTracker:
             self._warn(f"W&B {reason}")
 
 
-def _from_here(path: Path) -> str:
+def _relative_to_cwd(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

@@ -1,8 +1,9 @@
-"""The report: all of it is written, the same bytes each time, true to the numbers, and safe to open."""
+"""The report: complete, reproducible, consistent with the numbers, and safe to open."""
 
 from __future__ import annotations
 
 import base64
+import html
 import re
 import shutil
 import struct
@@ -19,8 +20,8 @@ import pytest
 from psych_ray.report import ReportFiles, write_report
 from psych_ray.report.headlines import headlines
 from psych_ray.report.nll_figure import size_ticks
-from psych_ray.report.style import LOOKS, shortened, size_label
-from psych_ray.report.tables import MOST_ROWS, MOST_WIDE
+from psych_ray.report.style import STAGE_STYLES, shorten, size_label
+from psych_ray.report.tables import MAX_CHECKPOINT_COLUMNS, MAX_ROWS
 from psych_ray.results.schema import CheckpointFacts
 from psych_ray.study import Findings, findings
 
@@ -40,7 +41,7 @@ def found_of(
     studies: Sequence[str] = ("bandit", "memory"),
     conditions: Sequence[str] = ("plain",),
 ) -> Findings:
-    """Findings in which a checkpoint's mean NLL is as told, one more in each study, with equal spreads."""
+    """Findings in which a checkpoint's mean NLL is that of `means`, one more in each study, with equal spreads."""
     rows = [
         {
             "checkpoint": slug,
@@ -48,13 +49,13 @@ def found_of(
             "study": study,
             "transcript": "t",
             "response": response,
-            "nll": mean + place + spread,
+            "nll": mean + index + spread,
             "top1": response == 0,
             "status": "scored",
         }
         for slug, mean in means.items()
         for condition in conditions
-        for place, study in enumerate(studies)
+        for index, study in enumerate(studies)
         for response, spread in enumerate((-0.5, 0.0, 0.5))
     ]
     types = {"response": pl.Int32, "nll": pl.Float32, "top1": pl.Boolean}
@@ -150,10 +151,10 @@ def test_links_of_the_page_lead_to_files_that_are_there(tmp_path: Path) -> None:
 
 def test_headlines_of_the_demo(tmp_path: Path) -> None:
     assert report(demo(conditions=["plain", "chat"]), tmp_path).headlines == (
-        "Base checkpoints predict people better than their post-trained descendants in 4 of 4 pairs (mean d = 0.50).",
+        "In 4 of 4 pairs the base predicts people's responses better than its post-trained checkpoint (mean d = 0.50).",
         "Misalignment by stage (mean d ± standard error over studies): reasoning 0.60 ± 0.00, instruct 0.40 ± 0.00.",
-        "From demo-1 to demo-2 misalignment grows from 0.30 ± 0.00 to 0.70 ± 0.00.",
-        "Of 6 checkpoints, demo-2-base predicts people best: 1.40 nats per response, accuracy 0.33 "
+        "From demo-1 to demo-2, mean d rises from 0.30 ± 0.00 to 0.70 ± 0.00.",
+        "Of 6 checkpoints, demo-2-base has the lowest NLL: 1.40 nats per response, accuracy 0.33 "
         "(for comparison: simulator 1.30).",
         "Under the condition chat: mean d = 0.50 over 4 pairs.",
         "42 of 42 responses, counted once for each checkpoint, are scored.",
@@ -166,11 +167,16 @@ def pair(post: float) -> tuple[str, ...]:
 
 
 def test_headlines_say_the_opposite_when_the_data_do() -> None:
-    better = "Post-trained checkpoints predict people better than their bases in 1 of 1 pair (mean d = -0.40)."
+    better = (
+        "In 1 of 1 pair the post-trained checkpoint predicts people's responses better than its base (mean d = -0.40)."
+    )
     assert pair(0.8)[0] == better
-    assert "equally often, 0 to 0 of 1 pair (mean d = 0.00)" in pair(1.0)[0]
+    equal = (
+        "Of 1 pair, the base predicts people's responses better in 0, the post-trained checkpoint in 0 (mean d = 0.00)."
+    )
+    assert pair(1.0)[0] == equal
     shrinking = {**MEANS, "demo-2-instruct": 0.7, "demo-2-reasoning": 0.9}
-    assert "From demo-1 to demo-2 misalignment shrinks from 0.30 ± 0.00 to -0.20 ± 0.00." in headlines(
+    assert "From demo-1 to demo-2, mean d falls from 0.30 ± 0.00 to -0.20 ± 0.00." in headlines(
         found_of(DEMO, shrinking)
     )
 
@@ -178,7 +184,7 @@ def test_headlines_say_the_opposite_when_the_data_do() -> None:
 def test_a_generation_with_other_stages_is_not_compared_in_silence() -> None:
     fewer = {slug: mean for slug, mean in MEANS.items() if slug != "demo-1-reasoning"}
 
-    assert any("though not with the same stages" in line for line in headlines(found_of(DEMO, fewer)))
+    assert any("the stages of their pairs differ" in line for line in headlines(found_of(DEMO, fewer)))
 
 
 def test_no_checkpoint_is_best_where_none_has_all_studies() -> None:
@@ -187,42 +193,42 @@ def test_no_checkpoint_is_best_where_none_has_all_studies() -> None:
         **{field.name: pl.concat([getattr(left, field.name), getattr(right, field.name)]) for field in fields(Findings)}
     )
 
-    assert "No checkpoint is scored on all 3 studies, so none is called the best." in headlines(both)
+    assert "No checkpoint has a mean NLL in all 3 studies, so checkpoints are not ranked." in headlines(both)
 
 
 @pytest.mark.parametrize(
     ("checkpoints", "means", "sentence"),
     [
-        ([], {}, "No response has been read, so there is nothing to tell."),
-        (DEMO, {}, "No response has been read, so there is nothing to tell."),
-        (DEMO, {"demo-1-base": 1.0}, "No post-trained checkpoint can be compared with its base here"),
-        ([checkpoint("a"), checkpoint("b")], {"a": 1.0, "b": 2.0}, "Of 2 checkpoints, a predicts people best"),
+        ([], {}, "There are no responses."),
+        (DEMO, {}, "There are no responses."),
+        (DEMO, {"demo-1-base": 1.0}, "No post-trained checkpoint could be compared with its base."),
+        ([checkpoint("a"), checkpoint("b")], {"a": 1.0, "b": 2.0}, "Of 2 checkpoints, a has the lowest NLL"),
         (
             [checkpoint("b", "base"), checkpoint("模型$x_{", "vision", "b", generation="$x_{")],
             {"b": 1.0, "模型$x_{": 2.0},
-            "Base checkpoints predict people better",
+            "In 1 of 1 pair the base predicts people's responses better",
         ),
     ],
     ids=["nothing", "no rows", "one checkpoint", "nothing known", "no sizes"],
 )
-def test_with_little_to_tell_there_is_still_an_honest_page(
+def test_with_few_data_there_is_still_a_page(
     checkpoints: list[CheckpointFacts], means: dict[str, float], sentence: str, tmp_path: Path
 ) -> None:
     files = report(found_of(checkpoints, means), tmp_path)
 
     assert any(line.startswith(sentence) for line in files.headlines)
     assert all(path.stat().st_size > 1_000 for path in (files.page, *files.figures))
-    assert all(line.split(" (")[0] in files.page.read_text() for line in files.headlines)
+    assert all(line in html.unescape(files.page.read_text()) for line in files.headlines)
 
 
-def test_what_is_left_out_is_on_the_page(tmp_path: Path) -> None:
+def test_what_is_skipped_is_on_the_page(tmp_path: Path) -> None:
     page = report(found_of(DEMO[2:], {"demo-1-instruct": 1.0}), tmp_path).page.read_text()
 
     assert "its base demo-1-base is not in the tables" in page
 
 
 def test_few_checkpoints_stand_side_by_side_and_many_below_one_another(tmp_path: Path) -> None:
-    slugs = [f"c{at}" for at in range(MOST_WIDE + 1)]
+    slugs = [f"c{at}" for at in range(MAX_CHECKPOINT_COLUMNS + 1)]
     few, many = (
         report(found_of([checkpoint(slug) for slug in some], dict.fromkeys(some, 1.0)), tmp_path).page.read_text()
         for some in (slugs[:-1], slugs)
@@ -235,17 +241,17 @@ def test_few_checkpoints_stand_side_by_side_and_many_below_one_another(tmp_path:
     assert 'id="studies-nll"' not in many
 
 
-def test_a_long_table_is_cut_on_the_page_and_whole_in_its_file(tmp_path: Path) -> None:
-    found = found_of([checkpoint("a", "base")], {"a": 1.0}, studies=[f"study {at:04}" for at in range(MOST_ROWS + 1)])
+def test_a_long_table_is_truncated_on_the_page_and_complete_in_its_file(tmp_path: Path) -> None:
+    found = found_of([checkpoint("a", "base")], {"a": 1.0}, studies=[f"study {at:04}" for at in range(MAX_ROWS + 1)])
     page = report(found, tmp_path).page.read_text()
 
     assert "The first 1,000 of 1,001 rows" in page
     assert "study 0999<" in page
     assert "study 1000<" not in page
-    assert pl.read_csv(tmp_path / "tables/by_study.csv").height == MOST_ROWS + 1
+    assert pl.read_csv(tmp_path / "tables/by_study.csv").height == MAX_ROWS + 1
 
 
-def test_an_interrupted_report_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_report_leaves_the_old_page_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = report(demo(), tmp_path).page.read_bytes()
 
     def interrupted(self: Path, target: Path) -> None:
@@ -272,7 +278,7 @@ def test_an_interrupted_report_leaves_the_old_page_whole(tmp_path: Path, monkeyp
         (0, "0k"),
     ],
 )
-def test_sizes_are_written_as_people_say_them(size_b: float, label: str) -> None:
+def test_sizes_have_usual_units(size_b: float, label: str) -> None:
     assert size_label(size_b) == label
 
 
@@ -286,13 +292,13 @@ def test_the_size_axis_has_two_to_seven_ticks(low: float, high: float) -> None:
 
 
 def test_every_stage_has_its_own_colour_and_marker() -> None:
-    looks = LOOKS.values()
-    assert len({each.colour for each in looks}) == len({each.marker for each in looks}) == len(LOOKS) == 8
+    styles = STAGE_STYLES.values()
+    assert len({each.colour for each in styles}) == len({each.marker for each in styles}) == len(STAGE_STYLES) == 8
 
 
 def test_a_long_name_keeps_both_its_ends() -> None:
-    assert shortened("meta-llama/Llama-3.1-70B-Instruct") == "meta-llama/…70B-Instruct"
-    assert shortened("two\nlines") == "two lines"
+    assert shorten("meta-llama/Llama-3.1-70B-Instruct") == "meta-llama/…70B-Instruct"
+    assert shorten("two\nlines") == "two lines"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")
@@ -316,7 +322,7 @@ def test_in_a_browser_pressing_a_head_sorts_the_table(tmp_path: Path) -> None:
 
 
 def browsed(page: Path, profile: Path) -> str:
-    """The document as it stands after the page's scripts have run."""
+    """The document after the page's scripts have run."""
     assert CHROMIUM is not None
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={profile}"]

@@ -1,4 +1,4 @@
-"""Statistics against slow re-statements in plain Python, closed forms, and what must be left out and told."""
+"""Statistics against slow implementations in plain Python and closed forms, and what must be skipped with a reason."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def random_rows(seed: int) -> list[Row]:
         for transcript, response in itertools.product("xyz", range(7)):
             lost = lossy and dice.random() < 0.3
             nll = None if lost else float(pl.Series([dice.gammavariate(2, 0.7)], dtype=pl.Float32)[0])
-            told = {"status": dice.choice(STATUSES)} if lost else {}
-            rows.append(row(checkpoint.slug, study, response, nll, transcript=transcript, condition=condition, **told))
+            other = {"status": dice.choice(STATUSES)} if lost else {}
+            rows.append(row(checkpoint.slug, study, response, nll, transcript=transcript, condition=condition, **other))
     dice.shuffle(rows)
     return rows
 
@@ -145,36 +145,38 @@ def test_the_means_of_a_checkpoint_are_those_of_a_loop_over_rows(rows: list[Row]
         }
         for key, values in nlls.items()
     }
-    for (condition, checkpoint), told in _keyed(found.by_checkpoint, "condition", "checkpoint").items():
+    for (condition, checkpoint), actual in _keyed(found.by_checkpoint, "condition", "checkpoint").items():
         studies = [values for key, values in nlls.items() if key[:2] == (condition, checkpoint)]
-        assert told["nll"] == pytest.approx(statistics.fmean(statistics.fmean(v.values()) for v in studies), rel=1e-12)
-        assert told["n_studies"] == len(studies)
-        assert told["n_responses"] == sum(map(len, studies))
+        assert actual["nll"] == pytest.approx(
+            statistics.fmean(statistics.fmean(v.values()) for v in studies), rel=1e-12
+        )
+        assert actual["n_studies"] == len(studies)
+        assert actual["n_responses"] == sum(map(len, studies))
 
 
 def test_coverage_counts_every_row_once(rows: list[Row]) -> None:
     coverage = findings(frame(rows), CHECKPOINTS).coverage
 
-    for (condition, checkpoint), told in _keyed(coverage, "condition", "checkpoint").items():
+    for (condition, checkpoint), actual in _keyed(coverage, "condition", "checkpoint").items():
         own = [each for each in rows if (each["condition"], each["checkpoint"]) == (condition, checkpoint)]
-        assert told["responses"] == len(own)
-        assert told["studies"] == len({each["study"] for each in own})
-        assert told["transcripts"] == len({(each["study"], each["transcript"]) for each in own})
+        assert actual["responses"] == len(own)
+        assert actual["studies"] == len({each["study"] for each in own})
+        assert actual["transcripts"] == len({(each["study"], each["transcript"]) for each in own})
         for status in ["scored", *STATUSES]:
-            assert told[status] == sum(each["status"] == status for each in own)
+            assert actual[status] == sum(each["status"] == status for each in own)
     assert coverage["responses"].sum() == len(rows)
 
 
-@pytest.mark.parametrize("batch", [1, comparison.BATCH])
+@pytest.mark.parametrize("batch", [1, comparison.BATCH_RESPONSES])
 def test_d_is_that_of_a_loop_over_the_responses_scored_in_both(
     rows: list[Row], batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "BATCH", batch)
+    monkeypatch.setattr(comparison, "BATCH_RESPONSES", batch)
     found = findings(hive(rows, tmp_path), CHECKPOINTS)
 
     slow = slow_d(rows)
-    told = _keyed(found.misalignment_by_study, "condition", "post", "base", "study")
-    assert {key: values["d"] for key, values in told.items()} == {
+    actual = _keyed(found.misalignment_by_study, "condition", "post", "base", "study")
+    assert {key: values["d"] for key, values in actual.items()} == {
         (*pair, study): pytest.approx(d, rel=1e-11, abs=1e-13) for pair, ds in slow.items() for study, d in ds.items()
     }
     by_pair = _keyed(found.misalignment, "condition", "post", "base")
@@ -193,17 +195,17 @@ def test_stages_and_generations_are_means_over_pairs_with_errors_over_studies(ro
         groups: dict[tuple[str, Any], list[dict[str, float]]] = defaultdict(list)
         for (condition, post, _), ds in slow_d(rows).items():
             groups[condition, getattr(known[post], name)].append(ds)
-        told = _keyed(table, "condition", name)
-        assert told.keys() == groups.keys()
+        actual = _keyed(table, "condition", name)
+        assert actual.keys() == groups.keys()
         for key, pairs in groups.items():
-            assert told[key]["d"] == pytest.approx(
+            assert actual[key]["d"] == pytest.approx(
                 statistics.fmean(statistics.fmean(ds.values()) for ds in pairs), rel=1e-11
             )
-            assert told[key]["n_pairs"] == len(pairs)
+            assert actual[key]["n_pairs"] == len(pairs)
             studies = [[ds[study] for ds in pairs if study in ds] for study in "abcd"]
             means = [statistics.fmean(ds) for ds in studies if ds]
-            assert told[key]["n_studies"] == len(means)
-            assert told[key]["se"] == slow_error(means)
+            assert actual[key]["n_studies"] == len(means)
+            assert actual[key]["se"] == slow_error(means)
 
 
 PAIR = [facts("base", "base"), facts("post", "instruct", "base")]
@@ -232,15 +234,18 @@ def test_cohens_d_in_closed_form(base: list[float | None], post: list[float | No
     assert only == (sum(nll is None for nll in base), sum(nll is None for nll in post))
 
 
-def test_a_study_that_one_of_the_pair_lacks_is_left_out_for_both_and_told() -> None:
+def test_a_study_that_one_of_the_pair_lacks_is_skipped_for_both() -> None:
     rows = study_rows("s", [0.0, 2.0], [1.0, 3.0]) + study_rows("only-post", [], [9.0, 1.0])
     found = findings(frame(rows), PAIR)
 
     assert found.misalignment.select("d", "n_studies").row(0) == (pytest.approx(1 / math.sqrt(2)), 1)
-    assert ("post", "plain", "only-post", "not compared with base: base has no responses of this study") in told_of(
-        found
-    )
-    assert any(line[:3] == ("base", "plain", "only-post") for line in told_of(found))
+    assert (
+        "post",
+        "plain",
+        "only-post",
+        "not compared with base: base has no responses of this study",
+    ) in skipped_rows(found)
+    assert any(line[:3] == ("base", "plain", "only-post") for line in skipped_rows(found))
 
 
 @pytest.mark.parametrize(
@@ -254,17 +259,15 @@ def test_a_study_that_one_of_the_pair_lacks_is_left_out_for_both_and_told() -> N
         ([2.0, math.inf], [2.0, 1.0], "base has an NLL that is not finite"),
     ],
 )
-def test_a_study_without_a_d_is_left_out_and_told(
-    base: list[float | None], post: list[float | None], reason: str
-) -> None:
+def test_a_study_without_a_d_is_skipped(base: list[float | None], post: list[float | None], reason: str) -> None:
     found = findings(frame(study_rows("s", base, post)), PAIR)
 
     assert found.misalignment.is_empty()
     assert found.by_stage.is_empty()
-    assert any(line[:3] == ("post", "plain", "s") and reason in line[3] for line in told_of(found))
+    assert any(line[:3] == ("post", "plain", "s") and reason in line[3] for line in skipped_rows(found))
 
 
-def test_a_mean_with_an_nll_that_is_not_finite_is_not_told() -> None:
+def test_a_mean_with_an_nll_that_is_not_finite_is_null() -> None:
     found = findings(frame(study_rows("s", [1.0, math.nan], [1.0]) + study_rows("t", [3.0], [1.0])), PAIR)
 
     means = _keyed(found.by_study, "checkpoint", "study")
@@ -272,7 +275,7 @@ def test_a_mean_with_an_nll_that_is_not_finite_is_not_told() -> None:
     assert _keyed(found.by_checkpoint, "checkpoint")[("base",)]["nll"] == 3.0
 
 
-def test_a_pair_without_its_base_is_told() -> None:
+def test_a_pair_without_its_base_is_skipped() -> None:
     rows = study_rows("s", [1.0, 2.0], [1.0, 3.0])
     checkpoints = [
         facts("post", "instruct", "elsewhere"),
@@ -280,21 +283,21 @@ def test_a_pair_without_its_base_is_told() -> None:
         facts("idle", "base"),
         facts("odd", None, "base"),
     ]
-    told = told_of(findings(frame([*rows, row("odd", "s", 0, 1.0)]), checkpoints))
+    skipped = skipped_rows(findings(frame([*rows, row("odd", "s", 0, 1.0)]), checkpoints))
 
-    assert ("post", None, None, "its base elsewhere is not in the tables") in told
-    assert ("base", None, None, "it names no base to be compared with") in told
-    assert ("idle", None, None, "it has no responses") in told
-    assert ("odd", None, None, "its stage is not known, so it is compared with no base") in told
+    assert ("post", None, None, "its base elsewhere is not in the tables") in skipped
+    assert ("base", None, None, "its base is unknown") in skipped
+    assert ("idle", None, None, "it has no responses") in skipped
+    assert ("odd", None, None, "its stage is unknown, so it is not compared with its base") in skipped
 
 
-def test_a_condition_that_only_one_of_the_pair_has_is_told_in_one_line() -> None:
+def test_a_condition_that_only_one_of_the_pair_has_is_skipped_in_one_row() -> None:
     rows = study_rows("s", [1.0, 2.0], [1.0, 3.0])
     rows += study_rows("s", [], [1.0, 3.0], condition="chat") + study_rows("t", [], [1.0, 3.0], condition="chat")
     found = findings(frame(rows), PAIR)
 
     assert found.misalignment["condition"].to_list() == ["plain"]
-    assert told_of(found) == [
+    assert skipped_rows(found) == [
         ("post", "chat", None, "not compared with base: base has no responses under this condition")
     ]
 
@@ -320,7 +323,7 @@ def test_the_simulator_is_listed_and_paired_with_nothing() -> None:
     found = findings(frame([row("simulator", "s", 0, 1.0)]), [facts("simulator")])
 
     assert found.by_checkpoint.select("id", "stage", "size_b", "nll").row(0) == ("lab/simulator", None, None, 1.0)
-    assert found.left_out.is_empty()
+    assert found.skipped.is_empty()
 
 
 def test_rows_of_other_checkpoints_are_not_read() -> None:
@@ -328,7 +331,7 @@ def test_rows_of_other_checkpoints_are_not_read() -> None:
     found = findings(frame([*rows, row("other", "t", 0, 1.0)]), PAIR)
 
     assert set(found.by_study["checkpoint"]) == {"base", "post"}
-    assert found.left_out.is_empty()
+    assert found.skipped.is_empty()
 
 
 def test_no_rows_give_empty_tables_with_their_columns() -> None:
@@ -340,17 +343,17 @@ def test_no_rows_give_empty_tables_with_their_columns() -> None:
     assert none.main_condition is None
 
 
-def test_a_slug_may_stand_once() -> None:
-    with pytest.raises(ValueError, match="two checkpoints are called base"):
+def test_a_slug_occurs_once() -> None:
+    with pytest.raises(ValueError, match="two checkpoints have the slug base"):
         findings(frame([]), [facts("base"), facts("base")])
 
 
-def told_of(found: Any) -> list[tuple[Any, ...]]:
-    return list(found.left_out.iter_rows())
+def skipped_rows(found: Any) -> list[tuple[Any, ...]]:
+    return list(found.skipped.iter_rows())
 
 
 def _keyed(table: pl.DataFrame, *keys: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Rows by their key; a key that stands twice fails."""
+    """Rows by their key; a key that occurs twice fails."""
     rows = {tuple(each[key] for key in keys): each for each in table.iter_rows(named=True)}
     assert len(rows) == table.height
     return {key: {name: value for name, value in each.items() if name not in keys} for key, each in rows.items()}

@@ -1,4 +1,4 @@
-"""The real wandb, offline, and what becomes of a sweep when it misbehaves."""
+"""The real wandb, offline, and a sweep while wandb fails or hangs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from typing import Any
 
 import pytest
 import wandb
-from offline_log import OfflineRun, read_all
-from scripted import Clock, report, start, task
 
 from psych_ray.config import Config, ResultsConfig, TrackingConfig, TrackingKind, TrackingMode
 from psych_ray.results.schema import Tally
 from psych_ray.tracking import open_tracker, wandb_run_id
-from psych_ray.tracking.base import SweepEnd, SweepStart
+from psych_ray.tracking.events import (
+    CheckpointLoaded,
+    CheckpointLoading,
+    Failed,
+    SweepEnded,
+    SweepStarted,
+    UnitStarted,
+)
 from psych_ray.tracking.wandb_tracker import WandbTracker
 
 
 @pytest.fixture(autouse=True)
-def own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A W&B that knows nothing of this machine's user, and of which nothing is left afterwards."""
+def isolated_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Isolate wandb from this machine's user, and check that it leaves nothing behind."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
@@ -51,29 +56,47 @@ def config(tmp_path: Path) -> Config:
 Warnings = list[str]
 
 
-def drive(tracker: WandbTracker, begin: SweepStart, *reports: tuple[str, str, int], interrupted: bool = False) -> None:
-    """Every report is (slug, condition, responses)."""
-    tracker.started(begin)
-    for slug in {slug for slug, _, _ in reports}:
-        tracker.loading(slug)
-        tracker.ready(slug, 2.5)
-    for n, (slug, condition, responses) in enumerate(reports):
-        tracker.unit_started(slug, condition, f"u{n}")
-        tracker.unit_done(report(slug, condition, unit=f"u{n}", responses=responses))
-    tracker.ended(SweepEnd(seconds=9.0, interrupted=interrupted))
+@pytest.fixture
+def drive(committed):
+    """A whole sweep for a tracker; every report is (slug, condition, responses)."""
+
+    def drive_tracker(
+        tracker: WandbTracker, start: SweepStarted, *reports: tuple[str, str, int], interrupted: bool = False
+    ) -> None:
+        tracker.handle(start)
+        for slug in {slug for slug, _, _ in reports}:
+            tracker.handle(CheckpointLoading(slug))
+            tracker.handle(CheckpointLoaded(slug, 2.5))
+        for n, (slug, condition, responses) in enumerate(reports):
+            tracker.handle(UnitStarted(slug, condition, f"u{n}"))
+            tracker.handle(committed(slug, condition, unit=f"u{n}", responses=responses))
+        tracker.handle(SweepEnded(seconds=9.0, interrupted=interrupted))
+
+    return drive_tracker
 
 
-def written(config: Config) -> list[OfflineRun]:
-    """Every piece of every run; the service has written all of them once it has ended."""
-    wandb.teardown()
-    return read_all(config.tracking_root())
+@pytest.fixture
+def written(config: Config, read_offline_runs):
+    """Every file of every run; the service has written all of them once it has ended."""
+
+    def read():
+        wandb.teardown()
+        return read_offline_runs(config.tracking_root())
+
+    return read
 
 
-def by_id(config: Config) -> dict[str, list[OfflineRun]]:
-    found: dict[str, list[OfflineRun]] = {}
-    for piece in written(config):
-        found.setdefault(piece.id, []).append(piece)
-    return found
+@pytest.fixture
+def by_id(written):
+    """The same, as lists by the id of the run."""
+
+    def read():
+        found = {}
+        for file in written():
+            found.setdefault(file.id, []).append(file)
+        return found
+
+    return read
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -100,26 +123,27 @@ def test_ids_are_fixed_by_root_checkpoint_and_condition(monkeypatch: pytest.Monk
     )
 
 
-def test_a_sweep_is_read_back(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_is_read_back(
+    clock, task, started, committed, by_id, config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
     warnings: Warnings = []
-    clock = Clock()
     tracker = WandbTracker(config, warn=warnings.append, clock=clock)
     root = config.results.root
-    tracker.started(start(task("a", units=2, responses=20), task("b", "chat", units=2, responses=20), root=root))
-    tracker.ready("a", 2.5)
-    tracker.unit_started("a", "plain", "u0")
-    tracker.unit_started("b", "chat", "u0")
+    tracker.handle(started(task("a", units=2, responses=20), task("b", "chat", units=2, responses=20), root=root))
+    tracker.handle(CheckpointLoaded("a", 2.5))
+    tracker.handle(UnitStarted("a", "plain", "u0"))
+    tracker.handle(UnitStarted("b", "chat", "u0"))
     clock.now += 10
     igt, goal = Tally(responses=8, nll_nats=8.0, top1=4), Tally(responses=2, nll_nats=6.0, top1=0)
-    tracker.unit_done(report("a", tokens=500, **{"igt/exp1.csv": igt}))
-    tracker.trouble("no text of a message reaches W&B")
+    tracker.handle(committed("a", tokens=500, **{"igt/exp1.csv": igt}))
+    tracker.handle(Failed("no text of a message reaches W&B"))
     clock.now += 10
-    tracker.unit_done(report("a", tokens=700, goal=goal))
-    tracker.ended(SweepEnd(seconds=20.0))
+    tracker.handle(committed("a", tokens=700, goal=goal))
+    tracker.handle(SweepEnded(seconds=20.0))
     assert warnings == []
     assert capfd.readouterr() == ("", "")
 
-    pieces = by_id(config)
+    pieces = by_id()
     (a,) = pieces[wandb_run_id(root, "a", "plain")]
     assert (a.name, a.group, a.job_type, a.project) == ("a · plain", "demo", "plain", "psych-ray")
     assert a.config["condition"] == "plain"
@@ -149,15 +173,15 @@ def test_a_sweep_is_read_back(config: Config, capfd: pytest.CaptureFixture[str])
     assert "no text of a message" not in everything
 
 
-def test_a_second_sweep_goes_on_in_the_same_run(config: Config) -> None:
+def test_a_second_sweep_resumes_the_same_run(task, started, drive, by_id, config: Config) -> None:
     warnings: Warnings = []
     root = config.results.root
     first = WandbTracker(config, warn=warnings.append)
-    drive(first, start(task(responses=40), root=root), ("m", "plain", 10), ("m", "plain", 10), interrupted=True)
+    drive(first, started(task(responses=40), root=root), ("m", "plain", 10), ("m", "plain", 10), interrupted=True)
     second = WandbTracker(config, warn=warnings.append)
-    drive(second, start(task(responses=40, committed=20), root=root), ("m", "plain", 10), ("m", "plain", 10))
+    drive(second, started(task(responses=40, committed=20), root=root), ("m", "plain", 10), ("m", "plain", 10))
     assert warnings == []
-    ((run_id, pieces),) = by_id(config).items()
+    ((run_id, pieces),) = by_id().items()
     assert run_id == wandb_run_id(root, "m", "plain")
     assert [piece.exit_code for piece in pieces] == [130, 0]
     assert [point["responses"] for piece in pieces for point in piece.history] == [10, 20, 30, 40]
@@ -165,7 +189,9 @@ def test_a_second_sweep_goes_on_in_the_same_run(config: Config) -> None:
     assert pieces[-1].summary["responses"] == 40
 
 
-def test_runs_close_when_their_task_is_complete(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_close_when_their_task_is_complete(
+    task, started, drive, by_id, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tasks = [task(f"m{n}", condition, units=1, responses=10) for n in range(6) for condition in ("plain", "chat")]
     open_at_once, most = 0, 0
     init, finish = wandb.init, wandb.Run.finish
@@ -184,88 +210,98 @@ def test_runs_close_when_their_task_is_complete(config: Config, monkeypatch: pyt
     monkeypatch.setattr(wandb, "init", counted_init)
     monkeypatch.setattr(wandb.Run, "finish", counted_finish)
     tracker = WandbTracker(config, warn=print)
-    drive(tracker, start(*tasks, root=config.results.root), *((*one.key, 10) for one in tasks))
+    drive(tracker, started(*tasks, root=config.results.root), *((*one.key, 10) for one in tasks))
     assert (most, open_at_once) == (1, 0)
-    assert len(by_id(config)) == 12
+    assert len(by_id()) == 12
     (line,) = tracker.summary_lines()
     directory = config.tracking_root() / "wandb"
     assert line == f"W&B: 12 offline runs in {directory}; `wandb sync {directory}` uploads them"
 
 
-def test_wandb_sync_takes_the_directory_that_is_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_sync_takes_the_directory_that_is_named(
+    task, started, drive, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(Path(config.results.root).parent)
     tracker = WandbTracker(config, warn=print)
-    drive(tracker, start(task(responses=10, units=1), root=config.results.root), ("m", "plain", 10))
+    drive(tracker, started(task(responses=10, units=1), root=config.results.root), ("m", "plain", 10))
     (line,) = tracker.summary_lines()
     assert line == "W&B: 1 offline run in demo/tracking/wandb; `wandb sync demo/tracking/wandb` uploads them"
     command = [sys.executable, "-m", "wandb", *line.split("`")[1].split()[1:], "--dry-run"]
     assert "Would sync 1 run(s)" in subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
-def test_an_init_that_raises_costs_one_warning(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_init_that_raises_costs_one_warning(
+    task, started, drive, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
 
-    def refuse(**_: object) -> wandb.Run:
+    def fail(**_: object) -> wandb.Run:
         raise RuntimeError(f"no thanks\nto {'k' * 40}")
 
-    monkeypatch.setattr(wandb, "init", refuse)
+    monkeypatch.setattr(wandb, "init", fail)
     warnings: Warnings = []
     tracker = WandbTracker(config, warn=warnings.append)
-    drive(tracker, start(task(), root=config.results.root), *[("m", "plain", 10)] * 4)
+    drive(tracker, started(task(), root=config.results.root), *[("m", "plain", 10)] * 4)
     assert warnings == ["W&B failed and is switched off: no thanks to …"]
     assert tracker.summary_lines() == []
 
 
-def test_an_init_that_hangs_stalls_nobody(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_init_that_hangs_delays_nothing(
+    task, started, committed, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered, release = threading.Event(), threading.Event()
 
     def hang(**_: object) -> wandb.Run:
         entered.set()
         release.wait(30)
-        raise RuntimeError("too late to be heard")
+        raise RuntimeError("too late to matter")
 
     monkeypatch.setattr(wandb, "init", hang)
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append, patience_s=0.2)
+    tracker = WandbTracker(config, warn=warnings.append, finish_seconds=0.2)
     begun = time.monotonic()
-    tracker.started(start(task(responses=10_000), root=config.results.root))
-    tracker.unit_started("m", "plain", "u0")
+    tracker.handle(started(task(responses=10_000), root=config.results.root))
+    tracker.handle(UnitStarted("m", "plain", "u0"))
     for _ in range(1000):
-        tracker.unit_done(report())
-    told = time.monotonic() - begun
+        tracker.handle(committed())
+    elapsed = time.monotonic() - begun
     assert entered.wait(10)
-    tracker.ended(SweepEnd(seconds=1.0))
-    tracker.ended(SweepEnd(seconds=1.0))
-    assert told < 0.5
+    tracker.handle(SweepEnded(seconds=1.0))
+    tracker.handle(SweepEnded(seconds=1.0))
+    assert elapsed < 0.5
     assert warnings == ["W&B did not finish within 0.2 s; its last points may be missing"]
     release.set()
     wait_for(lambda: all(thread.name != "psych-ray-wandb" for thread in threading.enumerate()))
     assert len(warnings) == 1
 
 
-def test_a_backlog_that_grows_too_long_is_given_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_switches_wandb_off(
+    task, started, committed, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entered, release = threading.Event(), threading.Event()
 
     def hang(**_: object) -> wandb.Run:
         entered.set()
         release.wait(30)
-        raise RuntimeError("too late to be heard")
+        raise RuntimeError("too late to matter")
 
     monkeypatch.setattr(wandb, "init", hang)
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append, patience_s=0.1, backlog=50)
-    tracker.started(start(task(responses=10_000), root=config.results.root))
-    tracker.unit_started("m", "plain", "u0")
+    tracker = WandbTracker(config, warn=warnings.append, finish_seconds=0.1, queue_size=50)
+    tracker.handle(started(task(responses=10_000), root=config.results.root))
+    tracker.handle(UnitStarted("m", "plain", "u0"))
     assert entered.wait(10)
     for _ in range(100):
-        tracker.unit_done(report())
-    tracker.ended(SweepEnd(seconds=1.0))
+        tracker.handle(committed())
+    tracker.handle(SweepEnded(seconds=1.0))
     release.set()
     wait_for(lambda: all(thread.name != "psych-ray-wandb" for thread in threading.enumerate()))
     assert warnings == ["W&B is 50 events behind and is switched off"]
 
 
-def test_a_service_that_dies_costs_one_warning(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_dies_costs_one_warning(
+    task, started, committed, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     services: list[subprocess.Popen[bytes]] = []
 
     class Noted(subprocess.Popen[bytes]):
@@ -276,32 +312,39 @@ def test_a_service_that_dies_costs_one_warning(config: Config, monkeypatch: pyte
     monkeypatch.setattr(subprocess, "Popen", Noted)
     warnings: Warnings = []
     tracker = WandbTracker(config, warn=warnings.append)
-    tracker.started(start(task(responses=1000), root=config.results.root))
-    tracker.unit_started("m", "plain", "u0")
+    tracker.handle(started(task(responses=1000), root=config.results.root))
+    tracker.handle(UnitStarted("m", "plain", "u0"))
     wait_for(lambda: bool(list(config.tracking_root().glob("wandb/offline-run-*"))))
     (service,) = [process for process in services if "wandb-core" in str(process.args)]
     service.kill()
     service.wait()
     for _ in range(50):
-        tracker.unit_done(report())
+        tracker.handle(committed())
         time.sleep(0.01)
-    tracker.ended(SweepEnd(seconds=1.0))
+    tracker.handle(SweepEnded(seconds=1.0))
     assert len(warnings) == 1
     assert warnings[0].startswith("W&B failed and is switched off: ")
 
 
-def test_a_directory_that_cannot_be_made_costs_one_warning(config: Config) -> None:
+def test_a_directory_that_cannot_be_made_costs_one_warning(task, started, drive, config: Config) -> None:
     Path(config.results.root).write_text("a file where the directory should be")
     warnings: Warnings = []
     tracker = WandbTracker(config, warn=warnings.append)
-    drive(tracker, start(task(), root=config.results.root), ("m", "plain", 10))
+    drive(tracker, started(task(), root=config.results.root), ("m", "plain", 10))
     assert len(warnings) == 1
     assert "switched off" in warnings[0]
 
 
 @pytest.mark.parametrize("key", [None, "k" * 40])
 def test_online_without_a_server_is_kept_offline(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], key: str | None
+    task,
+    started,
+    drive,
+    by_id,
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    key: str | None,
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
@@ -311,47 +354,51 @@ def test_online_without_a_server_is_kept_offline(
     warnings: Warnings = []
     tracker = WandbTracker(config, warn=warnings.append)
     tasks = [task("a", responses=10, units=1), task("b", responses=10, units=1)]
-    drive(tracker, start(*tasks, root=config.results.root), ("a", "plain", 10), ("b", "plain", 10))
+    drive(tracker, started(*tasks, root=config.results.root), ("a", "plain", 10), ("b", "plain", 10))
     assert len(warnings) == 1
-    assert warnings[0].startswith("W&B refuses to work online, runs are kept offline from here on: ")
+    assert warnings[0].startswith("W&B fails online, runs are kept offline from here on: ")
     assert "kkkk" not in warnings[0]
-    assert {run_id: len(pieces) for run_id, pieces in by_id(config).items()} == {
+    assert {run_id: len(pieces) for run_id, pieces in by_id().items()} == {
         wandb_run_id(config.results.root, slug, "plain"): 1 for slug in "ab"
     }
     assert "2 offline runs" in tracker.summary_lines()[0]
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_users_environment_is_heard(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_in_the_environment_replaces_the_default(
+    task, started, drive, written, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "from-the-environment")
-    drive(WandbTracker(config, warn=print), start(task("a"), root=config.results.root), ("a", "plain", 10))
+    drive(WandbTracker(config, warn=print), started(task("a"), root=config.results.root), ("a", "plain", 10))
     config.tracking = TrackingConfig(project="from-the-configuration")
-    drive(WandbTracker(config, warn=print), start(task("b"), root=config.results.root), ("b", "plain", 10))
-    found = {piece.name: piece.project for piece in written(config)}
+    drive(WandbTracker(config, warn=print), started(task("b"), root=config.results.root), ("b", "plain", 10))
+    found = {piece.name: piece.project for piece in written()}
     assert found == {"a · plain": "from-the-environment", "b · plain": "from-the-configuration"}
 
 
-def test_disabled_in_the_environment_is_off(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_in_the_environment_is_off(task, started, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert config.tracking.kind == TrackingKind.wandb
     tracker = open_tracker(config)
-    tracker.started(start(task(), root=config.results.root))
-    tracker.ended(SweepEnd(seconds=1.0))
+    tracker.handle(started(task(), root=config.results.root))
+    tracker.handle(SweepEnded(seconds=1.0))
     assert tracker.summary_lines() == []
     assert not config.tracking_root().exists()
 
 
-def test_terminal_and_wandb_together(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+def test_terminal_and_wandb_together(
+    task, started, committed, config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
     tracker = open_tracker(config)
-    tracker.started(start(task(responses=10, units=1), root=config.results.root))
-    tracker.loading("m")
-    tracker.ready("m", 1.0)
-    tracker.unit_started("m", "plain", "u0")
-    tracker.unit_done(report())
-    tracker.ended(SweepEnd(seconds=1.0))
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 4
+    tracker.handle(started(task(responses=10, units=1), root=config.results.root))
+    tracker.handle(CheckpointLoading("m"))
+    tracker.handle(CheckpointLoaded("m", 1.0))
+    tracker.handle(UnitStarted("m", "plain", "u0"))
+    tracker.handle(committed())
+    tracker.handle(SweepEnded(seconds=1.0))
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 4
     assert len(tracker.summary_lines()) == 1
 
 

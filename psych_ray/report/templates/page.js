@@ -1,5 +1,5 @@
 "use strict";
-// Sorts a table by the column whose head is pressed; pressed again, the other way round. Empty cells stay last.
+// A click on a column's header sorts the table by it; a second click reverses the order. Empty cells stay last.
 for (const table of document.querySelectorAll("table")) {
   const body = table.tBodies[0];
   const heads = Array.from(table.tHead.rows[0].cells);

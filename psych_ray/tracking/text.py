@@ -1,10 +1,14 @@
-"""How numbers and names read in the terminal. Text from outside (names, messages) becomes one printable line here, so
-that neither an escape code nor a line break of it reaches the terminal.
+"""Numbers and names as text for the terminal.
+
+Text from outside (names, messages) becomes one printable line, so that no escape code and no line break in it reaches
+the terminal.
 """
 
 from __future__ import annotations
 
 from psych_ray.tracking.progress import Pace, SweepProgress, TaskProgress
+
+_ERROR_LENGTH = 240
 
 
 def one_line(text: object) -> str:
@@ -12,15 +16,15 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def because(error: BaseException) -> str:
-    """What an exception says, on one line of bounded length; its type where it says nothing."""
+def error_text(error: BaseException) -> str:
+    """Message of an exception on one line of bounded length; its type where the message is empty."""
     text = one_line(error) or type(error).__name__
-    return text if len(text) <= 240 else text[:239] + "…"
+    return text if len(text) <= _ERROR_LENGTH else text[: _ERROR_LENGTH - 1] + "…"
 
 
-def name_of(task: TaskProgress) -> str:
+def task_name(task: TaskProgress) -> str:
     """For example `qwen2.5-0.5b · plain`."""
-    return one_line(" · ".join(task.task.key))
+    return one_line(" · ".join(task.plan.key))
 
 
 def duration(seconds: float) -> str:
@@ -32,7 +36,7 @@ def duration(seconds: float) -> str:
 
 
 def speed(pace: Pace) -> str | None:
-    """Tokens per second, three digits or so."""
+    """Tokens per second, about three digits."""
     rate = pace.tokens_per_second
     if rate is None:
         return None
@@ -42,14 +46,14 @@ def speed(pace: Pace) -> str | None:
     return f"{rate:.0f} tokens/s"
 
 
-def left(seconds: float | None) -> str | None:
+def time_left(seconds: float | None) -> str | None:
     """Remaining time."""
     return None if seconds is None else f"{duration(seconds)} left"
 
 
-def responses(done: int, planned: int) -> str:
-    """Responses done of responses planned."""
-    return f"{done:,}/{planned:,} responses"
+def responses(committed: int, planned: int) -> str:
+    """Responses committed of responses planned."""
+    return f"{committed:,}/{planned:,} responses"
 
 
 def nats(value: float | None) -> str | None:
@@ -57,36 +61,36 @@ def nats(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f} nats"
 
 
-def troubles(count: int) -> str | None:
-    """Failures so far, retried ones too; nothing when there are none."""
+def failures(count: int) -> str | None:
+    """Failures so far, including retried ones; None when there are none."""
     return None if count == 0 else f"{count:,} failure" + ("s" if count > 1 else "")
 
 
-def joined(*parts: str | None) -> str:
-    """The parts that say something, one after the other."""
+def join(*parts: str | None) -> str:
+    """The parts that are not None, separated by commas."""
     return ", ".join(part for part in parts if part is not None)
 
 
-def finished_line(task: TaskProgress) -> str:
-    """The line that stays of a finished task."""
-    return f"{name_of(task)}: " + joined(
-        f"{task.responses:,} responses",
-        "none of them scored" if (mean := nats(task.means.nll_nats)) is None else f"{mean} a response",
+def complete_task(task: TaskProgress) -> str:
+    """The line that stays in the terminal when a task is complete."""
+    return f"{task_name(task)}: " + join(
+        f"{task.responses_committed:,} responses",
+        "none of them scored" if (mean := nats(task.means.nll_nats)) is None else f"{mean} per response",
         speed(task.pace),
         duration(task.pace.seconds),
     )
 
 
 def tasks(progress: SweepProgress) -> str:
-    """Tasks complete of all tasks."""
+    """Complete tasks of all tasks."""
     return f"{progress.complete}/{len(progress.tasks)} tasks"
 
 
 def overall(progress: SweepProgress, at: float) -> str:
     """How far the whole sweep is."""
-    return joined(
-        responses(progress.responses, progress.responses_planned),
-        left(progress.seconds_left(at)),
+    return join(
+        responses(progress.responses_committed, progress.responses),
+        time_left(progress.seconds_left(at)),
         speed(progress.pace),
-        troubles(progress.troubles),
+        failures(progress.failures),
     )

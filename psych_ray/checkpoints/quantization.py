@@ -37,6 +37,25 @@ def method_of(quantization: Mapping[str, Any]) -> str:
     return str(quantization.get("quant_method") or "unknown")
 
 
+def stored_bits(quantization: Mapping[str, Any] | None, on_the_fly: str | None = None) -> int | None:
+    """Bits of a weight, 4 or 8, for a config.json's `quantization_config` and a card's `quantization`.
+
+    None where neither quantizes. 8, the larger estimate of memory, where the number is not given or is another one.
+    """
+    quantization = quantization or {}
+    if "4bit" in (on_the_fly or "") or packed_bits(quantization) == 4:
+        return 4
+    return 8 if quantization or on_the_fly else None
+
+
+def packed_bits(quantization: Mapping[str, Any]) -> int | None:
+    """Bits of a weight as a config.json's `quantization_config` states them; None where it does not."""
+    if quantization.get("load_in_4bit"):
+        return 4
+    bits = quantization.get("bits") or quantization.get("w_bit")
+    return int(bits) if bits else None
+
+
 def require_known(card: CheckpointCard, quantization: Mapping[str, Any] | None) -> None:
     """Raise CheckpointError where a card asks for a quantization that neither its files nor we can make."""
     if card.quantization and not quantization and card.quantization not in ON_THE_FLY:

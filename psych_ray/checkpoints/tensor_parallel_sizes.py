@@ -1,8 +1,8 @@
-"""How many ranks can share a checkpoint by tensor parallelism, told from its config.json before anything is loaded.
+"""Over how many ranks tensor parallelism can shard a checkpoint, read from its config.json before it is loaded.
 
-DeepSpeed also cuts what does not divide: key heads unevenly, or down to none on some rank, which the attention of
-transformers then misreads. So heads and hidden units must divide evenly, and the architecture must be one that was
-seen to score as one process does. Knows no torch and no weights.
+DeepSpeed also shards what does not divide: key heads unevenly, or none on some rank, which gives wrong scores with the
+attention of transformers. So heads and hidden units must divide evenly, and the architecture must be one that tests
+compare with a single process. Does not import torch, and reads no weights.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from typing import Any
 
 from psych_ray.errors import CheckpointError
 
-# Text parts that were seen to score on 2 and on 4 ranks as in one process.
-_SEEN = {
+# Model types of text models whose scores on 2 and on 4 ranks are tested against a single process.
+_TESTED = {
     "gemma3_text",
     "llama",
     "mistral",
     "olmo2",
     "olmo3",
     "qwen2",
-    "qwen2_5_vl",  # the first files of Qwen2.5-VL have the text part at the top
+    "qwen2_5_vl",  # early files of Qwen2.5-VL have the text model's fields at the top level
     "qwen2_5_vl_text",
     "qwen3",
     "qwen3_moe",
     "qwen3_vl_text",
 }
-# What a config.json of the hub may leave to the defaults of transformers.
+# Defaults of transformers for fields that a config.json of the hub may omit.
 _DEFAULTS = {"gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 9216}}
-# What it is called, and how many of it must stay together: grouped products want rows of 16 bytes or a multiple.
+# Field -> its name in messages, and the size of the groups that must stay on one rank: grouped matrix products need
+# rows whose size is a multiple of 16 bytes.
 _MUST_DIVIDE = {
     "num_attention_heads": ("attention heads", 1),
     "num_key_value_heads": ("key and value heads", 1),
@@ -38,54 +39,58 @@ _MUST_DIVIDE = {
 
 
 def require_divisible(config: Mapping[str, Any], n_ranks: int, name: str) -> None:
-    """Raise CheckpointError where `n_ranks` ranks cannot share the checkpoint of this config.json."""
-    obstacle = _obstacle(config)
-    if obstacle:
-        raise CheckpointError(f"{name}: {obstacle}")
+    """Raise CheckpointError where tensor parallelism cannot shard the checkpoint of this config.json over `n_ranks`."""
+    reason = obstacle(config, n_ranks)
+    if reason:
+        raise CheckpointError(f"{name}: {reason}")
+
+
+def obstacle(config: Mapping[str, Any], n_ranks: int) -> str | None:
+    """Reason why `n_ranks` ranks cannot hold shards of this checkpoint, and what to do; None where they can."""
+    reason = _obstacle_for_any_count(config)
+    if reason:
+        return reason
     remainder = _remainder(config, n_ranks)
-    if remainder:
-        counts = _either(possible_ranks(config, max(n_ranks, 16)))
-        raise CheckpointError(
-            f"{name}: {remainder}; scoring.engine=deepspeed_tp takes {counts} here, scoring.engine=deepspeed_zero any "
-            "number"
-        )
+    if not remainder:
+        return None
+    counts = _either(possible_ranks(config, max(n_ranks, 16)))
+    return f"{remainder}; scoring.engine=deepspeed_tp takes {counts} here, scoring.engine=deepspeed_zero any number"
 
 
 def possible_ranks(config: Mapping[str, Any], most: int) -> list[int]:
-    """List the rank counts from 1 to `most` that can share the checkpoint; none where its architecture is not known."""
-    if _obstacle(config):
+    """Rank counts up to `most` over which the checkpoint can be sharded; empty where its architecture is not tested."""
+    if _obstacle_for_any_count(config):
         return []
     return [n_ranks for n_ranks in range(1, most + 1) if not _remainder(config, n_ranks)]
 
 
-def _obstacle(config: Mapping[str, Any]) -> str | None:
-    """Say what keeps the checkpoint from being shared by any number of ranks, and what to do."""
+def _obstacle_for_any_count(config: Mapping[str, Any]) -> str | None:
     if config.get("quantization_config"):
         return (
-            "its weights are quantized, which scoring.engine=deepspeed_tp cannot cut; score it with "
-            "scoring.engine=transformers, or leave it out with checkpoints.only"
+            "its weights are quantized, which scoring.engine=deepspeed_tp cannot shard; score it with "
+            "scoring.engine=transformers, or exclude it with checkpoints.only"
         )
-    kind = _text_part(config).get("model_type")
-    if kind not in _SEEN:
+    model_type = _text_config(config).get("model_type")
+    if model_type not in _TESTED:
         return (
-            f"scoring.engine=deepspeed_tp was not seen to score its architecture ({kind}) right; "
-            "scoring.engine=deepspeed_zero can hold it"
+            f"scoring.engine=deepspeed_tp is not tested with its architecture ({model_type}); use "
+            "scoring.engine=deepspeed_zero"
         )
     return None
 
 
 def _remainder(config: Mapping[str, Any], n_ranks: int) -> str | None:
-    """Say what does not divide."""
-    text = _text_part(config)
-    known = _DEFAULTS.get(str(text.get("model_type")), {}) | {key: n for key, n in text.items() if n is not None}
-    for key, (what, together) in _MUST_DIVIDE.items():
-        if n_ranks > 1 and known.get(key, 0) % (n_ranks * together):
-            parts = f" in parts of {together}" if together > 1 else ""
-            return f"its {known[key]} {what} do not divide over {n_ranks} ranks{parts}"
+    """Say which size does not divide by `n_ranks`; None where all do."""
+    text = _text_config(config)
+    sizes = _DEFAULTS.get(str(text.get("model_type")), {}) | {key: n for key, n in text.items() if n is not None}
+    for key, (what, group) in _MUST_DIVIDE.items():
+        if n_ranks > 1 and sizes.get(key, 0) % (n_ranks * group):
+            groups = f" in groups of {group}" if group > 1 else ""
+            return f"its {sizes[key]} {what} do not divide over {n_ranks} ranks{groups}"
     return None
 
 
-def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     text = config.get("text_config") or config
     assert isinstance(text, Mapping)
     return text

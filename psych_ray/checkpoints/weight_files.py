@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from psych_ray.checkpoints.quantization import packed_bits
 from psych_ray.errors import CheckpointError
 
 MODEL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
@@ -72,14 +73,14 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
 def count_parameters(files: Sequence[Path], quantization: Mapping[str, Any] | None = None) -> int:
     """Parameters in safetensors files; values that quantization packed into one integer count each."""
     quantization = quantization or {}
-    bits = 4 if quantization.get("load_in_4bit") else quantization.get("bits") or quantization.get("w_bit")
+    bits = packed_bits(quantization)
     total = 0
     for file in files:
         for name, tensor in safetensors_header(file).items():
             if quantization and _COMPANION.search(name):
                 continue
             stored = _BITS.get(tensor["dtype"])
-            packed = stored // int(bits) if stored and bits else 1
+            packed = stored // bits if stored and bits else 1
             total += math.prod(tensor["shape"]) * packed
     return total
 

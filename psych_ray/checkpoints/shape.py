@@ -1,0 +1,97 @@
+"""Sizes of a checkpoint that planning needs: memory, tensor-parallel rank counts, the engines that can hold it.
+
+`shape_of` reads config.json once; afterwards no file and no network is needed. Does not import torch, and does not
+choose an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from psych_ray.checkpoints.cards import CONFIG, read_json
+from psych_ray.checkpoints.find import Checkpoint
+from psych_ray.checkpoints.hub import config_of
+from psych_ray.checkpoints.quantization import stored_bits
+from psych_ray.checkpoints.tensor_parallel_sizes import obstacle, possible_ranks
+
+_POWERS_OF_TWO = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointShape:
+    """Sizes of one checkpoint; None where neither its files nor the hub give them."""
+
+    n_parameters: int
+    """Those of an adapter include its base's; 0 for the simulator."""
+    bits: int | None = None
+    """Bits of a quantized weight, 4 or 8; None: the weights are not quantized."""
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    """Hidden units of the widest MLP that a token passes; with experts, those of all experts of one token."""
+    context: int | None = None
+    """Most tokens of one sequence."""
+    only_transformers: str | None = None
+    """Reason why only `engine=transformers` can hold it; None: every engine can."""
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    """config.json of the weights, an adapter's base's; empty where it is not available."""
+
+    @classmethod
+    def of_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        n_parameters: int,
+        quantization: str | None = None,
+        adapter: bool = False,
+        trust_remote_code: bool = False,
+    ) -> CheckpointShape:
+        """Derive the sizes from a config.json and what the checkpoint's card adds to it."""
+        text = config.get("text_config") or config
+        experts = (text.get("moe_intermediate_size") or 0) * (text.get("num_experts_per_tok") or 0)
+        bits = stored_bits(config.get("quantization_config"), quantization)
+        reasons = {
+            "it is an adapter": adapter,
+            "it is quantized": bits is not None,
+            "it comes with modelling code of its own": trust_remote_code,
+        }
+        return cls(
+            n_parameters=n_parameters,
+            bits=bits,
+            hidden_size=text.get("hidden_size"),
+            intermediate_size=max(experts, text.get("intermediate_size") or 0) or None,
+            context=text.get("max_position_embeddings"),
+            only_transformers=next((reason for reason, applies in reasons.items() if applies), None),
+            config=config,
+        )
+
+    def rank_counts(self, most: int) -> list[int]:
+        """Rank counts up to `most` over which tensor parallelism can shard it, ascending; empty where none can.
+
+        Powers of two up to 16 where its config.json is not available.
+        """
+        return possible_ranks(self.config, most) if self.config else [n for n in _POWERS_OF_TWO if n <= most]
+
+    def tensor_parallel_obstacle(self, n_ranks: int) -> str | None:
+        """Reason why tensor parallelism cannot shard it over `n_ranks`, and what to do, for `{name}: {reason}`.
+
+        None where it can, or where its config.json is not available.
+        """
+        return obstacle(self.config, n_ranks) if self.config else None
+
+
+def shape_of(checkpoint: Checkpoint) -> CheckpointShape:
+    """Read the sizes of a checkpoint. CheckpointError where a local config.json cannot be read."""
+    if checkpoint.is_simulator:
+        return CheckpointShape(n_parameters=checkpoint.n_parameters)
+    weights = checkpoint.base_of_adapter or checkpoint
+    card = weights.card
+    return CheckpointShape.of_config(
+        read_json(Path(card.path) / CONFIG) if card.path else config_of(card),
+        n_parameters=checkpoint.n_parameters,
+        quantization=card.quantization,
+        adapter=checkpoint.base_of_adapter is not None,
+        trust_remote_code=checkpoint.card.trust_remote_code,
+    )

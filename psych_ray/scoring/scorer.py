@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from psych_ray.errors import TranscriptError
-from psych_ray.scoring.batching import Ahead, Waiting, windows
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
+from psych_ray.scoring.prefetch import IdleTime, Prefetcher, windows
 from psych_ray.scoring.scored import Check, ScoredTranscript
 from psych_ray.scoring.tokens.alignment import Alignment, align
 from psych_ray.scoring.tokens.parity import align_as_authors
@@ -28,7 +28,7 @@ from psych_ray.transcripts.conditions import ChatTemplate, Condition, truncate_c
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
-_AHEAD = 16
+_PREFETCHED = 16
 _WINDOW_BATCHES = 8
 _REMEMBERED_TOKENS = 8_000_000
 
@@ -71,8 +71,7 @@ class LanguageModelScorer:
         self.tokenizer = tokenizer
         self.checks = list(checks)
         """What the self-check saw."""
-        self.waiting = Waiting()
-        """How long scoring stood still because nothing was tokenized yet."""
+        self._idle = IdleTime()
         self._cut = cut
         self._template = template
         self._align = align_as_authors if parity else align
@@ -83,10 +82,15 @@ class LanguageModelScorer:
         """How the weights are held."""
         return self.engine.name
 
+    @property
+    def idle_seconds(self) -> float:
+        """Time that `score` has waited for tokenization so far."""
+        return self._idle.seconds
+
     def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
         """Score transcripts, in their order."""
         aligned = (self.align(transcript, condition) for transcript in transcripts)
-        with Ahead(aligned, most=_AHEAD, waiting=self.waiting) as stream:
+        with Prefetcher(aligned, capacity=_PREFETCHED, idle=self._idle) as stream:
             for window in windows(stream, lambda a: a.length, _WINDOW_BATCHES * self.engine.batch_tokens):
                 yield from self._score_window(window)
 

@@ -111,7 +111,7 @@ def preparing(shape: str, *, n: int = 4, tokens: int = 2048) -> dict[str, object
     return {
         "prepared_tokens_per_s": round(prepared / seconds),
         "scored_tokens_per_s": round(read / scoring),
-        "waited_share": round(scorer.waiting.seconds / scoring, 4),
+        "waited_share": round(scorer.idle_seconds / scoring, 4),
     }
 
 

@@ -1,30 +1,74 @@
-"""Temporary directories that hardly outlive their process, even one that is killed: the next one removes them."""
+"""Temporary directories that are removed even where their process is killed: by the next process that makes one.
+
+The owner of a directory holds a lock on a file in it for as long as it lives, so that an abandoned directory is one
+whose lock is free. Process ids would not tell: containers with a common temporary folder have ids of their own.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "psych-ray-"
+_LOCK = ".lock"
+_REMOVED_WITHOUT_LOCK_AFTER_S = 86_400
 
 
 @contextmanager
-def temporary_directory() -> Iterator[Path]:
-    """Directory for as long as the block runs; first removes those of processes of this machine that are dead."""
-    _remove_abandoned()
-    directory = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
+def temporary_directory(parent: Path | None = None, *, prefix: str = "psych-ray-") -> Iterator[Path]:
+    """Make a directory in `parent`, by default the system's temporary folder, and remove it at the end of the block.
+
+    First removes directories of the same parent and prefix whose processes were killed. Its path is short enough for
+    the sockets that Ray makes below it.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    _remove_abandoned(parent, prefix)
+    directory = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
     try:
-        yield Path(directory)
+        with _locked(directory):
+            yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _remove_abandoned() -> None:
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        pid = path.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of a new directory. The file gets its name once it is locked, so nobody else can lock it first."""
+    unnamed = directory / f"{_LOCK}-new"
+    descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with suppress(OSError):  # a file system without locks: others cannot lock it either, and keep the directory
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unnamed.rename(directory / _LOCK)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    made_here = re.compile(re.escape(prefix) + r"\d+-\w{8}")
+    for path in parent.iterdir():
+        if made_here.fullmatch(path.name):
+            with suppress(OSError):  # another user's, locked by its owner, or removed in the meantime
+                _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(directory: Path) -> None:
+    try:
+        descriptor = os.open(directory / _LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        # Its process was killed while it made or removed the directory, or is about to create the lock.
+        if time.time() - directory.stat().st_mtime > _REMOVED_WITHOUT_LOCK_AFTER_S:
+            shutil.rmtree(directory, ignore_errors=True)
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +66,16 @@ def byte_tokenizer_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tokenizers") / "bytes"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def model_of() -> Callable[[Any], Any]:
+    """Return the model of a scorer, for any engine and what wraps it."""
+
+    def find(scorer: Any) -> Any:
+        engine = scorer.engine
+        while hasattr(engine, "engine"):
+            engine = engine.engine
+        return engine.model
+
+    return find

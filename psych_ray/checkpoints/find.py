@@ -19,7 +19,7 @@ from psych_ray.checkpoints.hub import pin
 from psych_ray.checkpoints.quantization import require_known
 from psych_ray.checkpoints.weight_files import ADAPTER, count_parameters, weight_files
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
-from psych_ray.errors import CheckpointError
+from psych_ray.errors import CheckpointError, UnreachableError
 
 SIMULATOR = "simulator"
 _SAMPLES, _SAMPLE_BYTES = 16, 65_536
@@ -171,8 +171,8 @@ def _base(card: CheckpointCard, cards: Sequence[CheckpointCard], *, allow_pickle
         return _whole(base, allow_pickle=allow_pickle)
     try:
         return _whole(CheckpointCard(id=names[0]), allow_pickle=allow_pickle)
-    except CheckpointError as error:
-        raise CheckpointError(
+    except (CheckpointError, UnreachableError) as error:
+        raise type(error)(
             f"{card.id}: it is an adapter on {names[0]}, which is none of the checkpoints and no directory here; "
             f"add it to them ({error})"
         ) from error

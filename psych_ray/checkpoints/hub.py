@@ -1,13 +1,13 @@
-"""Checkpoints on the model hub: which commit a name means, and its files on this machine.
+"""Checkpoints on the model hub: the commit that a revision names, and its files on this machine.
 
-The driver pins a commit before anything is scheduled; every replica then fetches exactly that commit into the hub's
-own cache, or finds it there. With HF_HUB_OFFLINE=1 only the cache is asked. Knows no torch, and fetches no pickles
-that were not asked for.
+The driver resolves a revision to a commit before anything is scheduled; every replica then uses exactly that commit,
+from the hub's local cache where it is there. With HF_HUB_OFFLINE=1 only the cache is used. Does not import torch, and
+downloads neither pickled weights nor code unless that is allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,33 +15,38 @@ from typing import Any
 from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.checkpoints.weight_files import ADAPTER, MODEL, count_parameters, weight_files
 from psych_ray.config import CheckpointCard
-from psych_ray.errors import CheckpointError, first_line
+from psych_ray.errors import CheckpointError, PsychRayError, UnreachableError, first_line
 
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 # Copies of the weights in other layouts; `*` also matches slashes.
-_NOT_WANTED = ["*/*", "consolidated*", "training_args.bin", "optimizer.*", "scheduler.*"]
+_EXCLUDED = ["*/*", "consolidated*", "training_args.bin", "optimizer.*", "scheduler.*"]
+_TRANSIENT_STATUS = {408, 425, 429}
 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What a hub id and revision mean right now."""
+    """What a hub id and revision mean when a sweep is planned."""
 
     revision: str
     """The commit."""
     n_parameters: int | None
-    """None: neither the hub nor the cache knows."""
+    """None: neither the hub nor the cache gives it."""
 
 
 def pin(card: CheckpointCard) -> Pinned:
-    """Ask the hub, or where it cannot be reached its local cache, for the commit that `card.revision` names."""
+    """Resolve `card.revision` to a commit, on the hub or, where that fails, in its local cache.
+
+    CheckpointError where id or revision do not exist or access is denied. UnreachableError where the hub cannot be
+    reached and the cache does not have the revision.
+    """
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = huggingface_hub.HfApi().model_info(card.id, revision=card.revision)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise _refused(card, error) from error
-    except Exception as error:  # noqa: BLE001  the client passes on its HTTP library's own errors
+        raise _hub_error(card, error) from error
+    except Exception as error:  # noqa: BLE001  errors of the client's HTTP library pass through
         return _pinned_in_cache(card, error)
     assert info.sha is not None
     return Pinned(info.sha, info.safetensors.total if info.safetensors else None)
@@ -53,25 +58,28 @@ def config_of(card: CheckpointCard) -> Mapping[str, Any]:
 
     try:
         return read_json(Path(huggingface_hub.hf_hub_download(card.id, CONFIG, revision=card.revision)))
-    except Exception:  # noqa: BLE001  only an estimate is lost; loading will tell what is wrong
+    except Exception:  # noqa: BLE001  it serves estimates only; loading the checkpoint raises the error
         return {}
 
 
 def fetch(card: CheckpointCard, *, allow_pickle: bool) -> Path:
-    """Bring the files of the pinned commit to this machine and return their directory."""
+    """Download the files of the pinned commit, unless they are in the local cache, and return their directory.
+
+    Errors as in `pin`.
+    """
     import huggingface_hub
 
-    wanted = [*_SMALL_FILES, "*.safetensors"]
-    wanted += ["*.bin"] if allow_pickle else []
-    wanted += ["*.py"] if card.trust_remote_code else []
+    patterns = [*_SMALL_FILES, "*.safetensors"]
+    patterns += ["*.bin"] if allow_pickle else []
+    patterns += ["*.py"] if card.trust_remote_code else []
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                card.id, revision=card.revision, allow_patterns=wanted, ignore_patterns=_NOT_WANTED
+                card.id, revision=card.revision, allow_patterns=patterns, ignore_patterns=_EXCLUDED
             )
         )
     except Exception as error:
-        raise _refused(card, error) from error
+        raise _hub_error(card, error) from error
 
 
 def _pinned_in_cache(card: CheckpointCard, reason: Exception) -> Pinned:
@@ -80,30 +88,58 @@ def _pinned_in_cache(card: CheckpointCard, reason: Exception) -> Pinned:
     try:
         snapshot = Path(huggingface_hub.snapshot_download(card.id, revision=card.revision, local_files_only=True))
     except (OSError, ValueError) as error:
-        raise _refused(card, reason) from error
+        raise _hub_error(card, reason) from error
     try:
         files = weight_files(snapshot, name=ADAPTER if card.adapter else MODEL)
         config = {} if card.adapter else read_json(snapshot / CONFIG)
         return Pinned(snapshot.name, count_parameters(files, config.get("quantization_config")))
-    except CheckpointError:  # other machines of the cluster may have what this one has not
+    except CheckpointError:  # the nodes that load it may have the files that are missing here
         return Pinned(snapshot.name, None)
 
 
-def _refused(card: CheckpointCard, error: Exception) -> CheckpointError:
-    """One line that says what the hub's client means, and what can be done about it."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+def _hub_error(card: CheckpointCard, error: Exception) -> PsychRayError:
+    """The error to raise for one of the hub's client: UnreachableError where a later attempt may succeed."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     revision = card.revision or "main"
+    copy = "name a copy with checkpoints=local checkpoints.paths=[DIR]"
+    causes = list(_causes(error))
+    not_in_cache = f"and its cache on this machine does not have revision {revision}"
     if isinstance(error, GatedRepoError):
-        what = "the hub gives it only to those who were granted access; ask on its page, and set HF_TOKEN"
+        what = "the hub gives it only to those who were granted access; request it on its page, and set HF_TOKEN"
     elif isinstance(error, RepositoryNotFoundError):
-        what = "the hub has no such checkpoint, or it is private; mend its id, or set HF_TOKEN"
+        what = "the hub has no such checkpoint, or it is private; correct its id, or set HF_TOKEN"
     elif isinstance(error, RevisionNotFoundError):
-        what = f"the hub has no revision {revision} of it; mend its card's revision"
-    else:
-        what = (
-            f"the hub cannot be reached ({first_line(error)}) and its cache on this machine lacks revision "
-            f"{revision}; fetch it where there is a network, or name a copy with checkpoints=local "
-            "checkpoints.paths=[DIR]"
+        what = f"the hub has no revision {revision} of it; correct its card's revision"
+    elif any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+        what = f"the hub is disabled (HF_HUB_OFFLINE) {not_in_cache}; fetch it where there is a network, or {copy}"
+    elif (transient := next(filter(_is_transient, causes), None)) is not None:
+        return UnreachableError(
+            f"{card.id}: the hub cannot be reached ({first_line(transient)}) {not_in_cache}; try again later, or {copy}"
         )
+    else:
+        what = f"it cannot be fetched from the hub ({first_line(error)}); check its id, HF_TOKEN and HF_HOME, or {copy}"
     return CheckpointError(f"{card.id}: {what}")
+
+
+def _is_transient(error: BaseException) -> bool:
+    from huggingface_hub.errors import HfHubHTTPError, XetDownloadError
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status >= 500 or status in _TRANSIENT_STATUS
+    # Of httpx or httpx2, by the version of huggingface_hub: errors without response are those of the connection.
+    client_error = HfHubHTTPError.__bases__[0]
+    return isinstance(error, (client_error, ConnectionError, TimeoutError, XetDownloadError))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and the chain of its causes; huggingface_hub raises LocalEntryNotFoundError from the actual one."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,94 +1,76 @@
-"""Demo checkpoints on disk: made once a machine, whole or not at all. Trains nothing itself and imports no torch.
+"""Demo checkpoints on disk, made once per machine, and complete or absent. Does not import torch.
 
-Each generation is a process of its own (`psych_ray.demo.train`), not a worker of a pool: that needs nothing of the
-asking script's main module, works from inside a Ray driver, and ends with the asker whatever happens to it.
+Each generation is trained in a process of its own (`psych_ray.demo.train`). A worker of a process pool would import the
+caller's main module, could not be started from a Ray driver, and could outlive a killed caller.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from psych_ray.demo.recipe import CARD, RECIPE, Recipe
+from psych_ray.checkpoints.cards import CARD
+from psych_ray.demo.recipe import RECIPE, Recipe
+from psych_ray.temporary import temporary_directory
 
 FILES = (CARD, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_STALE_AFTER_S = 3600
 
 
-def _say_nothing(_: str) -> None:
+def _discard(_: str) -> None:
     pass
 
 
-def demo_checkpoints(root: Path, *, progress: Callable[[str], None] = _say_nothing) -> list[Path]:
-    """Directories of the six demo checkpoints, oldest generation and base first, under `root`; made when missing.
+def demo_checkpoints(root: Path, *, progress: Callable[[str], None] = _discard) -> list[Path]:
+    """Directories of the six demo checkpoints under `root`, oldest generation and base first; made where missing.
 
-    Making them takes about a minute on two cores; `progress` gets a line for each that is done. Only ever appears
-    under `root` as a whole; processes that make them at the same time do not disturb each other.
+    Making them takes about a minute on two cores; `progress` gets a line per checkpoint. They appear under `root` all
+    at once. Several processes can make them at the same time: all return those of the first one that is done.
     """
     home = root / f"demo-{RECIPE.fingerprint()}"
-    if not _whole(home, RECIPE):
+    if not _is_complete(home, RECIPE):
         _make(home, RECIPE, progress)
     return [home / checkpoint for checkpoint in RECIPE.checkpoint_ids()]
 
 
-def _whole(home: Path, recipe: Recipe) -> bool:
+def _is_complete(home: Path, recipe: Recipe) -> bool:
     return all((home / checkpoint / file).is_file() for checkpoint in recipe.checkpoint_ids() for file in FILES)
 
 
 def _make(home: Path, recipe: Recipe, progress: Callable[[str], None]) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(home.parent)
-    with _temporary_sibling(home) as draft:
+    with temporary_directory(home.parent, prefix=".demo-") as scratch:
         progress(f"making demo checkpoints in {home}, once")
-        _train_side_by_side([generation.name for generation in recipe.generations], draft, progress)
-        assert _whole(draft, recipe)
-        _put_in_place(draft, home, recipe)
+        draft = scratch / "draft"
+        draft.mkdir()
+        train_generations([generation.name for generation in recipe.generations], draft, progress)
+        assert _is_complete(draft, recipe)
+        _publish(draft, home, recipe, scratch)
 
 
-@contextmanager
-def _temporary_sibling(home: Path) -> Iterator[Path]:
-    draft = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _put_in_place(draft: Path, home: Path, recipe: Recipe) -> None:
-    """Rename; another process that was first wins, and what somebody damaged makes room."""
-    draft.chmod(0o755)
+def _publish(draft: Path, home: Path, recipe: Recipe, scratch: Path) -> None:
+    """Rename the draft to its home, unless another process was faster; damaged checkpoints there are replaced."""
     try:
         draft.replace(home)
     except OSError:
-        if _whole(home, recipe):
+        if _is_complete(home, recipe):
             return
-        with _temporary_sibling(home) as aside:
-            home.replace(aside)
-            draft.replace(home)
+        home.replace(scratch / "damaged")
+        draft.replace(home)
 
 
-def _remove_stale(root: Path) -> None:
-    """Drafts of processes that were killed outright."""
-    for draft in root.glob(".demo-*"):
-        with suppress(FileNotFoundError):
-            if time.time() - draft.stat().st_mtime > _STALE_AFTER_S:
-                shutil.rmtree(draft, ignore_errors=True)
-
-
-def _train_side_by_side(names: list[str], draft: Path, progress: Callable[[str], None]) -> None:
+def train_generations(names: list[str], draft: Path, progress: Callable[[str], None]) -> None:
+    """Train generations side by side, a process each, into `draft`. RuntimeError where one fails."""
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         trainings = [stack.enter_context(_training(name, draft, log)) for name in names]
-        readers = [threading.Thread(target=_pass_on, args=(one.stdout, progress)) for one in trainings]
+        readers = [threading.Thread(target=_forward_lines, args=(one.stdout, progress)) for one in trainings]
         for reader in readers:
             reader.start()
         codes = [one.wait() for one in trainings]
@@ -99,7 +81,7 @@ def _train_side_by_side(names: list[str], draft: Path, progress: Callable[[str],
             raise RuntimeError(f"training the demo checkpoints failed, exit codes {codes}:\n{log.read()[-4000:]}")
 
 
-def _pass_on(lines: IO[str] | None, progress: Callable[[str], None]) -> None:
+def _forward_lines(lines: IO[str] | None, progress: Callable[[str], None]) -> None:
     assert lines is not None
     for line in lines:
         progress(line.rstrip("\n"))
@@ -107,8 +89,8 @@ def _pass_on(lines: IO[str] | None, progress: Callable[[str], None]) -> None:
 
 @contextmanager
 def _training(name: str, draft: Path, log: IO[str]) -> Iterator[subprocess.Popen[str]]:
-    """One training process; however the block is left, it is gone afterwards."""
-    process = subprocess.Popen(  # noqa: S603 - our own module
+    """Run one training process; at the end of the block it is killed, if it still runs."""
+    process = subprocess.Popen(  # noqa: S603  a module of this package
         [sys.executable, "-m", "psych_ray.demo.train", name, str(draft)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -12,8 +12,6 @@ from psych_ray.config import Stage
 from psych_ray.transcripts.simulated import simulated_transcripts
 
 FAMILY = "demo"
-CARD = "psych_ray.json"
-"""File in a checkpoint's directory that says what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,10 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from psych_ray.checkpoints.cards import CARD
 from psych_ray.config import CheckpointCard, Stage
 from psych_ray.demo.corpus import Corpus, Tokens
-from psych_ray.demo.recipe import CARD, FAMILY, RECIPE, Generation, Recipe, Training
+from psych_ray.demo.recipe import FAMILY, RECIPE, Generation, Recipe, Training
 from psych_ray.demo.tokenizer import train_tokenizer
 from psych_ray.transcripts.simulated import simulated_transcripts
 

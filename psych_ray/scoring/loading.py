@@ -29,7 +29,7 @@ from psych_ray.scoring.engines.sharded.process_group import Ranks
 from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
 from psych_ray.scoring.engines.sharded.zero import ZeroEngine, load_zero
 from psych_ray.scoring.models.load import load_model, one_line
-from psych_ray.scoring.scorer import Cut, LanguageModelScorer
+from psych_ray.scoring.scorer import LanguageModelScorer, Truncation
 from psych_ray.scoring.tokens.alignment import require_offsets
 from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
@@ -188,16 +188,16 @@ def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, 
     return tokenizer
 
 
-def _cut(scoring: ScoringConfig, config: PreTrainedConfig) -> Cut:
+def _cut(scoring: ScoringConfig, config: PreTrainedConfig) -> Truncation:
     """Where transcripts end for this checkpoint; never beyond its context, whatever the setting.
 
     With `parity` the conditions cut, as the study's authors did, and nothing else does.
     """
     if scoring.parity:
-        return Cut()
+        return Truncation()
     text_config = config.get_text_config(decoder=True)
     context = getattr(text_config, "max_position_embeddings", None)
     if scoring.cut == CutBy.characters:
-        return Cut(tokens=context, characters=scoring.cut_at or CUT_CHARACTERS)
+        return Truncation(tokens=context, characters=scoring.cut_at or CUT_CHARACTERS)
     limits = [limit for limit in (scoring.cut_at, context) if limit is not None]
-    return Cut(tokens=min(limits, default=None))
+    return Truncation(tokens=min(limits, default=None))

@@ -1,4 +1,4 @@
-"""What scoring hands on: the responses of a transcript with their likelihoods, and who can make it. Knows no torch."""
+"""The results of scoring, and the interface of everything that scores. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from psych_ray.transcripts.status import Status
 
 @dataclass(frozen=True, slots=True)
 class ScoredTranscript:
-    """The responses of one transcript under one checkpoint and condition. Arrays have one entry a response [R]."""
+    """The responses of one transcript under one checkpoint and condition. Arrays have one entry per response [R]."""
 
     transcript: Transcript
     n_tokens_R: NDArray[np.int32]
     nll_R: NDArray[np.float32]
     """Nats, summed over the tokens of the response; NaN unless scored."""
     top1_R: NDArray[np.bool_] | None
-    """Every token is the arg max of the vocabulary; False unless scored. None: the scorer has no arg max."""
+    """Every token is the arg max of the vocabulary; False unless scored. None: the scorer has no vocabulary."""
     status_R: NDArray[np.int8]
     """Codes of `Status`."""
     tokens_read: int
     straddling_edges: int = 0
-    """Edges of responses that a scored token reaches over."""
+    """Number of edges of responses that lie within a scored token."""
 
 
 class Scorer(Protocol):
-    """Whatever can say how probable it found a human response."""
+    """Computes negative log-likelihoods of human responses."""
 
     @property
     def engine_name(self) -> str:
-        """How it holds what it scores with."""
+        """Name of the engine, for tables and messages."""
 
     def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
-        """Score transcripts, one result each, in any order."""
+        """Score transcripts, one result per transcript, in any order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at when a checkpoint was loaded."""
+    """Result of one check of a loaded checkpoint."""
 
     name: str
     passed: bool
@@ -53,21 +53,21 @@ class Check:
 
 @runtime_checkable
 class AlignsTranscripts(Scorer, Protocol):
-    """A scorer that reads tokens, and was checked when it was loaded."""
+    """A scorer of tokens, whose checkpoint was checked when it was loaded."""
 
     checks: list[Check]
 
     def straddling_edges(self, transcript: Transcript, condition: Condition) -> int:
-        """Count the edges of responses that a scored token reaches over."""
+        """Number of edges of responses that lie within a scored token."""
 
 
 class SimulatorScorer:
-    """The noise floor: what each response cost the simulator that made it. No model can be expected to do better."""
+    """The noise floor: NLL under the simulator that generated the responses, the lowest expected NLL of any model."""
 
     engine_name = "simulator"
 
     def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
-        """Pass on the true NLL of simulated transcripts; those of real people are not applicable."""
+        """Return the true NLL of simulated transcripts; responses of other transcripts are not applicable."""
         for transcript in transcripts:
             starts, ends = response_spans(transcript)
             status = np.where(ends > starts, Status.scored.code, Status.empty.code).astype(np.int8)

@@ -3,8 +3,8 @@
 scorer = load_scorer(checkpoint, ScoringConfig())
 for scored in scorer.score(transcripts, condition_named("plain")): ...
 
-Rendering and tokenizing run ahead in the background. What an engine has been asked before (another participant with the
-same text, another condition that renders the same) is not asked again.
+Rendering and tokenization run in a background thread. Scores of equal queries (participants with the same text,
+conditions that render the same text) are computed once and cached.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from psych_ray.errors import TranscriptError
-from psych_ray.scoring.batching import Ahead, Waiting, windows
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
+from psych_ray.scoring.prefetch import IdleTime, Prefetcher, windows
 from psych_ray.scoring.scored import Check, ScoredTranscript
 from psych_ray.scoring.tokens.alignment import Alignment, align
 from psych_ray.scoring.tokens.parity import align_as_authors
@@ -28,14 +28,14 @@ from psych_ray.transcripts.conditions import ChatTemplate, Condition, truncate_c
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
-_AHEAD = 16
+_PREFETCHED = 16
 _WINDOW_BATCHES = 8
-_REMEMBERED_TOKENS = 8_000_000
+_CACHED_TOKENS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Where transcripts end: at so many characters of the rendered text, and at so many tokens. None: no end."""
+class Truncation:
+    """Maximum length of a rendered transcript, in tokens and in characters of its text. None: no limit."""
 
     tokens: int | None = None
     characters: int | None = None
@@ -43,14 +43,14 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class _Aligned:
-    """A transcript and its renderings, most often one, as questions to the engine."""
+    """A transcript and its renderings, for most conditions one, as queries to the engine."""
 
     transcript: Transcript
     alignments: tuple[Alignment, ...]
     queries: tuple[Query, ...]
 
     @property
-    def length(self) -> int:
+    def n_tokens(self) -> int:
         return sum(query.length for query in self.queries)
 
 
@@ -61,7 +61,7 @@ class LanguageModelScorer:
         self,
         engine: Engine,
         tokenizer: PreTrainedTokenizerBase,
-        cut: Cut,
+        truncation: Truncation,
         *,
         template: ChatTemplate | None = None,
         parity: bool = False,
@@ -70,74 +70,78 @@ class LanguageModelScorer:
         self.engine = engine
         self.tokenizer = tokenizer
         self.checks = list(checks)
-        """What the self-check saw."""
-        self.waiting = Waiting()
-        """How long scoring stood still because nothing was tokenized yet."""
-        self._cut = cut
+        """Results of the self-check when the checkpoint was loaded."""
+        self._idle = IdleTime()
+        self.truncation = truncation
         self._template = template
         self._align = align_as_authors if parity else align
-        self._known = _Known(_REMEMBERED_TOKENS)
+        self._cache = _ScoreCache(_CACHED_TOKENS)
 
     @property
     def engine_name(self) -> str:
-        """How the weights are held."""
+        """Name of the engine that runs the weights."""
         return self.engine.name
+
+    @property
+    def idle_seconds(self) -> float:
+        """Time that `score` has waited for tokenization so far."""
+        return self._idle.seconds
 
     def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
         """Score transcripts, in their order."""
         aligned = (self.align(transcript, condition) for transcript in transcripts)
-        with Ahead(aligned, most=_AHEAD, waiting=self.waiting) as stream:
-            for window in windows(stream, lambda a: a.length, _WINDOW_BATCHES * self.engine.batch_tokens):
+        with Prefetcher(aligned, capacity=_PREFETCHED, idle=self._idle) as stream:
+            for window in windows(stream, lambda a: a.n_tokens, _WINDOW_BATCHES * self.engine.batch_tokens):
                 yield from self._score_window(window)
 
     def straddling_edges(self, transcript: Transcript, condition: Condition) -> int:
-        """Count the edges of responses that a scored token reaches over."""
+        """Number of edges of responses that lie within a scored token."""
         return sum(alignment.straddling_edges for alignment in self.align(transcript, condition).alignments)
 
     def align(self, transcript: Transcript, condition: Condition) -> _Aligned:
-        """Render and tokenize one transcript. TranscriptError, with its id, where the condition cannot take it."""
+        """Render and tokenize one transcript. TranscriptError, with its id, where the condition cannot render it."""
         alignments = []
         try:
             for rendering in condition.renderings(transcript, self._template):
-                if self._cut.characters is not None:
-                    rendering = truncate_characters(rendering, self._cut.characters)
-                alignments.append(self._align(rendering, self.tokenizer, self._cut.tokens))
+                if self.truncation.characters is not None:
+                    rendering = truncate_characters(rendering, self.truncation.characters)
+                alignments.append(self._align(rendering, self.tokenizer, self.truncation.tokens))
         except TranscriptError as error:
             raise TranscriptError(str(error), transcript.id) from error
-        queries = tuple(Query(alignment.token_ids_T, token_places(alignment)) for alignment in alignments)
+        queries = tuple(Query(alignment.token_ids_T, token_indices(alignment)) for alignment in alignments)
         return _Aligned(transcript, tuple(alignments), queries)
 
     def _score_window(self, window: Sequence[_Aligned]) -> Iterator[ScoredTranscript]:
-        asked = {_key(query): query for aligned in window for query in aligned.queries}
-        scores = {key: known for key in asked if (known := self._known.get(key)) is not None}
-        new = [key for key in asked if key not in scores]
-        for key, answer in zip(new, self.engine.score([asked[key] for key in new]), strict=True):
-            scores[key] = answer
-            self._known.add(key, answer)
+        queries = {_key(query): query for aligned in window for query in aligned.queries}
+        scores = {key: cached for key in queries if (cached := self._cache.get(key)) is not None}
+        new = [key for key in queries if key not in scores]
+        for key, computed in zip(new, self.engine.score([queries[key] for key in new]), strict=True):
+            scores[key] = computed
+            self._cache.add(key, computed)
         for aligned in window:
-            yield _sum_over_responses(aligned, [scores[_key(query)] for query in aligned.queries])
+            yield _sum_per_response(aligned, [scores[_key(query)] for query in aligned.queries])
 
 
-class _Known:
-    """The latest answers of the engine, for as many tokens as there is room for."""
+class _ScoreCache:
+    """The most recent scores of the engine, up to `capacity` scored tokens in all."""
 
-    def __init__(self, n_tokens: int) -> None:
-        self._room = n_tokens
-        self._answers: OrderedDict[tuple[bytes, bytes], TokenScores] = OrderedDict()
+    def __init__(self, capacity: int) -> None:
+        self._free = capacity
+        self._scores: OrderedDict[tuple[bytes, bytes], TokenScores] = OrderedDict()
 
     def get(self, key: tuple[bytes, bytes]) -> TokenScores | None:
-        return self._answers.get(key)
+        return self._scores.get(key)
 
-    def add(self, key: tuple[bytes, bytes], answer: TokenScores) -> None:
-        self._answers[key] = answer
-        self._room -= len(answer.nll_R)
-        while self._room < 0:
-            _, oldest = self._answers.popitem(last=False)
-            self._room += len(oldest.nll_R)
+    def add(self, key: tuple[bytes, bytes], scores: TokenScores) -> None:
+        self._scores[key] = scores
+        self._free -= len(scores.nll_R)
+        while self._free < 0:
+            _, oldest = self._scores.popitem(last=False)
+            self._free += len(oldest.nll_R)
 
 
 def _key(query: Query) -> tuple[bytes, bytes]:
-    """Equal for queries with equal answers; hashed, so that no token ids are kept."""
+    """Hashes of the tokens up to the last scored one and of the scored indices: equal for queries with equal scores."""
     last = query.length + 1 if query.length else 0
     return (
         hashlib.blake2b(query.token_ids_T[:last].tobytes(), digest_size=16).digest(),
@@ -145,29 +149,29 @@ def _key(query: Query) -> tuple[bytes, bytes]:
     )
 
 
-def token_places(alignment: Alignment) -> NDArray[np.int64]:
-    """Places of all tokens to be scored, ascending, response after response."""
+def token_indices(alignment: Alignment) -> NDArray[np.int64]:
+    """Indices of all tokens to be scored, ascending, response after response."""
     counts = alignment.last_R - alignment.first_R
     total = int(counts.sum())
     before = np.cumsum(counts) - counts
-    places: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(alignment.first_R - before, counts)
-    return places
+    indices: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(alignment.first_R - before, counts)
+    return indices
 
 
-def _sum_over_responses(aligned: _Aligned, scores: Sequence[TokenScores]) -> ScoredTranscript:
-    """Sum tokens to responses, and take each response from the rendering that scores it."""
+def _sum_per_response(aligned: _Aligned, scores: Sequence[TokenScores]) -> ScoredTranscript:
+    """Sum the scores of tokens per response; each response comes from the rendering in which it is scored."""
     n = len(aligned.alignments[0].status_R)
     status_R = aligned.alignments[0].status_R.copy()
     n_tokens_R, nll_R, top1_R = np.zeros(n, np.int32), np.full(n, np.nan, np.float32), np.zeros(n, np.bool_)
-    for alignment, answer in zip(aligned.alignments, scores, strict=True):
+    for alignment, of_tokens in zip(aligned.alignments, scores, strict=True):
         counts = alignment.last_R - alignment.first_R
         response = np.repeat(np.arange(n), counts)
-        here = alignment.status_R == Status.scored.code
-        hits = np.bincount(response, weights=answer.top1_R, minlength=n)
-        status_R[here] = Status.scored.code
-        n_tokens_R[here] = counts[here]
-        nll_R[here] = np.bincount(response, weights=answer.nll_R, minlength=n)[here]
-        top1_R[here] = (hits == counts)[here]
+        is_scored = alignment.status_R == Status.scored.code
+        hits = np.bincount(response, weights=of_tokens.top1_R, minlength=n)
+        status_R[is_scored] = Status.scored.code
+        n_tokens_R[is_scored] = counts[is_scored]
+        nll_R[is_scored] = np.bincount(response, weights=of_tokens.nll_R, minlength=n)[is_scored]
+        top1_R[is_scored] = (hits == counts)[is_scored]
     return ScoredTranscript(
         aligned.transcript,
         n_tokens_R=n_tokens_R,

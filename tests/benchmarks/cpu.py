@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from psych_ray.scoring.engines.base import Engine, Query
 from psych_ray.scoring.loading import fastest_first
-from psych_ray.scoring.scorer import Cut, LanguageModelScorer
+from psych_ray.scoring.scorer import LanguageModelScorer, Truncation
 from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named
 from tests.benchmarks.loop import loop_nll, loop_top1
@@ -102,7 +102,7 @@ def preparing(shape: str, *, n: int = 4, tokens: int = 2048) -> dict[str, object
     prepared = sum(len(align(plain.render(t, None), tokenizer, None).token_ids_T) for t in transcripts)
     seconds = time.perf_counter() - began
     scorer = LanguageModelScorer(
-        fastest(random_model(shape, dtype=torch.float32, device="cpu")), tokenizer, Cut(tokens)
+        fastest(random_model(shape, dtype=torch.float32, device="cpu")), tokenizer, Truncation(tokens)
     )
     longest = sorted(transcripts, key=lambda t: -len(t.text))[:n]
     began = time.perf_counter()
@@ -111,7 +111,7 @@ def preparing(shape: str, *, n: int = 4, tokens: int = 2048) -> dict[str, object
     return {
         "prepared_tokens_per_s": round(prepared / seconds),
         "scored_tokens_per_s": round(read / scoring),
-        "waited_share": round(scorer.waiting.seconds / scoring, 4),
+        "waited_share": round(scorer.idle_seconds / scoring, 4),
     }
 
 

@@ -53,7 +53,7 @@ def real_tokenizer() -> PreTrainedTokenizerBase:
 
 def real_queries(*, tokens: int, n: int) -> list[Query]:
     """Ask for the responses of real transcripts that have more than `tokens` tokens, cut there."""
-    from psych_ray.scoring.scorer import token_places
+    from psych_ray.scoring.scorer import token_indices
     from psych_ray.scoring.tokens.alignment import align
     from psych_ray.transcripts.conditions import condition_named
 
@@ -62,7 +62,7 @@ def real_queries(*, tokens: int, n: int) -> list[Query]:
     for transcript in real_transcripts(8):
         alignment = align(plain.render(transcript, None), tokenizer, tokens)
         if len(alignment.token_ids_T) == tokens:
-            found.append(Query(alignment.token_ids_T, token_places(alignment)))
+            found.append(Query(alignment.token_ids_T, token_indices(alignment)))
     order = np.random.default_rng(0).permutation(len(found))
     return [found[k] for k in order[:n]]
 

@@ -23,7 +23,7 @@ from psych_ray.demo import demo_checkpoints
 from psych_ray.scoring.engines.base import Engine
 from psych_ray.scoring.engines.packed import PackedEngine
 from psych_ray.scoring.loading import load_scorer
-from psych_ray.scoring.scorer import Cut, LanguageModelScorer
+from psych_ray.scoring.scorer import LanguageModelScorer, Truncation
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.simulated import simulated_transcripts
@@ -43,7 +43,7 @@ def main() -> None:
         exact = scores(load_scorer(checkpoint, ScoringConfig(device="cpu")), transcripts)
         half = load_scorer(checkpoint, ScoringConfig(device="cpu", dtype=Dtype.bfloat16))
         alone = scores(half, transcripts)
-        half = LanguageModelScorer(packed(half.engine), half.tokenizer, Cut())
+        half = LanguageModelScorer(packed(half.engine), half.tokenizer, Truncation())
         together = scores(half, transcripts)
         result[checkpoint.slug] = {
             "nll": round(float(exact.mean()), 4),

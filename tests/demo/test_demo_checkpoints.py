@@ -237,21 +237,28 @@ def test_interrupted_making_leaves_nothing(tmp_path: Path, after_s: float) -> No
     assert psutil.wait_procs(children, timeout=0)[1] == []
 
 
-def test_training_does_not_outlive_an_asker_that_is_killed(tmp_path: Path) -> None:
+@pytest.fixture
+def failing_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = tuple(replace(generation, name="demo-x") for generation in RECIPE.generations)
+    monkeypatch.setattr(cache, "RECIPE", replace(RECIPE, generations=unknown))
+
+
+@pytest.mark.usefixtures("failing_recipe")
+def test_training_ends_with_a_killed_caller_and_the_next_one_removes_its_files(tmp_path: Path) -> None:
     with start_making(tmp_path) as process:
         children = children_of(process)
         time.sleep(8)
         process.kill()
         assert psutil.wait_procs(children, timeout=20)[1] == []
     assert not list(tmp_path.glob("demo-*"))
-    os.utime(next(tmp_path.glob(".demo-*")), (0, 0))
-    cache._remove_stale(tmp_path)
+    assert list(tmp_path.glob(".demo-*"))
+    with pytest.raises(RuntimeError, match="demo-x"):
+        demo_checkpoints(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_failed_training_tells_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unknown = tuple(replace(generation, name="demo-x") for generation in RECIPE.generations)
-    monkeypatch.setattr(cache, "RECIPE", replace(RECIPE, generations=unknown))
+@pytest.mark.usefixtures("failing_recipe")
+def test_failed_training_reports_why_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="demo-x"):
         demo_checkpoints(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -271,7 +278,7 @@ def test_who_comes_second_takes_what_the_first_made(tmp_path: Path, monkeypatch:
         write_stubs(draft, "second")
         write_stubs(home, "first")
 
-    monkeypatch.setattr(cache, "_train_side_by_side", train_while_another_finishes)
+    monkeypatch.setattr(cache, "train_generations", train_while_another_finishes)
     paths = demo_checkpoints(tmp_path)
     assert {(path / "config.json").read_text() for path in paths} == {"first"}
     assert list(tmp_path.iterdir()) == [home]
@@ -281,7 +288,7 @@ def test_what_is_damaged_is_made_anew(tmp_path: Path, monkeypatch: pytest.Monkey
     home = tmp_path / f"demo-{RECIPE.fingerprint()}"
     write_stubs(home, "old")
     (home / IDS[3] / "model.safetensors").unlink()
-    monkeypatch.setattr(cache, "_train_side_by_side", lambda names, draft, progress: write_stubs(draft, "new"))
+    monkeypatch.setattr(cache, "train_generations", lambda names, draft, progress: write_stubs(draft, "new"))
     paths = demo_checkpoints(tmp_path)
     assert {(path / "config.json").read_text() for path in paths} == {"new"}
     assert list(tmp_path.iterdir()) == [home]

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from psych_ray.errors import MarkerError
 from psych_ray.scoring.engines.base import Query, TokenScores
-from psych_ray.scoring.scorer import Cut, LanguageModelScorer
+from psych_ray.scoring.scorer import LanguageModelScorer, Truncation
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
@@ -126,7 +126,7 @@ def test_responses_are_recovered_and_the_sums_add_up(kind):
         except MarkerError:
             return
         engine = EveryToken()
-        (scored,) = LanguageModelScorer(engine, tokenizer, Cut()).score([transcript], condition_named("plain"))
+        (scored,) = LanguageModelScorer(engine, tokenizer, Truncation()).score([transcript], condition_named("plain"))
         encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
         offsets = encoded["offset_mapping"]
         places = [t for query in engine.asked for t in query.at_R.tolist()]

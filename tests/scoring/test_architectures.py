@@ -251,7 +251,7 @@ def test_bfloat16_is_finite_and_near(name, directory_of, byte_tokenizer_director
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_transcripts_end_at_the_context_of_the_text_side(name, directory_of, byte_tokenizer_directory):
     directory = directory_of(name, byte_tokenizer_directory)
-    assert load_scorer(found(directory))._cut.tokens == CONTEXT
+    assert load_scorer(found(directory)).truncation.tokens == CONTEXT
 
 
 @pytest.mark.parametrize("name", ["mistral", "olmo3", "gemma3-text"])

@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from psych_ray.scoring.batching import Ahead, Waiting, packs, windows
+from psych_ray.scoring.batching import packs
 from psych_ray.scoring.engines.base import Query, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.packed import PackedEngine
 
@@ -129,36 +129,3 @@ def test_packs_hold_everything_once_and_fit(seed):
     assert sorted(place for group in groups for place in group) == list(range(len(sizes)))
     assert all(len(group) == 1 or sum(sizes[p] for p in group) <= 100 for group in groups)
     assert len(groups) <= 2 * sum(sizes) / 100 + 1
-
-
-def test_windows_cut_a_stream_without_holding_it():
-    assert list(windows([1] * 7, lambda n: n, 3)) == [[1, 1, 1], [1, 1, 1], [1]]
-    assert list(windows([], lambda n: n, 3)) == []
-
-
-def test_ahead_keeps_order_stays_ahead_and_stops():
-    made = []
-
-    def items():
-        for k in range(100):
-            made.append(k)
-            yield k
-
-    waiting = Waiting()
-    with Ahead(items(), most=4, waiting=waiting) as stream:
-        assert [next(stream) for _ in range(10)] == list(range(10))
-    assert len(made) < 40
-    with Ahead(items(), most=4, waiting=waiting) as stream:
-        assert list(stream) == list(range(100))
-    assert waiting.seconds >= 0
-
-
-def test_ahead_raises_where_the_item_would_have_come():
-    def items():
-        yield 1
-        raise KeyError("broken")
-
-    with Ahead(items(), most=4, waiting=Waiting()) as stream:
-        assert next(stream) == 1
-        with pytest.raises(KeyError, match="broken"):
-            next(stream)

@@ -32,7 +32,7 @@ from psych_ray.scoring.engines.sharded.process_group import Ranks
 from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
 from psych_ray.scoring.likelihood import Head, token_nll
 from psych_ray.scoring.models.load import load_model
-from psych_ray.scoring.scorer import token_places
+from psych_ray.scoring.scorer import token_indices
 from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.sources import read_transcripts
@@ -377,7 +377,7 @@ def real_queries(shared: Path, tokenizer_name: str) -> list[Query]:
     found = []
     for transcript in list(read_transcripts(config))[:9]:
         alignment = align(condition_named("plain").render(transcript, None), tokenizer, 300)
-        found.append(Query(alignment.token_ids_T, token_places(alignment)))
+        found.append(Query(alignment.token_ids_T, token_indices(alignment)))
     return found
 
 

@@ -220,7 +220,7 @@ def score_here(ranks: Ranks, directory: Path, asked: list[Query]) -> list[TokenS
 @pytest.mark.slow
 def test_real_transcripts_with_their_real_tokenizer(shared, tiny_checkpoint):
     from psych_ray.config import TranscriptsConfig, TranscriptSource
-    from psych_ray.scoring.scorer import token_places
+    from psych_ray.scoring.scorer import token_indices
     from psych_ray.scoring.tokens.alignment import align
     from psych_ray.transcripts.conditions import condition_named
     from psych_ray.transcripts.sources import read_transcripts
@@ -231,7 +231,7 @@ def test_real_transcripts_with_their_real_tokenizer(shared, tiny_checkpoint):
     asked = []
     for transcript in list(read_transcripts(config))[:9]:
         alignment = align(condition_named("plain").render(transcript, None), tokenizer, 700)
-        asked.append(Query(alignment.token_ids_T, token_places(alignment)))
+        asked.append(Query(alignment.token_ids_T, token_indices(alignment)))
     assert sum(len(query.at_R) for query in asked) > 100
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     expected = WholeModelEngine(model).score(asked)

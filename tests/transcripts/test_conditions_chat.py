@@ -11,7 +11,7 @@ from test_conditions import said, transcript, transcripts, words
 
 from psych_ray.errors import ConditionError, TranscriptError
 from psych_ray.transcripts.conditions import condition_named
-from psych_ray.transcripts.conditions.turns import places
+from psych_ray.transcripts.conditions.turns import content_spans
 
 Turns = Sequence[Mapping[str, str]]
 
@@ -127,14 +127,14 @@ def test_a_response_that_is_changed_within_is_altered():
     assert rendering.text == "[user]a [end]\n[assistant]A[end]\n[user]c [end]\n[assistant]B[end]\n[user]"
 
 
-def test_a_template_that_refuses_a_transcript_is_named_with_its_words():
+def test_the_error_of_a_template_names_the_template_and_has_its_message():
     def hungry(turns: Turns, asks: bool) -> str:
         if any(not turn["content"] for turn in turns):
             raise ValueError("Contents must not be empty!")
         return headers(turns, asks)
 
     assert said(chat("a <<A>>", hungry)) == ["A"]
-    with pytest.raises(TranscriptError, match=r"s, participant p: .* toy refuses .*\(Contents must not be empty!\)"):
+    with pytest.raises(TranscriptError, match=r"s, participant p: .* toy cannot write this transcript \(Contents must not be empty!\)"):
         chat("a <<>>", hungry)
 
 
@@ -149,7 +149,7 @@ def test_a_template_that_writes_something_else_for_these_contents_is_refused():
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (lambda turns, asks: "".join(t["content"] for t in turns if t["role"] == "user"), "leaves out a turn"),
+        (lambda turns, asks: "".join(t["content"] for t in turns if t["role"] == "user"), "omits a turn"),
         (lambda turns, asks: headers(turns[::-1], asks), "changes their order"),
     ],
 )
@@ -168,11 +168,11 @@ def test_a_long_transcript_asks_the_template_a_fixed_number_of_times():
     assert said(rendering) == ["A"] * 1300
 
 
-def test_places_are_found_where_contents_repeat_what_stands_between():
+def test_contents_that_repeat_the_separators_have_the_right_spans():
     between = ["[", "][", "][", "]"]
-    assert places("[][][ ][]]", between, ["][", " ", "]"]) == [(1, 3), (5, 6), (8, 9)]
+    assert content_spans("[][][ ][]]", between, ["][", " ", "]"]) == [(1, 3), (5, 6), (8, 9)]
     with pytest.raises(ValueError, match="something else"):
-        places("[a][b]", between, ["a", "b", "c"])
+        content_spans("[a][b]", between, ["a", "b", "c"])
 
 
 def test_the_authors_put_a_full_stop_at_the_end_and_leave_out_empty_turns():

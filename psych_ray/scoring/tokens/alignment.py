@@ -1,13 +1,13 @@
-"""From places in a text to places among its tokens, by the character offsets that a fast tokenizer reports.
+"""From spans of characters to spans of tokens, by the character offsets that a fast tokenizer reports.
 
-The rule for edges, the only one: **a token is scored for a response when it covers at least one of its characters.**
-A token that also covers characters outside (`->>` in `<<non->>`) is scored whole and counted as straddling; a token
-that covers characters of two responses belongs to the first. Tokens are never looked up by their ids.
+The rule for edges: **a token is scored for a response when it covers at least one of its characters.** A token that
+also covers characters outside (`->>` in `<<non->>`) is scored whole and counted as straddling; a token that covers
+characters of two responses belongs to the first. Independent of token ids.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from psych_ray.transcripts.status import Status
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Tokens of one rendering [T] and, for each response [R], the half-open range of tokens that are scored for it."""
+    """Tokens of one rendering [T] and, for each response [R], the half-open span of tokens that are scored for it."""
 
     token_ids_T: NDArray[np.int64]
     first_R: NDArray[np.int64]
@@ -28,11 +28,35 @@ class Alignment:
     """One past the last token; equal to `first_R` where the response is not scored."""
     status_R: NDArray[np.int8]
     straddling_edges: int
-    """Edges of responses that a scored token reaches over."""
+    """Number of edges of responses that lie within a scored token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """Token ids of a text and the half-open span of characters that each token covers, int64 [T] each."""
+
+    ids_T: NDArray[np.int64]
+    starts_T: NDArray[np.int64]
+    ends_T: NDArray[np.int64]
 
 
 def align(rendering: Rendering, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Alignment:
-    """Tokenize a rendering and find the tokens of each response; tokens from `limit` on are cut."""
+    """Tokenize a rendering and find the tokens of each response; the text is truncated to `limit` tokens."""
+    tokens = _without_gaps(tokenize(rendering, tokenizer))
+    first_R = np.searchsorted(tokens.ends_T, rendering.starts, side="right")
+    last_R = np.searchsorted(tokens.starts_T, rendering.ends, side="left")
+    status_R = rendering.status.copy()
+    to_score_R = status_R == Status.scored.code
+    _give_shared_tokens_to_the_first(first_R, last_R, to_score_R)
+    is_empty_R = first_R >= last_R
+    status_R[to_score_R & is_empty_R] = Status.empty.code
+    # No token precedes the first one, so it has no prediction.
+    status_R[to_score_R & ~is_empty_R & (first_R == 0)] = Status.cut.code
+    return truncated_alignment(rendering, tokens, first_R, last_R, status_R, limit)
+
+
+def tokenize(rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> TokenizedText:
+    """Tokenize a rendering, with the special tokens of the tokenizer unless the text already has them."""
     encoded = tokenizer(
         rendering.text,
         add_special_tokens=not rendering.special_tokens_in_text,
@@ -40,31 +64,35 @@ def align(rendering: Rendering, tokenizer: PreTrainedTokenizerBase, limit: int |
         return_attention_mask=False,
         verbose=False,
     )
-    ids_T = np.asarray(encoded["input_ids"], dtype=np.int64)
-    starts_T, ends_T = _extents(np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2))
-    first_R = np.searchsorted(ends_T, rendering.starts, side="right")
-    last_R = np.searchsorted(starts_T, rendering.ends, side="left")
-    status_R = rendering.status.copy()
-    wanted_R = status_R == Status.scored.code
-    _give_shared_tokens_to_the_first(first_R, last_R, wanted_R)
+    offsets_T2 = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    return TokenizedText(np.asarray(encoded["input_ids"], dtype=np.int64), offsets_T2[:, 0], offsets_T2[:, 1])
 
-    def set_status(where: NDArray[np.bool_], status: Status) -> None:
-        status_R[where & (status_R == Status.scored.code)] = status.code
 
-    set_status(first_R >= last_R, Status.empty)
-    set_status(first_R == 0, Status.cut)
+def truncated_alignment(
+    rendering: Rendering,
+    tokens: TokenizedText,
+    first_R: NDArray[np.int64],
+    last_R: NDArray[np.int64],
+    status_R: NDArray[np.int8],
+    limit: int | None,
+) -> Alignment:
+    """Truncate a text to `limit` tokens and count straddling edges.
+
+    A response that ends beyond the limit gets the status `cut`. `status_R` is changed in place.
+    """
+    ids_T = tokens.ids_T
     if limit is not None:
-        set_status(last_R > limit, Status.cut)
+        status_R[(status_R == Status.scored.code) & (last_R > limit)] = Status.cut.code
         ids_T = ids_T[:limit]
-    scored_R = status_R == Status.scored.code
-    last_R = np.where(scored_R, last_R, first_R)
-    straddling = int((starts_T[first_R[scored_R]] < rendering.starts[scored_R]).sum())
-    straddling += int((ends_T[last_R[scored_R] - 1] > rendering.ends[scored_R]).sum())
-    return Alignment(ids_T, first_R, last_R, status_R, straddling)
+    is_scored_R = status_R == Status.scored.code
+    last_R = np.where(is_scored_R, last_R, first_R)
+    straddling_starts = tokens.starts_T[first_R[is_scored_R]] < rendering.starts[is_scored_R]
+    straddling_ends = tokens.ends_T[last_R[is_scored_R] - 1] > rendering.ends[is_scored_R]
+    return Alignment(ids_T, first_R, last_R, status_R, int(straddling_starts.sum() + straddling_ends.sum()))
 
 
 def require_offsets(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> None:
-    """Raise CheckpointError for a tokenizer that cannot say which characters a token covers."""
+    """Raise CheckpointError for a tokenizer that does not report which characters a token covers."""
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"{checkpoint}: its tokenizer reports no character offsets, so responses cannot be found among tokens; "
@@ -72,22 +100,22 @@ def require_offsets(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> None
         )
 
 
-def _extents(offsets_T2: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and one-past-last character of each token, both non-decreasing.
+def _without_gaps(tokens: TokenizedText) -> TokenizedText:
+    """Extend the spans of tokens so that they cover the whole text; starts and ends are non-decreasing.
 
-    A gap that a tokenizer leaves (it trims spaces off its offsets) belongs to the token that follows. A special token
-    covers nothing. Several tokens of one character (an emoji in bytes) all cover it.
+    A gap between two tokens (some tokenizers exclude spaces from their offsets) belongs to the token after it. A
+    special token covers nothing. Several tokens of one character (an emoji in bytes) all cover it.
     """
-    starts, ends = offsets_T2[:, 0], np.maximum.accumulate(offsets_T2[:, 1])
+    ends = np.maximum.accumulate(tokens.ends_T)
     before = np.concatenate([[0], ends[:-1]])
-    covers_nothing = (offsets_T2[:, 0] == offsets_T2[:, 1]) & (ends == before)
-    starts = np.where(covers_nothing, before, np.minimum(starts, before))
-    return np.maximum.accumulate(starts), ends
+    covers_nothing = (tokens.starts_T == tokens.ends_T) & (ends == before)
+    starts = np.where(covers_nothing, before, np.minimum(tokens.starts_T, before))
+    return replace(tokens, starts_T=np.maximum.accumulate(starts), ends_T=ends)
 
 
 def _give_shared_tokens_to_the_first(
-    first_R: NDArray[np.int64], last_R: NDArray[np.int64], wanted_R: NDArray[np.bool_]
+    first_R: NDArray[np.int64], last_R: NDArray[np.int64], to_score_R: NDArray[np.bool_]
 ) -> None:
-    first, last = first_R[wanted_R], last_R[wanted_R]
+    first, last = first_R[to_score_R], last_R[to_score_R]
     first[1:] = np.maximum(first[1:], np.maximum.accumulate(last)[:-1])
-    first_R[wanted_R] = first
+    first_R[to_score_R] = first

@@ -1,6 +1,6 @@
-r"""Conditions: how a transcript is put before a checkpoint. `conditions=[NAME,…]` takes a name, or a dotted path.
+r"""Conditions: how a transcript is presented to a checkpoint. `conditions=[NAME,…]` takes names and dotted paths.
 
-A condition of one's own stands in a module that can be imported wherever the sweep runs:
+A condition of your own is a class in a module that every node of the sweep can import:
 
     from dataclasses import replace
     from psych_ray.transcripts.conditions import Condition, condition_named
@@ -10,10 +10,11 @@ A condition of one's own stands in a module that can be imported wherever the sw
 
         def render(self, transcript, template):
             plain = condition_named("plain").render(transcript, template)
-            told = "You take part in an experiment.\n\n"
-            return replace(plain, text=told + plain.text, starts=plain.starts + len(told), ends=plain.ends + len(told))
+            added = "You take part in an experiment.\n\n"
+            n = len(added)
+            return replace(plain, text=added + plain.text, starts=plain.starts + n, ends=plain.ends + n)
 
-In `reminders.py` it is asked for by `conditions=[plain,reminders:Reminded]`.
+If the module is `reminders.py`, `conditions=[plain,reminders:Reminded]` selects it.
 """
 
 from psych_ray.transcripts.conditions.authors import AsAuthors, ChatAsAuthors

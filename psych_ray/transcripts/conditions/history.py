@@ -1,7 +1,7 @@
-"""Conditions that take something away, to ask what a score rests on: `zero_shot` the history, `history_only` the task.
+"""Conditions that remove a part of the transcript: `zero_shot` the history, `history_only` the task.
 
-Critics of scoring whole transcripts ask for both: a checkpoint may predict a response from the participant's earlier
-ones without having understood the task. Only the text is known here, so what a trial is follows from line breaks.
+They separate two explanations of a score: a checkpoint may predict a response from the participant's earlier ones
+without the task. Sources do not mark trials, so trials are found by line breaks. Does not depend on tokens.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ _DIGITS = re.compile(r"\d+")
 
 
 class HistoryOnly(Condition):
-    """The responses alone, one a line, markers included: what they tell without the task."""
+    """The responses alone, one per line, markers included."""
 
     name = "history_only"
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
         """Render the responses in their order, each with its markers on a line of its own."""
-        said = [transcript.response_text(response) for response in transcript.responses]
-        lengths = np.array([len(text) for text in said], dtype=np.int64)
+        answers = [transcript.response_text(response) for response in transcript.responses]
+        lengths = np.array([len(text) for text in answers], dtype=np.int64)
         around = len(OPEN) + len(CLOSE) + 1
         starts = np.cumsum(lengths + around) - lengths - around + len(OPEN)
-        text = "".join(f"{OPEN}{response}{CLOSE}\n" for response in said)
+        text = "".join(f"{OPEN}{answer}{CLOSE}\n" for answer in answers)
         return Rendering(text, starts, starts + lengths, scored_unless_empty(starts, starts + lengths))
 
 
 class ZeroShot(Condition):
-    """The instructions and the present trial, for each response a text of its own.
+    """The instructions and the current trial: one text per response.
 
-    A trial begins on the line after the previous response, or right after that response where both share a line.
-    What else stood on the line of the previous response (its outcome, mostly) is history and left out; what stood on
-    lines of its own is told. The first trial begins at the last line before the first response that reads like the
-    first line of the second trial, numbers aside; where there is none, at the line of the first response. What
-    stands before the first trial are the instructions.
+    A trial begins on the line after the previous response, or right after that response where both are on one line.
+    The rest of the previous response's line (mostly its outcome) is history and is omitted; later lines are kept. The
+    first trial begins at the last line before the first response that is equal, except for numbers, to the first line
+    of the second trial; where there is none, at the line of the first response. The text before the first trial is
+    the instructions.
     """
 
     name = "zero_shot"
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
-        """Refuse: there is no one text."""
-        raise UnsupportedError("zero_shot reads a text for each response; ask for its renderings")
+        """Raise UnsupportedError: there is no single text."""
+        raise UnsupportedError("zero_shot renders one text per response; use `renderings`")
 
     def renderings(self, transcript: Transcript, template: ChatTemplate | None) -> Iterator[Rendering]:
-        """Render the instructions, a trial and its response, response after response."""
+        """Render the instructions, the trial and its response, for one response after the other."""
         starts, ends = response_spans(transcript)
         final = scored_unless_empty(starts, ends)
         to_score = np.flatnonzero(final == Status.scored.code)
@@ -73,11 +73,11 @@ class ZeroShot(Condition):
             response = transcript.responses[number]
             trial = transcript.text[begins[number] : response.end + len(CLOSE)]
             start = len(instructions) + response.start - begins[number]
-            places = np.zeros((2, len(starts)), np.int64)
-            places[:, number] = start, start + response.end - response.start
+            spans = np.zeros((2, len(starts)), np.int64)
+            spans[:, number] = start, start + response.end - response.start
             status = final.copy()
             status[number] = Status.scored.code
-            yield Rendering(instructions + trial, places[0], places[1], status)
+            yield Rendering(instructions + trial, spans[0], spans[1], status)
 
 
 def _trial_begins(transcript: Transcript) -> list[int]:
@@ -95,12 +95,12 @@ def _first_trial_begins(transcript: Transcript, second: int | None) -> int:
     lines = _LINE.findall(transcript.text[:opened]) or [""]
     begins = opened - np.cumsum([len(line) for line in reversed(lines)])
     if second is not None and transcript.text[second - 1] == "\n":
-        stands = transcript.text[second : transcript.responses[1].start - len(OPEN)].strip().split("\n", 1)[0]
+        first_line = transcript.text[second : transcript.responses[1].start - len(OPEN)].strip().split("\n", 1)[0]
         for line, begin in zip(reversed(lines), begins.tolist(), strict=True):
-            if stands and _read(line) == _read(stands):
+            if first_line and _without_numbers(line) == _without_numbers(first_line):
                 return int(begin)
     return int(begins[0]) if not lines[-1].endswith("\n") else opened
 
 
-def _read(line: str) -> str:
+def _without_numbers(line: str) -> str:
     return _DIGITS.sub("0", line.strip())

@@ -1,6 +1,6 @@
 """From a name in the configuration to a condition: the built-in ones, and a user's own by a dotted path.
 
-Knows nothing of what a condition does. Whatever is wrong with a name is the user's to mend: ConfigError, one line.
+Independent of what a condition does. A wrong name is a ConfigError.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _AS_AUTHORS: dict[str, Condition] = {
 
 
 def condition_named(name: str, *, parity: bool = False) -> Condition:
-    """Find the condition of that name, or at that dotted path; `parity`: as the study's authors carried it out.
+    """Find the condition of a name, or at a dotted path; `parity`: as the study's authors carried it out.
 
-    ConfigError for a name that stands for no condition, and for one that the authors have no rules for.
+    ConfigError where there is no such condition, and with `parity` where the authors have no rules for it.
     """
     if parity:
         if name not in _AS_AUTHORS:
@@ -60,7 +60,7 @@ def _imported(path: str) -> Condition:
         ) from error
     if not isinstance(found, Condition):
         raise ConfigError(
-            f"conditions=[{path}]: is no condition; derive it from psych_ray.transcripts.conditions.Condition"
+            f"conditions=[{path}]: is not a condition; derive it from psych_ray.transcripts.conditions.Condition"
         )
     if not isinstance(getattr(found, "name", None), str):
         raise ConfigError(f"conditions=[{path}]: has no name; give its class a string `name`")

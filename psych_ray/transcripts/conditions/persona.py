@@ -1,7 +1,7 @@
-"""`persona`: what is known about the participant, as an interview, before the transcript.
+"""`persona`: the participant's metadata as an interview, followed by the transcript.
 
 Source: the study (arXiv 2605.07632) and its scripts (github.com/marcelbinz/Psych-201, `0_analyses/`, commit
-c63dea18): fields, their order, the questions and the lines are theirs. Values stand as the source has them.
+c63dea18): fields, their order, the questions and the lines are theirs. Values are those of the source, unchanged.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _QUESTIONS = {
     "clinical diagnosis": "Do you have any clinical diagnoses?",
     **{score: f"What is your {score} score?" for score in _SCORES},
 }
-# The hub's columns name the fields; in contributed studies one of them goes by another name.
+# Names of fields in contributed studies where they differ from the hub's columns.
 _OTHER_NAMES = {"clinical diagnosis": "diagnosis"}
 
 
 class Persona(Condition):
-    """An interview before the transcript; participants of whom nothing is known are not applicable."""
+    """An interview before the transcript; not applicable where the participant has no metadata."""
 
     name = "persona"
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
         """Render the interview, then the source text unchanged."""
-        told = interview(transcript.metadata)
-        if not told:
+        added = interview(transcript.metadata)
+        if not added:
             return nothing_to_score(transcript)
         starts, ends = response_spans(transcript)
         return Rendering(
-            told + transcript.text, starts + len(told), ends + len(told), scored_unless_empty(starts, ends)
+            added + transcript.text, starts + len(added), ends + len(added), scored_unless_empty(starts, ends)
         )
 
 
 def interview(metadata: Mapping[str, str]) -> str:
-    """Question, answer and an empty line for each known field; empty where none is known."""
+    """Question, answer and an empty line for each field of the metadata; empty without any."""
     lines = []
     for field, question in _QUESTIONS.items():
         answer = metadata.get(field, metadata.get(_OTHER_NAMES.get(field, field)))

@@ -1,4 +1,4 @@
-"""Conditions that leave the transcript's own text in place: `plain` as it is, `discrete` with fewer markers.
+"""Conditions that keep the transcript's own text: `plain` as it is, `discrete` with fewer markers.
 
 Source: "Post-training makes large language models less human-like" (arXiv 2605.07632), main analysis and accuracy.
 """
@@ -30,7 +30,7 @@ class Plain(Condition):
     name = "plain"
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
-        """Render the source text unchanged; responses stand where they stand in it."""
+        """Render the source text unchanged, with the spans of the responses in it."""
         starts, ends = response_spans(transcript)
         return Rendering(transcript.text, starts, ends, scored_unless_empty(starts, ends))
 
@@ -44,19 +44,19 @@ class Discrete(Condition):
     name = "discrete"
 
     def render(self, transcript: Transcript, template: ChatTemplate | None) -> Rendering:
-        """Render the source text without the markers of responses that are no choice among letters."""
+        """Render the source text without the markers of responses that are not a single capital letter."""
         starts, ends = response_spans(transcript)
         text = transcript.text
         is_letter = np.zeros(len(starts), np.bool_)
         pieces: list[str] = []
-        written = 0
+        position = 0
         for number, response in enumerate(transcript.responses):
-            said = transcript.response_text(response)
-            is_letter[number] = _SINGLE_CAPITAL.fullmatch(said) is not None
+            answer = transcript.response_text(response)
+            is_letter[number] = _SINGLE_CAPITAL.fullmatch(answer) is not None
             opening, closing = (OPEN, CLOSE) if is_letter[number] else ("", "")
-            pieces += [text[written : response.start - len(OPEN)], opening, said, closing]
-            written = response.end + len(CLOSE)
+            pieces += [text[position : response.start - len(OPEN)], opening, answer, closing]
+            position = response.end + len(CLOSE)
         markers_before: NDArray[np.int64] = np.cumsum(~is_letter) - ~is_letter
         shift = markers_before * (len(OPEN) + len(CLOSE)) + ~is_letter * len(OPEN)
         status = np.where(is_letter, Status.scored.code, Status.not_applicable.code).astype(np.int8)
-        return Rendering("".join([*pieces, text[written:]]), starts - shift, ends - shift, status)
+        return Rendering("".join([*pieces, text[position:]]), starts - shift, ends - shift, status)

@@ -1,7 +1,8 @@
-"""Where a chat template puts the contents of turns, and what it writes around them. Knows no transcript.
+"""The spans of the contents of turns in the text of a chat template, and what the template writes around them.
 
-A template may write, drop or change whatever it likes, so nothing is assumed: it is rendered once more with contents
-that occur nowhere else, which shows what stands between them, and the real text must have the same between.
+A template can write, drop or change any text, so nothing is assumed: it is also rendered with contents that occur
+nowhere else, which shows the text between them, and the text of the actual contents must have the same text between
+them. Does not depend on transcripts.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ END_OF_CONVERSATION = _SENTINEL.format("end")
 
 
 def turns_of(roles: Sequence[str], contents: Sequence[str]) -> list[Mapping[str, str]]:
-    """Turns as templates want them."""
+    """Turns in the form that templates take."""
     return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
 
 
 @lru_cache(maxsize=8)
-def frames(template: ChatTemplate, roles: tuple[str, ...], *, generation_prompt: bool) -> tuple[str, ...]:
-    """What the template writes before, between and after the contents of such turns: one more than turns.
+def separators(template: ChatTemplate, roles: tuple[str, ...], *, generation_prompt: bool) -> tuple[str, ...]:
+    """Text that the template writes before, between and after the contents of such turns: one more than turns.
 
-    ValueError where it refuses them, leaves one out or changes their order.
+    ValueError where it raises an error, omits a turn or changes their order.
     """
     contents = [_SENTINEL.format(number) for number in range(len(roles))]
     text = template.render(turns_of(roles, contents), generation_prompt=generation_prompt)
@@ -35,41 +36,41 @@ def frames(template: ChatTemplate, roles: tuple[str, ...], *, generation_prompt:
     for content in contents:
         start = text.find(content, ends[-1])
         if start < 0:
-            raise ValueError("it leaves out a turn, or changes their order")
+            raise ValueError("it omits a turn, or changes their order")
         starts.append(start)
         ends.append(start + len(content))
     return tuple(text[end:start] for end, start in zip(ends, [*starts, len(text)], strict=True))
 
 
-def places(text: str, between: Sequence[str], contents: Sequence[str]) -> list[tuple[int, int]]:
-    """First and one-past-last character of each content in `text`, which has `between` around them.
+def content_spans(text: str, between: Sequence[str], contents: Sequence[str]) -> list[tuple[int, int]]:
+    """First and one-past-last character of each content in `text`, whose separators are `between`.
 
-    A content may have lost white space at its edges, or be changed within. ValueError where `text` does not fit.
+    A content can be without white space at its edges, or be changed. ValueError where `text` has other separators.
     """
     if not text.startswith(between[0]) or not text.endswith(between[-1]):
         raise ValueError("it writes something else around these contents than around others")
-    found: list[tuple[int, int]] = []
-    at = len(between[0])
-    for content, frame in zip(contents, between[1:], strict=True):
-        is_last = len(found) + 1 == len(contents)
-        end = len(text) - len(frame) if is_last else _end(text, at, content, frame)
-        if end < at:
+    spans: list[tuple[int, int]] = []
+    start = len(between[0])
+    for content, separator in zip(contents, between[1:], strict=True):
+        is_last = len(spans) + 1 == len(contents)
+        end = len(text) - len(separator) if is_last else _end(text, start, content, separator)
+        if end < start:
             raise ValueError("it writes something else around these contents than around others")
-        found.append((at, end))
-        at = end + len(frame)
-    return found
+        spans.append((start, end))
+        start = end + len(separator)
+    return spans
 
 
-def _end(text: str, at: int, content: str, frame: str) -> int:
-    """Where the content that begins at `at` ends, which `frame` follows; -1 where it does not."""
+def _end(text: str, start: int, content: str, separator: str) -> int:
+    """End of the content that begins at `start` and is followed by `separator`; -1 where there is none."""
     for written in (content, content.strip(), content.lstrip(), content.rstrip()):
-        if text.startswith(written, at) and text.startswith(frame, at + len(written)):
-            return at + len(written)
-    return text.find(frame, at) if frame else -1
+        if text.startswith(written, start) and text.startswith(separator, start + len(written)):
+            return start + len(written)
+    return text.find(separator, start) if separator else -1
 
 
-def joined(pieces: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """All pieces as one text, and the place of each in it."""
+def concatenate(pieces: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """All pieces as one text, and the span of each piece in it."""
     ends = list(_running_lengths(pieces))
     return "".join(pieces), list(pairwise([0, *ends]))
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from inside import model_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -27,16 +26,6 @@ from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring.loading import load_scorer, load_scorers
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.simulated import simulated_transcripts
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, byte_tokenizer_directory, tiny_checkpoint) -> Path:
-    return tiny_checkpoint("Llama", byte_tokenizer_directory)
-
-
-@pytest.fixture
-def directory(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "my model"))
 
 
 def rewrite(path: Path, **changes: Any) -> None:
@@ -177,21 +166,14 @@ def test_engines_of_a_later_version_are_named(directory, engine):
         load_scorer(found, ScoringConfig(engine=engine))
 
 
-def test_safetensors_are_taken_where_pickles_are_allowed_too(directory):
+def test_safetensors_are_taken_where_pickles_are_allowed_too(directory, model_of):
     torch.save({"model.norm.weight": torch.full((32,), 7.0)}, directory / "pytorch_model.bin")
     (found,) = find(directory, allow_pickle=True)
     scorer = load_scorers([found], allow_pickle=True)["my-model"]
     assert (model_of(scorer).get_parameter("model.norm.weight") == 1).all()
 
 
-def shard(directory: Path) -> list[Path]:
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    (directory / "model.safetensors").unlink()
-    model.save_pretrained(directory, max_shard_size="50KB")
-    return sorted(directory.glob("model-*.safetensors"))
-
-
-def test_shards_are_one_checkpoint_and_a_missing_one_is_told_before_loading(directory):
+def test_shards_are_one_checkpoint_and_a_missing_one_is_reported_before_loading(directory, shard):
     (whole,) = find(directory)
     expected = nll(whole)
     shards = shard(directory)
@@ -269,7 +251,7 @@ def wide(byte_tokenizer_directory, tmp_path) -> Path:
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_quantized_files_score_as_what_is_quantized_on_the_way(wide, tmp_path, dtype):
+def test_quantized_files_score_as_what_is_quantized_on_the_way(wide, tmp_path, dtype, model_of):
     (plain,) = find(wide)
     exact = nll(plain, dtype=dtype)
     options = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
@@ -328,7 +310,7 @@ def test_code_of_a_checkpoint_is_not_run_unless_its_card_asks(strange):
     assert not strange.mark.exists()
 
 
-def test_code_of_a_checkpoint_is_run_where_its_card_asks(strange):
+def test_code_of_a_checkpoint_is_run_where_its_card_asks(strange, model_of):
     write_card(CheckpointCard(id="my model", trust_remote_code=True), strange.directory)
     scorer = load_scorer(find(strange.directory)[0])
     assert type(model_of(scorer)).__name__ == "StrangeForCausalLM"
@@ -356,105 +338,3 @@ def test_finding_checkpoints_needs_no_torch(directory):
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "my-model"
-
-
-MAIN, TAGGED = "0123456789abcdef0123456789abcdef01234567", "89abcdef0123456789abcdef0123456789abcdef"
-
-
-@pytest.fixture
-def hub_cache(directory, tmp_path, monkeypatch) -> Path:
-    """The hub's cache as it lies on a machine without network: lab/tiny at a branch and at a tag."""
-    import huggingface_hub
-
-    repository = tmp_path / "hub/models--lab--tiny"
-    for reference, sha in (("main", MAIN), ("v1.0", TAGGED)):
-        shutil.copytree(directory, repository / "snapshots" / sha)
-        (repository / "refs").mkdir(exist_ok=True)
-        (repository / "refs" / reference).write_text(sha)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    real = huggingface_hub.snapshot_download
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda *a, **k: real(*a, **{"cache_dir": str(tmp_path / "hub"), **k})
-    )
-    return repository
-
-
-def find_on_hub(**card: Any):
-    cards = [CheckpointCard(**card)]
-    (found,) = find_checkpoints(CheckpointsConfig(source=CheckpointSource.hub, cards=cards))
-    return found
-
-
-@pytest.mark.parametrize(("revision", "sha"), [(None, MAIN), ("main", MAIN), ("v1.0", TAGGED), (TAGGED, TAGGED)])
-def test_a_hub_checkpoint_is_found_in_the_cache_when_there_is_no_network(directory, hub_cache, revision, sha):
-    found = find_on_hub(id="lab/tiny", stage=Stage.base, size_b=0.1, revision=revision)
-    assert (found.slug, found.fingerprint, found.card.revision) == ("lab--tiny", sha, sha)
-    assert found.n_parameters == find(directory)[0].n_parameters
-    load_scorer(found)
-
-
-def test_what_the_cache_lacks_is_told(hub_cache):
-    with pytest.raises(CheckpointError, match=r"^lab/other: the hub cannot be reached .* its cache"):
-        find_on_hub(id="lab/other")
-    with pytest.raises(
-        CheckpointError, match=r"^lab/tiny: the hub cannot be reached .* lacks revision v2\.0;"
-    ) as caught:
-        find_on_hub(id="lab/tiny", revision="v2.0")
-    assert "\n" not in str(caught.value)
-    found = find_on_hub(id="lab/tiny")
-    shutil.rmtree(hub_cache / "snapshots" / MAIN)
-    with pytest.raises(CheckpointError, match=rf"^lab/tiny: the hub cannot be reached .* lacks revision {MAIN};"):
-        load_scorer(found)
-
-
-def test_a_cache_with_half_a_checkpoint_is_told_when_it_is_loaded(hub_cache):
-    shard(hub_cache / "snapshots" / MAIN)[0].unlink()
-    found = find_on_hub(id="lab/tiny", size_b=0.1)
-    assert found.n_parameters == 100_000_000
-    with pytest.raises(CheckpointError, match="shards are missing"):
-        load_scorer(found)
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        ("GatedRepoError", "ask on its page, and set HF_TOKEN"),
-        ("RepositoryNotFoundError", "no such checkpoint, or it is private"),
-        ("RevisionNotFoundError", "no revision v3 of it"),
-    ],
-)
-def test_the_hubs_refusals_are_one_line(monkeypatch, error, message):
-    import huggingface_hub
-
-    kind = getattr(huggingface_hub.errors, error)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise kind.__new__(kind, "403 Client Error.\n\nCannot access gated repo")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
-    with pytest.raises(CheckpointError, match=rf"^lab/closed: the hub .*{message}") as caught:
-        find_on_hub(id="lab/closed", revision="v3")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("asked", [{}, {"allow_pickle": True}, {"trust_remote_code": True}])
-def test_neither_pickles_nor_code_are_fetched_unasked(directory, monkeypatch, asked):
-    import huggingface_hub
-
-    fetched: dict[str, Any] = {}
-
-    def download(_: str, **options: Any) -> str:
-        fetched.update(options)
-        return str(directory)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    info = SimpleNamespace(sha=MAIN, safetensors=SimpleNamespace(total=12))
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
-    trust = asked.get("trust_remote_code", False)
-    found = find_on_hub(id="lab/tiny", trust_remote_code=trust)
-    assert (found.card.revision, found.n_parameters) == (MAIN, 12)
-    load_scorer(found, allow_pickle=asked.get("allow_pickle", False))
-    assert fetched["revision"] == MAIN
-    assert ("*.bin" in fetched["allow_patterns"]) == ("allow_pickle" in asked)
-    assert ("*.py" in fetched["allow_patterns"]) == trust

@@ -1,0 +1,283 @@
+"""The driver with a fake Ray at its outermost boundary: real scheduler, real gangs, a clock that the test moves.
+
+The fake stands for the module `ray` where `gang` and `driver` use it. Ranks follow a script instead of loading weights.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from psych_ray.cluster import driver, gang
+from psych_ray.cluster.driver import POLL_S, drive
+from psych_ray.config import ScoringConfig
+from psych_ray.errors import FailureKind, ResultsError
+from psych_ray.results.schema import ScoringIdentity, TranscriptRef
+from psych_ray.sweep.cluster_shape import Slots
+from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, UNREACHABLE_PAUSES_S, Scheduler
+from psych_ray.sweep.unit import Unit, UnitReport
+from psych_ray.tracking import events
+from psych_ray.worker.replica import LoadReport, ReplicaSpec
+
+Outcome = Any
+"""What a call of a rank gives: a report, a Failure, an exception of Ray, or NEVER."""
+NEVER = object()
+
+
+@dataclass(eq=False)
+class Reference:
+    """Outcome of a call, known at a time."""
+
+    at: float
+    outcome: Outcome
+
+
+@dataclass
+class FakeRay:
+    """As much of Ray as the driver uses. `script(attempt, rank, call)` gives what a rank's call takes and gives."""
+
+    script: Callable[[int, int, Any], tuple[float, Outcome]]
+    now: float = 0.0
+    gangs: list[list[FakeActor]] = field(default_factory=list)
+    alive: set[str] = field(default_factory=set)
+    groups: set[int] = field(default_factory=set)
+    longest_wait: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.util = SimpleNamespace(placement_group=self._placement_group, remove_placement_group=self.groups.remove)
+
+    def _placement_group(self, bundles: list[dict[str, float]], *, strategy: str) -> int:
+        assert strategy == "STRICT_PACK"
+        self.groups.add(len(self.gangs))
+        return len(self.gangs)
+
+    def remote(self, rank_class: type) -> Any:
+        def options(**wanted: Any) -> Any:
+            return SimpleNamespace(remote=lambda spec, rank: FakeActor(self, spec, rank, wanted["name"]))
+
+        return SimpleNamespace(options=options)
+
+    def wait(self, references: list[Reference], *, num_returns: int, timeout: float) -> tuple[list, list]:
+        assert references, "Ray refuses an empty list"
+        assert num_returns == 1
+        self.longest_wait = max(self.longest_wait, timeout)
+        first = min(references, key=lambda reference: reference.at)
+        if first.at > self.now + timeout:
+            self.now += timeout
+            return [], references
+        self.now = max(self.now, first.at)
+        return [first], [reference for reference in references if reference is not first]
+
+    def get(self, reference: Reference) -> Outcome:
+        assert reference.at <= self.now
+        if isinstance(reference.outcome, Exception):
+            raise reference.outcome
+        return reference.outcome
+
+    def kill(self, actor: FakeActor) -> None:
+        self.alive.remove(actor.name)
+
+    def sleep(self, seconds: float) -> None:
+        self.longest_wait = max(self.longest_wait, seconds)
+        self.now += seconds
+
+
+class FakeActor:
+    """A rank whose calls follow the script."""
+
+    def __init__(self, ray: FakeRay, spec: ReplicaSpec, rank: int, name: str) -> None:
+        self.ray, self.spec, self.rank, self.name = ray, spec, rank, name
+        if rank == 0:
+            ray.gangs.append([])
+        ray.gangs[-1].append(self)
+        ray.alive.add(name)
+        self.attempt = len(ray.gangs)
+        self.open_rendezvous = SimpleNamespace(remote=lambda: "address")
+        self.load = SimpleNamespace(remote=lambda address: self._call("load"))
+        self.score = SimpleNamespace(remote=self._call)
+
+    def _call(self, what: Any) -> Reference:
+        seconds, outcome = self.ray.script(self.attempt, self.rank, what)
+        return Reference(self.ray.now + seconds if outcome is not NEVER else float("inf"), outcome)
+
+
+class Recorder:
+    """A tracker that keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def handle(self, event: Any) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def report(unit: Unit) -> UnitReport:
+    return UnitReport(unit.checkpoint, unit.condition, unit.id, tokens=1, responses=unit.n_responses, seconds=1.0)
+
+
+def ideal(attempt: int, rank: int, call: Any) -> tuple[float, Outcome]:
+    return (30.0, LoadReport(seconds=30.0)) if call == "load" else (60.0, report(call))
+
+
+@dataclass
+class Sweep:
+    """What became of one sweep."""
+
+    ray: FakeRay
+    tracker: Recorder
+    skipped: list[str]
+
+    @property
+    def committed(self) -> Counter[str]:
+        return Counter(event.report.unit for event in self.tracker.of(events.UnitCommitted))
+
+
+@pytest.fixture
+def sweep(monkeypatch):
+    def run(script, *, ranks: int = 2, n_units: int = 3, attempts: int = 2) -> Sweep:
+        fake = FakeRay(script)
+        monkeypatch.setattr(gang, "ray", fake)
+        monkeypatch.setattr(driver, "ray", fake)
+        monkeypatch.setattr(gang, "PlacementGroupSchedulingStrategy", lambda group, **where: (group, where))
+        units = [Unit("a", "plain", (TranscriptRef(f"t{k}", "s", "f", k, 100, 5),)) for k in range(n_units)]
+        spec = ReplicaSpec(
+            checkpoints=(SimpleNamespace(slug="a"),),  # type: ignore[arg-type]
+            facts={},
+            identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
+            scoring=ScoringConfig(engine="deepspeed_tp" if ranks > 1 else "transformers"),
+            results_root="/nowhere",
+            ranks=ranks,
+        )
+        scheduler = Scheduler.plan(units, slots=ranks, attempts=attempts, cost={}, ranks={"a": ranks})
+        tracker = Recorder()
+        try:
+            skipped = drive(
+                scheduler, {"a": spec}, Slots(ranks, 1, 1), tracker, clock=lambda: fake.now, sleep=fake.sleep
+            )
+        finally:
+            assert not fake.alive, "processes are left"
+            assert not fake.groups, "placement groups are left"
+            assert fake.longest_wait <= POLL_S
+        return Sweep(fake, tracker, skipped)
+
+    return run
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_an_undisturbed_sweep_commits_every_unit_once(sweep, ranks):
+    done = sweep(ideal, ranks=ranks)
+    assert list(done.committed.values()) == [1, 1, 1]
+    assert done.skipped == []
+    assert done.ray.now == 30.0 + 3 * 60.0
+    assert len(done.ray.gangs) == 1
+
+
+def test_running_out_of_memory_while_loading_on_one_rank_of_two_is_resolved_in_seconds(sweep):
+    """Rank 1 raises at 12 s; rank 0 waits in a collective that nobody ends."""
+
+    def script(attempt, rank, call):
+        if attempt == 1 and call == "load":
+            return (12.0, Failure(FailureKind.out_of_memory, "out of memory")) if rank == 1 else (0.0, NEVER)
+        return ideal(attempt, rank, call)
+
+    done = sweep(script)
+    assert list(done.committed.values()) == [1, 1, 1]
+    assert done.ray.now == 12.0 + 30.0 + 3 * 60.0, "the other rank was not waited for"
+    assert [actors[0].spec.pass_share for actors in done.ray.gangs] == [1.0, 0.5]
+    assert [event.message for event in done.tracker.of(events.Failed)] == [
+        "replica of a ended while loading: rank 1: out of memory",
+        "a: out of memory; its next gang reads 0.5 of the tokens per pass",
+    ]
+
+
+def test_a_checkpoint_that_never_fits_is_skipped_after_its_attempts(sweep):
+    def script(attempt, rank, call):
+        return (12.0, Failure(FailureKind.out_of_memory, "out of memory")) if rank == 1 else (0.0, NEVER)
+
+    done = sweep(script)
+    assert len(done.ray.gangs) == 2
+    assert done.ray.now == 24.0
+    assert len(done.skipped) == 3
+    assert "rank 1: out of memory" in done.skipped[0]
+
+
+def test_a_rank_that_dies_takes_its_gang_with_it_and_nothing_is_lost_or_doubled(sweep):
+    def script(attempt, rank, call):
+        if attempt == 1 and rank == 1 and call != "load":
+            return 20.0, RayActorError(error_msg="The actor died unexpectedly")
+        return ideal(attempt, rank, call)
+
+    done = sweep(script)
+    assert list(done.committed.values()) == [1, 1, 1]
+    assert len(done.ray.gangs) == 2
+
+
+def test_preemptions_without_number_count_against_nothing(sweep):
+    def script(attempt, rank, call):
+        if attempt < 60 and rank == 1 and (call != "load" or attempt % 2):
+            return 20.0, RayActorError(error_msg="The node was taken", preempted=True)
+        return ideal(attempt, rank, call)
+
+    done = sweep(script, attempts=1)
+    assert list(done.committed.values()) == [1, 1, 1]
+    assert done.skipped == []
+
+
+def test_a_rank_that_reports_nothing_while_the_other_failed_ends_the_gang_in_time(sweep):
+    def script(attempt, rank, call):
+        if attempt == 1 and call != "load":
+            return (1.0, Failure(FailureKind.transcript, "no", "t0")) if rank == 0 else (0.0, NEVER)
+        return ideal(attempt, rank, call)
+
+    done = sweep(script)
+    assert len(done.skipped) == 1
+    assert "transcript t0 of s: " in done.skipped[0]
+    assert len(done.committed) == 2
+    assert done.ray.now == pytest.approx(30 + 1 + RANK_TIMEOUT_S + 30 + 2 * 60)
+
+
+def test_a_transcript_that_all_ranks_refuse_is_skipped_and_the_gang_goes_on(sweep):
+    def script(attempt, rank, call):
+        if call != "load" and call.transcripts[0].id == "t1":
+            return 1.0 + rank, Failure(FailureKind.transcript, "not for us", "t1")
+        return ideal(attempt, rank, call)
+
+    done = sweep(script)
+    assert done.skipped == ["a, plain: transcript t1 of s: not for us"]
+    assert len(done.ray.gangs) == 1
+    assert [event.responses for event in done.tracker.of(events.ResponsesSkipped)] == [5]
+
+
+def test_a_store_that_comes_back_costs_a_pause_and_nothing_else(sweep):
+    down_until = 100.0
+
+    def script(attempt, rank, call):
+        if call != "load" and done_at() < down_until:
+            return 1.0, Failure(FailureKind.unreachable, "the store does not answer")
+        return ideal(attempt, rank, call)
+
+    def done_at() -> float:
+        return driver.ray.now  # the fake
+
+    done = sweep(script, ranks=1)
+    assert list(done.committed.values()) == [1, 1, 1]
+    assert len(done.ray.gangs) == 1
+    assert done.ray.now <= down_until + max(UNREACHABLE_PAUSES_S[:4]) + 3 * 60 + 5
+
+
+def test_when_nothing_can_be_committed_any_more_the_sweep_stops_and_leaves_nothing(sweep):
+    def script(attempt, rank, call):
+        return ideal(attempt, rank, call) if call == "load" else (1.0, Failure(FailureKind.sweep, "disk full"))
+
+    with pytest.raises(ResultsError, match="disk full"):
+        sweep(script, ranks=1)

@@ -31,7 +31,7 @@ def sweep(config: Config) -> int:
     began = time.monotonic()
     with cluster_to_run_on(config.cluster) as cluster:
         prepared = prepare(config, cluster, say=_say)
-        tracker = open_tracker(config)
+        tracker = open_tracker(config.tracking, config.tracking_root())
         failures = [f"{skipped.where}: {skipped.reason}" for skipped in prepared.skipped]
         failures += _score(prepared, config, tracker, failures)
     for line in failures:

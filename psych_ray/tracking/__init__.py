@@ -9,20 +9,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
-    from psych_ray.config import Config
+    from psych_ray.config import TrackingConfig
     from psych_ray.tracking.group import TrackerGroup
 
 
-def open_tracker(config: Config, *, console: Console | None = None) -> TrackerGroup:
-    """The terminal (`console`, by default stderr) and, for tracking.kind=wandb, Weights & Biases.
+def open_tracker(config: TrackingConfig, directory: Path, *, console: Console | None = None) -> TrackerGroup:
+    """The terminal (`console`, by default stderr) and, for tracking.kind=wandb, Weights & Biases,
+    whose files go to `directory`.
 
     The result is an `events.Tracker`: it neither raises nor delays its caller.
     """
     from psych_ray.tracking.group import open_group
 
-    return open_group(config, console=console)
+    return open_group(config, directory, console=console)
 
 
 def wandb_run_id(results_root: str, slug: str, condition: str) -> str:

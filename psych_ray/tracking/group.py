@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
-from psych_ray.config import Config, TrackingKind
+from psych_ray.config import TrackingConfig, TrackingKind
 from psych_ray.tracking import text
 from psych_ray.tracking.console import ConsoleTracker
 from psych_ray.tracking.events import Event, Tracker
@@ -70,13 +71,13 @@ class _Stderr(Console):
         raise
 
 
-def open_group(config: Config, *, console: Console | None = None) -> TrackerGroup:
+def open_group(config: TrackingConfig, directory: Path, *, console: Console | None = None) -> TrackerGroup:
     """The members that the configuration names; the terminal comes first."""
     terminal = ConsoleTracker(console or _Stderr())
     members: list[Member] = [terminal]
     # WANDB_MODE=disabled is how users of W&B switch it off, whatever the program's configuration.
-    if config.tracking.kind == TrackingKind.wandb and os.environ.get("WANDB_MODE") != "disabled":
+    if config.kind == TrackingKind.wandb and os.environ.get("WANDB_MODE") != "disabled":
         from psych_ray.tracking.wandb_tracker import WandbTracker
 
-        members.append(WandbTracker(config, warn=terminal.print_line))
+        members.append(WandbTracker(config, directory, warn=terminal.print_line))
     return TrackerGroup(members, warn=terminal.print_line)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psych_ray.compat import WANDB_PRIVATE_SETTINGS, restart_wandb_service, wandb_offline_directory, wandb_settings
-from psych_ray.config import Config, TrackingConfig, TrackingMode
+from psych_ray.config import TrackingConfig, TrackingMode
 from psych_ray.tracking import events, text
 from psych_ray.tracking.events import Event
 from psych_ray.tracking.progress import SweepProgress, TaskProgress
@@ -52,21 +52,24 @@ class WandbRuns:
     Where W&B fails to open a run online, this run and all later ones are kept offline.
     """
 
-    def __init__(self, config: Config, start: events.SweepStarted, *, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: TrackingConfig, directory: Path, start: events.SweepStarted, *, warn: Callable[[str], None]
+    ) -> None:
         import wandb
 
         self._wandb = wandb
         self._config = config
+        self._directory = directory
         self._start = start
         self._warn = warn
-        self._mode = config.tracking.mode
+        self._mode = config.mode
         self._progress = SweepProgress(start.tasks)
         self._open: dict[tuple[str, str], wandb.Run] = {}
         self.offline_ids: set[str] = set()
         self.online_ids: set[str] = set()
         self.offline_directory: Path | None = None
         self.url: str | None = None
-        config.tracking_root().mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         wandb.setup(settings=wandb_settings({"silent": True}))
 
     def handle(self, event: Event, at: float) -> None:
@@ -124,14 +127,14 @@ class WandbRuns:
         return run
 
     def _init(self, task: TaskProgress) -> wandb.Run:
-        tracking, plan = self._config.tracking, task.plan
+        tracking, plan = self._config, task.plan
         # A project in the environment replaces the configuration's default, but not a project that the user configured.
         inherits = "WANDB_PROJECT" in os.environ and tracking.project == TrackingConfig().project
         run: wandb.Run = self._wandb.init(
             project=None if inherits else tracking.project,
             entity=tracking.entity,
             mode=self._mode.value,
-            dir=self._config.tracking_root(),
+            dir=self._directory,
             id=wandb_run_id(self._start.results_root, plan.checkpoint, plan.condition),
             resume="allow",
             reinit="create_new",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from psych_ray.config import Config
+from psych_ray.config import TrackingConfig
 from psych_ray.tracking import events
 from psych_ray.tracking.events import Event
 from psych_ray.tracking.wandb_runs import WandbRuns, error_text_without_key
@@ -30,7 +30,8 @@ class WandbTracker:
 
     def __init__(
         self,
-        config: Config,
+        config: TrackingConfig,
+        directory: Path,
         *,
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -38,6 +39,7 @@ class WandbTracker:
         queue_size: int = 50_000,
     ) -> None:
         self._config = config
+        self._directory = directory
         self._warn = warn
         self._clock = clock
         self._finish_seconds = finish_seconds
@@ -99,7 +101,7 @@ class WandbTracker:
 
     def _work(self, start: events.SweepStarted) -> None:
         try:
-            runs = self._runs = WandbRuns(self._config, start, warn=self._warn)
+            runs = self._runs = WandbRuns(self._config, self._directory, start, warn=self._warn)
             while (item := self._queue.get()) is not None and not self._off.is_set():
                 event, at = item
                 runs.handle(event, at)

@@ -215,7 +215,7 @@ def test_a_failing_member_is_switched_off_with_one_line(clock, task, started, co
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_broken_terminal_does_not_stop_the_sweep(
-    task, started, committed, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+    task, started, committed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_terminal: bool
 ) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
@@ -226,7 +226,7 @@ def test_a_broken_terminal_does_not_stop_the_sweep(
 
     monkeypatch.setattr("sys.stderr", Gone())
     monkeypatch.setenv("TERM", "xterm")
-    group = open_tracker(Config(tracking=TrackingConfig(kind=TrackingKind.console)))
+    group = open_tracker(TrackingConfig(kind=TrackingKind.console), tmp_path)
     group.handle(started(task()))
     group.handle(UnitStarted("m", "plain", "u0"))
     group.handle(committed())
@@ -246,7 +246,7 @@ def test_interrupts_pass_through(task, started) -> None:
 def test_console_only_needs_no_wandb(task, started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(tracking=TrackingConfig(kind=TrackingKind.console, root=str(tmp_path / "tracking")))
     console, _ = log_file()
-    group = open_tracker(config, console=console)
+    group = open_tracker(config.tracking, config.tracking_root(), console=console)
     group.handle(started(task()))
     group.handle(SweepEnded(seconds=1.0))
     assert group.summary_lines() == []

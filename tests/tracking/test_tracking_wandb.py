@@ -31,6 +31,10 @@ from psych_ray.tracking.events import (
 from psych_ray.tracking.wandb_tracker import WandbTracker
 
 
+def wandb_tracker(config: Config, **more: Any) -> WandbTracker:
+    return WandbTracker(config.tracking, config.tracking_root(), **more)
+
+
 @pytest.fixture(autouse=True)
 def isolated_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Isolate wandb from this machine's user, and check that it leaves nothing behind."""
@@ -127,7 +131,7 @@ def test_a_sweep_is_read_back(
     clock, task, started, committed, by_id, config: Config, capfd: pytest.CaptureFixture[str]
 ) -> None:
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append, clock=clock)
+    tracker = wandb_tracker(config, warn=warnings.append, clock=clock)
     root = config.results.root
     tracker.handle(started(task("a", units=2, responses=20), task("b", "chat", units=2, responses=20), root=root))
     tracker.handle(CheckpointLoaded("a", 2.5))
@@ -176,9 +180,9 @@ def test_a_sweep_is_read_back(
 def test_a_second_sweep_resumes_the_same_run(task, started, drive, by_id, config: Config) -> None:
     warnings: Warnings = []
     root = config.results.root
-    first = WandbTracker(config, warn=warnings.append)
+    first = wandb_tracker(config, warn=warnings.append)
     drive(first, started(task(responses=40), root=root), ("m", "plain", 10), ("m", "plain", 10), interrupted=True)
-    second = WandbTracker(config, warn=warnings.append)
+    second = wandb_tracker(config, warn=warnings.append)
     drive(second, started(task(responses=40, committed=20), root=root), ("m", "plain", 10), ("m", "plain", 10))
     assert warnings == []
     ((run_id, pieces),) = by_id().items()
@@ -209,7 +213,7 @@ def test_runs_close_when_their_task_is_complete(
 
     monkeypatch.setattr(wandb, "init", counted_init)
     monkeypatch.setattr(wandb.Run, "finish", counted_finish)
-    tracker = WandbTracker(config, warn=print)
+    tracker = wandb_tracker(config, warn=print)
     drive(tracker, started(*tasks, root=config.results.root), *((*one.key, 10) for one in tasks))
     assert (most, open_at_once) == (1, 0)
     assert len(by_id()) == 12
@@ -222,7 +226,7 @@ def test_wandb_sync_takes_the_directory_that_is_named(
     task, started, drive, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(config.results.root).parent)
-    tracker = WandbTracker(config, warn=print)
+    tracker = wandb_tracker(config, warn=print)
     drive(tracker, started(task(responses=10, units=1), root=config.results.root), ("m", "plain", 10))
     (line,) = tracker.summary_lines()
     assert line == "W&B: 1 offline run in demo/tracking/wandb; `wandb sync demo/tracking/wandb` uploads them"
@@ -240,7 +244,7 @@ def test_an_init_that_raises_costs_one_warning(
 
     monkeypatch.setattr(wandb, "init", fail)
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append)
+    tracker = wandb_tracker(config, warn=warnings.append)
     drive(tracker, started(task(), root=config.results.root), *[("m", "plain", 10)] * 4)
     assert warnings == ["W&B failed and is switched off: no thanks to …"]
     assert tracker.summary_lines() == []
@@ -258,7 +262,7 @@ def test_an_init_that_hangs_delays_nothing(
 
     monkeypatch.setattr(wandb, "init", hang)
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append, finish_seconds=0.2)
+    tracker = wandb_tracker(config, warn=warnings.append, finish_seconds=0.2)
     begun = time.monotonic()
     tracker.handle(started(task(responses=10_000), root=config.results.root))
     tracker.handle(UnitStarted("m", "plain", "u0"))
@@ -287,7 +291,9 @@ def test_a_full_queue_switches_wandb_off(
 
     monkeypatch.setattr(wandb, "init", hang)
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append, finish_seconds=0.1, queue_size=50)
+    tracker = WandbTracker(
+        config.tracking, config.tracking_root(), warn=warnings.append, finish_seconds=0.1, queue_size=50
+    )
     tracker.handle(started(task(responses=10_000), root=config.results.root))
     tracker.handle(UnitStarted("m", "plain", "u0"))
     assert entered.wait(10)
@@ -311,7 +317,7 @@ def test_a_service_that_dies_costs_one_warning(
 
     monkeypatch.setattr(subprocess, "Popen", Noted)
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append)
+    tracker = wandb_tracker(config, warn=warnings.append)
     tracker.handle(started(task(responses=1000), root=config.results.root))
     tracker.handle(UnitStarted("m", "plain", "u0"))
     wait_for(lambda: bool(list(config.tracking_root().glob("wandb/offline-run-*"))))
@@ -329,7 +335,7 @@ def test_a_service_that_dies_costs_one_warning(
 def test_a_directory_that_cannot_be_made_costs_one_warning(task, started, drive, config: Config) -> None:
     Path(config.results.root).write_text("a file where the directory should be")
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append)
+    tracker = wandb_tracker(config, warn=warnings.append)
     drive(tracker, started(task(), root=config.results.root), ("m", "plain", 10))
     assert len(warnings) == 1
     assert "switched off" in warnings[0]
@@ -352,7 +358,7 @@ def test_online_without_a_server_is_kept_offline(
         monkeypatch.setenv("WANDB_API_KEY", key)
     config.tracking = TrackingConfig(mode=TrackingMode.online)
     warnings: Warnings = []
-    tracker = WandbTracker(config, warn=warnings.append)
+    tracker = wandb_tracker(config, warn=warnings.append)
     tasks = [task("a", responses=10, units=1), task("b", responses=10, units=1)]
     drive(tracker, started(*tasks, root=config.results.root), ("a", "plain", 10), ("b", "plain", 10))
     assert len(warnings) == 1
@@ -369,9 +375,17 @@ def test_a_project_in_the_environment_replaces_the_default(
     task, started, drive, written, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "from-the-environment")
-    drive(WandbTracker(config, warn=print), started(task("a"), root=config.results.root), ("a", "plain", 10))
+    drive(
+        wandb_tracker(config, warn=print),
+        started(task("a"), root=config.results.root),
+        ("a", "plain", 10),
+    )
     config.tracking = TrackingConfig(project="from-the-configuration")
-    drive(WandbTracker(config, warn=print), started(task("b"), root=config.results.root), ("b", "plain", 10))
+    drive(
+        wandb_tracker(config, warn=print),
+        started(task("b"), root=config.results.root),
+        ("b", "plain", 10),
+    )
     found = {piece.name: piece.project for piece in written()}
     assert found == {"a · plain": "from-the-environment", "b · plain": "from-the-configuration"}
 
@@ -379,7 +393,7 @@ def test_a_project_in_the_environment_replaces_the_default(
 def test_disabled_in_the_environment_is_off(task, started, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert config.tracking.kind == TrackingKind.wandb
-    tracker = open_tracker(config)
+    tracker = open_tracker(config.tracking, config.tracking_root())
     tracker.handle(started(task(), root=config.results.root))
     tracker.handle(SweepEnded(seconds=1.0))
     assert tracker.summary_lines() == []
@@ -389,7 +403,7 @@ def test_disabled_in_the_environment_is_off(task, started, config: Config, monke
 def test_terminal_and_wandb_together(
     task, started, committed, config: Config, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = open_tracker(config)
+    tracker = open_tracker(config.tracking, config.tracking_root())
     tracker.handle(started(task(responses=10, units=1), root=config.results.root))
     tracker.handle(CheckpointLoading("m"))
     tracker.handle(CheckpointLoaded("m", 1.0))

@@ -16,12 +16,12 @@ from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import ResultsError, TranscriptError
 from psych_ray.results.catalogue import catalogue
-from psych_ray.results.reading import footers, parts
+from psych_ray.results.reading import committed_transcripts, footers
 from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
 from psych_ray.sweep.cost import CPU_CORE, GPU, Device
 from psych_ray.sweep.placement import Placement, gpus_of, place
-from psych_ray.sweep.plan import Lane, plan_lane, without_committed
+from psych_ray.sweep.plan import Task, plan_task, without_committed
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import Skipped, read_transcripts
@@ -35,7 +35,7 @@ class Prepared:
     checkpoints: dict[str, Checkpoint]
     """By slug, in the order of the configuration."""
     scoring: ScoringIdentity
-    lanes: list[Lane]
+    lanes: list[Task]
     """Checkpoint by checkpoint, condition by condition."""
     skipped: list[Skipped]
     """Transcripts that `transcripts.on_error=skip` left out."""
@@ -75,7 +75,7 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
             root, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
         )
     lanes = [
-        plan_lane(
+        plan_task(
             checkpoint=checkpoint.slug,
             condition=condition,
             n_parameters=checkpoint.n_parameters,
@@ -90,7 +90,7 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
         root=root,
         checkpoints={checkpoint.slug: checkpoint for checkpoint in checkpoints},
         scoring=identity,
-        lanes=without_committed(lanes, root, parts(root)),
+        lanes=without_committed(lanes, committed_transcripts(root)),
         skipped=skipped,
         device=device,
         placements=placements,

@@ -18,7 +18,7 @@ _PLAN = "plan.json"
 
 
 @dataclass(frozen=True, slots=True)
-class LaneStatus:
+class TaskStatus:
     """One checkpoint under one condition."""
 
     checkpoint: str
@@ -39,7 +39,7 @@ class RootStatus:
 
     n_transcripts: int
     """With at least one response, in `sources/`."""
-    lanes: tuple[LaneStatus, ...]
+    lanes: tuple[TaskStatus, ...]
 
 
 def status_of(root: ResultsRoot) -> RootStatus:
@@ -66,14 +66,14 @@ def _planned(root: ResultsRoot) -> list[tuple[str, str]]:
     return [(lane["checkpoint"], lane["condition"]) for lane in json.loads(path.read_bytes())]
 
 
-def _lane(root: ResultsRoot, checkpoint: str, condition: str, places: list[PartPlace], all_ids: set[str]) -> LaneStatus:
+def _lane(root: ResultsRoot, checkpoint: str, condition: str, places: list[PartPlace], all_ids: set[str]) -> TaskStatus:
     rows: dict[str, int] = defaultdict(int)
     for place in places:
         for status, count in read_footer(root.local(place.name)).rows_by_status.items():
             rows[status] += count
     committed = transcripts_in(root, checkpoint, condition, [place.unit for place in places])
     total = sum(rows.values())
-    return LaneStatus(
+    return TaskStatus(
         checkpoint=checkpoint,
         condition=condition,
         transcripts=len(committed),

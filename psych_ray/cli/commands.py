@@ -16,7 +16,7 @@ from psych_ray.config import Config
 from psych_ray.errors import UnsupportedError
 from psych_ray.results.reading import footers, parts, scan_responses, scored_sums
 from psych_ray.results.root import ResultsRoot
-from psych_ray.sweep.unit import Tally
+from psych_ray.results.schema import Tally
 from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
 
 INCOMPLETE = 3

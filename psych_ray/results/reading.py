@@ -70,6 +70,15 @@ def scored_sums(root: ResultsRoot) -> dict[tuple[str, str], dict[str, tuple[int,
     return found
 
 
+def committed_transcripts(root: ResultsRoot) -> dict[tuple[str, str], set[str]]:
+    """Ids of the committed transcripts by checkpoint (slug) and condition."""
+    committed: dict[tuple[str, str], set[str]] = {}
+    for part in parts(root):
+        ids = transcripts_in(root, part.checkpoint, part.condition, [part.unit])
+        committed.setdefault((part.checkpoint, part.condition), set()).update(ids)
+    return committed
+
+
 def transcripts_in(root: ResultsRoot, checkpoint: str, condition: str, units: Iterable[str]) -> set[str]:
     """Ids of the transcripts that the parts of these units hold."""
     ids: set[str] = set()

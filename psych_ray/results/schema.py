@@ -71,6 +71,20 @@ class CheckpointFacts:
     """Slug of the base checkpoint that this one is compared with."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Scored responses of one study: how many, and the sums that a running mean needs."""
+
+    responses: int = 0
+    nll_nats: float = 0.0
+    """Sum over the responses."""
+    top1: int = 0
+    """Responses whose every token is the arg max of the vocabulary."""
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.responses + other.responses, self.nll_nats + other.nll_nats, self.top1 + other.top1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Footer:
     """What made a part; stands as JSON under the key `psych_ray` in its Parquet metadata."""

@@ -1,32 +1,32 @@
-"""The plan: all units of a sweep, and those of them that are still missing from the results.
+"""The plan: the tasks of a sweep, each with the units that are missing from the results.
 
-A unit is a run of transcripts that takes about a minute. What is committed is known by transcript, not by unit: a root
-whose plan was widened, or whose units were cut differently, goes on without scoring any transcript twice.
+A unit is a run of transcripts that takes about a minute. Resume is by transcript, not by unit: a root whose plan was
+widened, or divided into other units, is completed without scoring any transcript twice. Pure logic: no I/O, no clock,
+no Ray.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from psych_ray.results.reading import PartPlace, transcripts_in
-from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.cost import Device
 from psych_ray.sweep.unit import Unit
 
-_UNITS_AT_LEAST = 4
+_MIN_UNITS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """One checkpoint under one condition: its transcripts, and the units that are still missing."""
+class Task:
+    """One checkpoint under one condition: its transcripts, and the units that are missing."""
 
     checkpoint: str
+    """Slug."""
     condition: str
     n_parameters: int
     transcripts: tuple[TranscriptRef, ...]
+    """Those of the plan that have responses."""
     missing: tuple[Unit, ...]
 
     @property
@@ -45,7 +45,7 @@ class Lane:
         return sum(unit.n_characters for unit in self.missing)
 
 
-def plan_lane(
+def plan_task(
     *,
     checkpoint: str,
     condition: str,
@@ -53,41 +53,35 @@ def plan_lane(
     transcripts: Sequence[TranscriptRef],
     unit_seconds: float,
     device: Device,
-) -> Lane:
-    """Cut the transcripts that have responses into units of about `unit_seconds`, all of them missing."""
-    worth = tuple(t for t in transcripts if t.n_responses)
-    seconds = [device.seconds(t.n_characters, n_parameters) for t in worth]
-    budget = min(unit_seconds, sum(seconds) / _UNITS_AT_LEAST)
+) -> Task:
+    """Divide the transcripts that have responses into units of about `unit_seconds`, all of them missing."""
+    with_responses = tuple(t for t in transcripts if t.n_responses)
+    seconds = [device.seconds(t.n_characters, n_parameters) for t in with_responses]
+    max_seconds = min(unit_seconds, sum(seconds) / _MIN_UNITS)
     units: list[Unit] = []
     run: list[TranscriptRef] = []
-    spent = 0.0
-    for transcript, cost in zip(worth, seconds, strict=True):
-        if run and spent + cost > budget:
+    run_seconds = 0.0
+    for transcript, cost in zip(with_responses, seconds, strict=True):
+        if run and run_seconds + cost > max_seconds:
             units.append(Unit(checkpoint, condition, tuple(run)))
-            run, spent = [], 0.0
+            run, run_seconds = [], 0.0
         run.append(transcript)
-        spent += cost
+        run_seconds += cost
     if run:
         units.append(Unit(checkpoint, condition, tuple(run)))
-    return Lane(checkpoint, condition, n_parameters, worth, tuple(units))
+    return Task(checkpoint, condition, n_parameters, with_responses, tuple(units))
 
 
-def without_committed(lanes: Iterable[Lane], root: ResultsRoot, parts: Iterable[PartPlace]) -> list[Lane]:
-    """Take out of each lane's missing units what its parts hold.
+def without_committed(tasks: Iterable[Task], committed: Mapping[tuple[str, str], Collection[str]]) -> list[Task]:
+    """Drop committed transcripts from the missing units of each task.
 
-    Reads only the parts that are none of the planned units.
+    `committed`: ids of transcripts by checkpoint (slug) and condition; a task that is not in it has none.
     """
-    committed: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for part in parts:
-        committed[part.checkpoint, part.condition].add(part.unit)
-    return [_without(lane, root, committed[lane.checkpoint, lane.condition]) for lane in lanes]
+    return [_without(task, frozenset(committed.get((task.checkpoint, task.condition), ()))) for task in tasks]
 
 
-def _without(lane: Lane, root: ResultsRoot, committed: set[str]) -> Lane:
-    missing = [unit for unit in lane.missing if unit.id not in committed]
-    unplanned = committed - {unit.id for unit in lane.missing}
-    if unplanned and missing:
-        done = transcripts_in(root, lane.checkpoint, lane.condition, sorted(unplanned))
-        rests = (tuple(t for t in unit.transcripts if t.id not in done) for unit in missing)
-        missing = [Unit(lane.checkpoint, lane.condition, rest) for rest in rests if rest]
-    return replace(lane, missing=tuple(missing))
+def _without(task: Task, committed: frozenset[str]) -> Task:
+    if not committed:
+        return task
+    rest = (unit.only({t.id for t in unit.transcripts} - committed) for unit in task.missing)
+    return replace(task, missing=tuple(unit for unit in rest if unit is not None))

@@ -217,8 +217,8 @@ class Scheduler:
         guilty = unit.only(event.guilty)
         if event.final:
             replica.unit = None
-            lane = [u for u in self._queues[replica.weights] if u.lane == unit.lane]
-            self._queues[replica.weights] = deque(u for u in self._queues[replica.weights] if u.lane != unit.lane)
+            lane = [u for u in self._queues[replica.weights] if u.task == unit.task]
+            self._queues[replica.weights] = deque(u for u in self._queues[replica.weights] if u.task != unit.task)
             return [SetAside(u, event.reason) for u in (unit, *lane)]
         if guilty is None:
             return self._fail_unit(replica, event.reason)

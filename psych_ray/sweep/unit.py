@@ -1,14 +1,15 @@
-"""The unit of work and what is told about it once done. Only these travel between driver and replicas: the responses
-themselves go from the replica to the results and never back.
+"""The unit of work, and the report of a committed one.
+
+Only these travel between driver and replicas: a replica writes the responses to the results store itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from psych_ray.results.schema import TranscriptRef
+from psych_ray.results.schema import Tally, TranscriptRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Unit:
 
     @property
     def n_characters(self) -> int:
-        """Of all its transcripts; what cost is estimated from."""
+        """Characters of all its transcripts; the cost is estimated from them."""
         return sum(t.n_characters for t in self.transcripts)
 
     @property
@@ -36,17 +37,17 @@ class Unit:
         return sum(t.n_responses for t in self.transcripts)
 
     @property
-    def lane(self) -> tuple[str, str]:
-        """Checkpoint and condition."""
+    def task(self) -> tuple[str, str]:
+        """Checkpoint (slug) and condition."""
         return self.checkpoint, self.condition
 
     def only(self, ids: Set[str]) -> Unit | None:
-        """Make the unit of those of its transcripts, None where it has none of them."""
+        """Return the unit of those of its transcripts whose id is in `ids`; None where there are none."""
         kept = tuple(t for t in self.transcripts if t.id in ids)
         return Unit(self.checkpoint, self.condition, kept) if kept else None
 
     def halves(self) -> tuple[Unit, Unit]:
-        """Two units of about as many transcripts each; there must be at least two."""
+        """Return two units of about as many transcripts each; there must be at least two."""
         assert len(self.transcripts) > 1
         middle = len(self.transcripts) // 2
         return (
@@ -56,17 +57,8 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Scored responses of one study: how many, and the sums that a running mean needs."""
-
-    responses: int = 0
-    nll_nats: float = 0.0
-    top1: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class UnitReport:
-    """What a replica tells the driver of a committed unit."""
+    """What a replica reports of a committed unit."""
 
     checkpoint: str
     condition: str
@@ -77,6 +69,6 @@ class UnitReport:
     """Rows of the part."""
     seconds: float
     """Spent reading, scoring and committing."""
-    by_study: dict[str, Tally] = field(default_factory=dict)
+    by_study: Mapping[str, Tally] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What the user should know of how it went, a line each: less memory used at a time, a slower way taken."""
+    """One line each: warnings that were logged while the unit was scored."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
-from psych_ray.sweep.unit import Tally, UnitReport
+from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, Tally
+from psych_ray.sweep.unit import UnitReport
 
 
 @dataclass(frozen=True, kw_only=True)

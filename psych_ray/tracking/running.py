@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from psych_ray.sweep.unit import Tally
+from psych_ray.results.schema import Tally
 
 
 class RunningMeans:

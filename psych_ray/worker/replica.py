@@ -22,9 +22,9 @@ from psych_ray.config import EngineName, ScoringConfig
 from psych_ray.results.catalogue import read_catalogued
 from psych_ray.results.parts import commit_part
 from psych_ray.results.root import ResultsRoot
-from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity
+from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, Tally
 from psych_ray.scoring.scored import AlignsTranscripts, Check, ScoredTranscript, Scorer, SimulatorScorer
-from psych_ray.sweep.unit import Tally, Unit, UnitReport
+from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status

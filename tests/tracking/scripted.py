@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
-from psych_ray.sweep.unit import Tally, UnitReport
+from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, Tally
+from psych_ray.sweep.unit import UnitReport
 from psych_ray.tracking.base import SweepStart, Task
 
 SCORING = ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False)

@@ -11,7 +11,7 @@ from rich.console import Console
 from scripted import Clock, report, start, task
 
 from psych_ray.config import Config, TrackingConfig, TrackingKind
-from psych_ray.sweep.unit import Tally
+from psych_ray.results.schema import Tally
 from psych_ray.tracking import open_tracker
 from psych_ray.tracking.base import SweepEnd
 from psych_ray.tracking.console import ConsoleTracker

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from scripted import report, task
 
-from psych_ray.sweep.unit import Tally
+from psych_ray.results.schema import Tally
 from psych_ray.tracking.progress import SweepProgress
 from psych_ray.tracking.running import RunningMeans
 

@@ -20,7 +20,7 @@ from offline_log import OfflineRun, read_all
 from scripted import Clock, report, start, task
 
 from psych_ray.config import Config, ResultsConfig, TrackingConfig, TrackingKind, TrackingMode
-from psych_ray.sweep.unit import Tally
+from psych_ray.results.schema import Tally
 from psych_ray.tracking import open_tracker, wandb_run_id
 from psych_ray.tracking.base import SweepEnd, SweepStart
 from psych_ray.tracking.wandb_tracker import WandbTracker

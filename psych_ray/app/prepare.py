@@ -17,8 +17,8 @@ from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import ResultsError, TranscriptError
 from psych_ray.results.catalogue import catalogue
 from psych_ray.results.reading import committed_transcripts, footers
-from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
+from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.sweep.cost import CPU_CORE, GPU, Device
 from psych_ray.sweep.placement import Placement, gpus_of, place
 from psych_ray.sweep.plan import Task, plan_task, without_committed
@@ -31,7 +31,7 @@ from psych_ray.transcripts.sources import Skipped, read_transcripts
 class Prepared:
     """A sweep that is ready to run."""
 
-    root: ResultsRoot
+    store: ResultsStore
     checkpoints: dict[str, Checkpoint]
     """By slug, in the order of the configuration."""
     scoring: ScoringIdentity
@@ -56,23 +56,23 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
     `write`: also bring the transcripts into `sources/` of the results root, as a sweep needs it. `say` gets a line for
     every step that may take long.
     """
-    root = ResultsRoot(config.results.root)
+    store = open_store(config.results.root)
     for condition in config.conditions:
         condition_named(condition, parity=config.scoring.parity)
     checkpoints = _checkpoints(config, say)
     identity = scoring_identity(config)
-    _refuse_to_mix(root, identity, checkpoints)
+    _refuse_to_mix(store, identity, checkpoints)
     skipped: list[Skipped] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)
-    refs = catalogue(root, transcripts) if write else _survey(transcripts)
+    refs = catalogue(store, transcripts) if write else _survey(transcripts)
     if not any(ref.n_responses for ref in refs):
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
     placements = _placements(checkpoints, config, longest=max(ref.n_characters for ref in refs))
     device = _device(config)
     if write:
-        root.remove_unfinished()
+        store.remove_unfinished()
         write_plan(
-            root, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
+            store, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
         )
     lanes = [
         plan_task(
@@ -87,10 +87,10 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
         for condition in config.conditions
     ]
     return Prepared(
-        root=root,
+        store=store,
         checkpoints={checkpoint.slug: checkpoint for checkpoint in checkpoints},
         scoring=identity,
-        lanes=without_committed(lanes, committed_transcripts(root)),
+        lanes=without_committed(lanes, committed_transcripts(store)),
         skipped=skipped,
         device=device,
         placements=placements,
@@ -145,21 +145,21 @@ def _survey(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
     return [TranscriptRef(t.id, t.study, "", 0, len(t.text), len(t.responses)) for t in transcripts]
 
 
-def _refuse_to_mix(root: ResultsRoot, identity: ScoringIdentity, checkpoints: Iterable[Checkpoint]) -> None:
+def _refuse_to_mix(store: ResultsStore, identity: ScoringIdentity, checkpoints: Iterable[Checkpoint]) -> None:
     """Raise ResultsError where the root was made with other settings, or with other weights of the same name."""
     now = {checkpoint.slug: checkpoint.fingerprint for checkpoint in checkpoints}
-    for footer in footers(root):
+    for footer in footers(store):
         differences = identity.differences(footer.scoring)
         if differences:
             raise ResultsError(
-                f"{root.path} was scored with other settings ({'; '.join(differences)} there): "
+                f"{store.location} was scored with other settings ({'; '.join(differences)} there): "
                 "repeat those, or name another results.root"
             )
         slug = footer.checkpoint.slug
         if now.get(slug, footer.checkpoint.fingerprint) != footer.checkpoint.fingerprint:
             raise ResultsError(
-                f"{root.path} holds responses of another {slug} (its weights, configuration or tokenizer changed): "
-                "name another results.root, or give the checkpoint another id"
+                f"{store.location} holds responses of another {slug} (its weights, configuration or tokenizer "
+                "changed): name another results.root, or give the checkpoint another id"
             )
 
 

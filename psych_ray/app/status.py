@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue_index
-from psych_ray.results.parts import read_footer
-from psych_ray.results.reading import PartPlace, parts, transcripts_in
-from psych_ray.results.root import ResultsRoot
+from psych_ray.results.parts import PartName, part_names, read_footer
+from psych_ray.results.reading import transcripts_in
+from psych_ray.results.store import ResultsStore
 from psych_ray.transcripts.status import Status
 
 _PLAN = "plan.json"
@@ -42,36 +42,37 @@ class RootStatus:
     lanes: tuple[TaskStatus, ...]
 
 
-def status_of(root: ResultsRoot) -> RootStatus:
+def status_of(store: ResultsStore) -> RootStatus:
     """Count what is committed. ResultsError where there is no sweep, or a part is damaged."""
-    catalogued = {ref.id for ref in catalogue_index(root) if ref.n_responses}
+    catalogued = {ref.id for ref in catalogue_index(store) if ref.n_responses}
     if not catalogued:
-        raise ResultsError(f"{root.path}: no sweep there yet; run psych-ray sweep results.root={root.root}")
-    by_lane: dict[tuple[str, str], list[PartPlace]] = {lane: [] for lane in _planned(root)}
-    for part in parts(root):
-        by_lane.setdefault((part.checkpoint, part.condition), []).append(part)
-    return RootStatus(len(catalogued), tuple(_lane(root, *key, places, catalogued) for key, places in by_lane.items()))
+        raise ResultsError(f"{store.location}: no sweep there yet; run psych-ray sweep results.root={store.location}")
+    by_lane: dict[tuple[str, str], list[PartName]] = {lane: [] for lane in _planned(store)}
+    for part in part_names(store):
+        by_lane.setdefault(part.task, []).append(part)
+    return RootStatus(len(catalogued), tuple(_lane(store, *key, places, catalogued) for key, places in by_lane.items()))
 
 
-def write_plan(root: ResultsRoot, lanes: Sequence[tuple[str, str]]) -> None:
+def write_plan(store: ResultsStore, lanes: Sequence[tuple[str, str]]) -> None:
     """Note which checkpoints (slugs) and conditions the sweep on this root is about; the last sweep's plan stands."""
     content = [{"checkpoint": checkpoint, "condition": condition} for checkpoint, condition in lanes]
-    root.commit(_PLAN, json.dumps(content, indent=1).encode())
+    store.write(_PLAN, json.dumps(content, indent=1).encode())
 
 
-def _planned(root: ResultsRoot) -> list[tuple[str, str]]:
-    path = root.local(_PLAN)
-    if not path.is_file():
+def _planned(store: ResultsStore) -> list[tuple[str, str]]:
+    if not store.exists(_PLAN):
         return []
-    return [(lane["checkpoint"], lane["condition"]) for lane in json.loads(path.read_bytes())]
+    return [(lane["checkpoint"], lane["condition"]) for lane in json.loads(store.read(_PLAN))]
 
 
-def _lane(root: ResultsRoot, checkpoint: str, condition: str, places: list[PartPlace], all_ids: set[str]) -> TaskStatus:
+def _lane(
+    store: ResultsStore, checkpoint: str, condition: str, places: list[PartName], all_ids: set[str]
+) -> TaskStatus:
     rows: dict[str, int] = defaultdict(int)
     for place in places:
-        for status, count in read_footer(root.local(place.name)).rows_by_status.items():
+        for status, count in read_footer(store, place).rows_by_status.items():
             rows[status] += count
-    committed = transcripts_in(root, checkpoint, condition, [place.unit for place in places])
+    committed = transcripts_in(store, places)
     total = sum(rows.values())
     return TaskStatus(
         checkpoint=checkpoint,

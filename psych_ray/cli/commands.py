@@ -14,9 +14,10 @@ from rich.table import Column, Table
 from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare
 from psych_ray.config import Config
 from psych_ray.errors import UnsupportedError
-from psych_ray.results.reading import footers, parts, scan_responses, scored_sums
-from psych_ray.results.root import ResultsRoot
+from psych_ray.results.parts import part_names
+from psych_ray.results.reading import footers, scan_responses, scored_sums
 from psych_ray.results.schema import Tally
+from psych_ray.results.store import open_store
 from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
 
 INCOMPLETE = 3
@@ -34,7 +35,7 @@ def sweep(config: Config) -> int:
     failures += _score(prepared, config, tracker, failures)
     for line in failures:
         _say(f"not scored: {line}")
-    lines = report_lines(config) if parts(prepared.root) else ["nothing could be scored, so there is no report"]
+    lines = report_lines(config) if part_names(prepared.store) else ["nothing could be scored, so there is no report"]
     for line in [*lines, *tracker.summary_lines(), f"{time.monotonic() - began:.0f} s in all"]:
         _print(line)
     return INCOMPLETE if failures else 0
@@ -65,7 +66,7 @@ def status(config: Config) -> int:
     """Tell what is committed and what is missing."""
     from psych_ray.app.status import status_of
 
-    found = status_of(ResultsRoot(config.results.root))
+    found = status_of(open_store(config.results.root))
     table = Table("checkpoint", "condition", *_right("transcripts", "missing", "rows", "not scored", "parts"))
     for lane in found.lanes:
         numbers = (lane.transcripts, lane.transcripts_missing, lane.rows, lane.rows_not_scored, lane.parts)
@@ -140,12 +141,12 @@ def report_lines(config: Config) -> list[str]:
     from psych_ray.report import write_report
     from psych_ray.study import findings
 
-    root = ResultsRoot(config.results.root)
-    responses = scan_responses(root)
-    made_by = footers(root)
+    store = open_store(config.results.root)
+    responses = scan_responses(store)
+    made_by = footers(store)
     facts = {footer.checkpoint.slug: footer.checkpoint for footer in made_by}
     about = {
-        "results": str(root.path),
+        "results": store.location,
         "scoring": ", ".join(f"{name} {value}" for name, value in asdict(made_by[0].scoring).items()),
         "engine": ", ".join(sorted({footer.engine for footer in made_by})),
         "versions": ", ".join(f"{name} {number}" for name, number in made_by[0].versions.items()),
@@ -155,7 +156,7 @@ def report_lines(config: Config) -> list[str]:
     )
     return [
         *written.headlines,
-        f"tables:  {root.path}/responses/**/*.parquet",
+        f"tables:  {store.location}/responses/**/*.parquet",
         f"figures: {written.figures[0].parent}" if written.figures else "figures: none",
         f"page:    {written.page}",
     ]
@@ -181,7 +182,7 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, skipped: list[s
 
 
 def _start(prepared: Prepared, config: Config) -> SweepStart:
-    committed = scored_sums(prepared.root) if parts(prepared.root) else {}
+    committed = scored_sums(prepared.store) if part_names(prepared.store) else {}
     tasks = [
         Task(
             checkpoint=checkpoint_facts(prepared.checkpoints[lane.checkpoint]),

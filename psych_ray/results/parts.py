@@ -1,11 +1,11 @@
-"""A part: the Parquet file of one unit. Serialised in memory, then committed whole; its footer says what made it."""
+"""A part: the Parquet file of one unit. Serialised in memory, then written whole; its footer records what made it."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,58 +13,78 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psych_ray.errors import ResultsError
-from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity
+from psych_ray.results.store import ResultsStore
 from psych_ray.scoring.scored import ScoredTranscript
 from psych_ray.transcripts.conditions import response_spans
 from psych_ray.transcripts.status import Status
 
-_KEY = b"psych_ray"
+FOLDER = "responses"
+_KEY = "psych_ray"
+_PATH = re.compile(rf"{FOLDER}/checkpoint=([^/]+)/condition=([^/]+)/([^/]+)\.parquet")
 
 
-def part_name(checkpoint: str, condition: str, unit: str) -> str:
-    """Place of a part below the results root, hive-partitioned."""
-    return f"{part_folder(checkpoint, condition)}/{unit}.parquet"
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """The name of a part: hive-partitioned, so that any reader of Parquet finds checkpoint and condition in it."""
+
+    checkpoint: str
+    """Slug."""
+    condition: str
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{FOLDER}/checkpoint={self.checkpoint}/condition={self.condition}/{self.unit}.parquet"
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """Checkpoint (slug) and condition."""
+        return self.checkpoint, self.condition
 
 
-def part_folder(checkpoint: str, condition: str) -> str:
-    """Folder of all parts of a checkpoint under a condition."""
-    return f"responses/checkpoint={checkpoint}/condition={condition}"
+def part_names(store: ResultsStore) -> list[PartName]:
+    """Names of all committed parts, sorted; lists the folder once."""
+    matches = map(_PATH.fullmatch, store.names(FOLDER))
+    return [PartName(*match.groups()) for match in matches if match]
 
 
-def commit_part(root: ResultsRoot, scored: Sequence[ScoredTranscript], footer: Footer) -> pa.Table:
-    """Write the rows of one unit and return them; afterwards they are there, or nothing is."""
+def commit_part(store: ResultsStore, scored: Sequence[ScoredTranscript], footer: Footer) -> None:
+    """Write the rows of one unit as a part, or nothing at all."""
     table = responses_table(scored)
     counts = table["status"].combine_chunks().dictionary_decode().value_counts().to_pylist()
     footer = replace(footer, rows_by_status={count["values"]: count["counts"] for count in counts})
-    content = to_parquet(table, {_KEY: json.dumps(asdict(footer)).encode()})
-    root.commit(part_name(footer.checkpoint.slug, footer.condition, footer.unit), content)
-    return table
+    name = PartName(footer.checkpoint.slug, footer.condition, footer.unit)
+    store.write(str(name), to_parquet(table, {_KEY: json.dumps(asdict(footer))}))
 
 
 def responses_table(scored: Iterable[ScoredTranscript]) -> pa.Table:
-    """One row a response in the columns of `RESPONSES`, transcript after transcript."""
+    """One row per response in the columns of `RESPONSES`, transcript after transcript."""
     return pa.concat_tables([_rows(s) for s in scored] or [RESPONSES.empty_table()]).unify_dictionaries()
 
 
-def read_footer(path: Path) -> Footer:
-    """Read what made a part. ResultsError for a file that is no part of ours, or is damaged."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        content: dict[str, Any] = json.loads(metadata[_KEY])
-        content["checkpoint"] = CheckpointFacts(**content["checkpoint"])
-        content["scoring"] = ScoringIdentity(**content["scoring"])
-        return Footer(**content)
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{path}: damaged, or no part of a sweep ({error}); remove it and sweep again") from error
+def read_footer(store: ResultsStore, name: PartName) -> Footer:
+    """Read what made a part, from the end of its file. ResultsError for a file that is no part, or is damaged."""
+    with store.open(str(name)) as file:
+        try:
+            metadata = pq.read_metadata(file).metadata or {}
+            content: dict[str, Any] = json.loads(metadata[_KEY.encode()])
+            content["checkpoint"] = CheckpointFacts(**content["checkpoint"])
+            content["scoring"] = ScoringIdentity(**content["scoring"])
+            return Footer(**content)
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+            path = f"{store.location}/{name}"
+            raise ResultsError(
+                f"{path}: damaged, or no part of a sweep ({error}); remove it and sweep again"
+            ) from error
 
 
-def to_parquet(table: pa.Table, metadata: dict[bytes, bytes] | None = None) -> bytes:
-    """Serialise a table in memory, with a checksum a page."""
-    if metadata:
-        table = table.replace_schema_metadata(metadata)
+def to_parquet(table: pa.Table, metadata: dict[str, str] | None = None) -> bytes:
+    """Serialise a table in memory, with one checksum per page and `metadata` at the end of the file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        # Metadata of the schema instead would be stored twice.
+        writer.add_key_value_metadata(metadata or {})
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

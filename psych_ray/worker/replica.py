@@ -21,8 +21,8 @@ from psych_ray.checkpoints.find import Checkpoint
 from psych_ray.config import EngineName, ScoringConfig
 from psych_ray.results.catalogue import read_catalogued
 from psych_ray.results.parts import commit_part
-from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, Tally
+from psych_ray.results.store import open_store
 from psych_ray.scoring.scored import AlignsTranscripts, Check, ScoredTranscript, Scorer, SimulatorScorer
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
@@ -89,7 +89,7 @@ class Replica:
         self._spec = spec
         self._rank = rank
         self._rendezvous: Rendezvous | None = None
-        self._root = ResultsRoot(spec.results_root)
+        self._store = open_store(spec.results_root)
         self._scorers: dict[str, Scorer] = {}
 
     def open_rendezvous(self, host: str) -> tuple[str, int]:
@@ -144,12 +144,12 @@ class Replica:
         """Score a unit and, as rank 0, commit its part."""
         scorer = self._scorers[unit.checkpoint]
         began = time.monotonic()
-        transcripts = read_catalogued(self._root, unit.transcripts)
+        transcripts = read_catalogued(self._store, unit.transcripts)
         with _warnings_of("psych_ray.scoring") as notes:
             scored = list(scorer.score(transcripts, condition_named(unit.condition, parity=self._spec.scoring.parity)))
         seconds = time.monotonic() - began
         if self._rank == 0:
-            commit_part(self._root, scored, self._footer(unit, scorer.engine_name, scored, seconds))
+            commit_part(self._store, scored, self._footer(unit, scorer.engine_name, scored, seconds))
         return UnitReport(
             checkpoint=unit.checkpoint,
             condition=unit.condition,

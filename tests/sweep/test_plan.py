@@ -12,8 +12,8 @@ from psych_ray.config import Config, ResultsConfig, ScoringConfig
 from psych_ray.results.catalogue import catalogue, read_catalogued
 from psych_ray.results.parts import commit_part
 from psych_ray.results.reading import committed_transcripts, scan_responses
-from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, TranscriptRef
+from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.scoring.scored import SimulatorScorer
 from psych_ray.sweep.cost import CPU_CORE, GPU
 from psych_ray.sweep.plan import Task, plan_task, without_committed
@@ -65,11 +65,11 @@ def person(k: int) -> Transcript:
     )
 
 
-def commit(root: ResultsRoot, unit: Unit) -> None:
+def commit(store: ResultsStore, unit: Unit) -> None:
     facts = CheckpointFacts(slug=unit.checkpoint, id=unit.checkpoint, fingerprint="f")
-    scored = list(SimulatorScorer().score(read_catalogued(root, unit.transcripts), condition_named("plain")))
+    scored = list(SimulatorScorer().score(read_catalogued(store, unit.transcripts), condition_named("plain")))
     commit_part(
-        root,
+        store,
         scored,
         Footer(unit=unit.id, condition="plain", checkpoint=facts, scoring=IDENTITY, engine="simulator"),
     )
@@ -78,26 +78,26 @@ def commit(root: ResultsRoot, unit: Unit) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_root_whose_plan_was_cut_differently_is_completed_without_scoring_anything_twice(tmp_path, seed):
     rng = random.Random(seed)
-    root, everyone = ResultsRoot(str(tmp_path)), [person(k) for k in range(30)]
+    store, everyone = open_store(str(tmp_path)), [person(k) for k in range(30)]
     for _ in range(6):
         chosen = sorted(rng.sample(range(30), rng.randint(1, 30)))
-        places = catalogue(root, [everyone[k] for k in chosen])
+        places = catalogue(store, [everyone[k] for k in chosen])
         (task,) = without_committed(
-            [task_of(places, unit_seconds=rng.choice([0.5, 2, 60]))], committed_transcripts(root)
+            [task_of(places, unit_seconds=rng.choice([0.5, 2, 60]))], committed_transcripts(store)
         )
         for unit in task.missing:
             if rng.random() < 0.6:
-                commit(root, unit)
-    places = catalogue(root, everyone)
-    (task,) = without_committed([task_of(places)], committed_transcripts(root))
+                commit(store, unit)
+    places = catalogue(store, everyone)
+    (task,) = without_committed([task_of(places)], committed_transcripts(store))
     for unit in task.missing:
-        commit(root, unit)
-    rows = scan_responses(root).collect()
+        commit(store, unit)
+    rows = scan_responses(store).collect()
     assert rows.height == sum(len(t.responses) for t in everyone)
     assert rows.unique(["transcript", "response"]).height == rows.height
-    (done,) = without_committed([task_of(places)], committed_transcripts(root))
+    (done,) = without_committed([task_of(places)], committed_transcripts(store))
     assert done.missing == ()
-    (task_status,) = status_of(root).lanes
+    (task_status,) = status_of(store).lanes
     assert (task_status.transcripts, task_status.transcripts_missing) == (30, 0)
     assert task_status.rows == rows.height
 

@@ -16,8 +16,8 @@ from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import ResultsError, TranscriptError
 from psych_ray.results.catalogue import catalogue
-from psych_ray.results.reading import committed_transcripts, footers
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
+from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.sweep.cost import CPU_CORE, GPU, Device
 from psych_ray.sweep.placement import Placement, gpus_of, place
@@ -32,6 +32,8 @@ class Prepared:
     """A sweep that is ready to run."""
 
     store: ResultsStore
+    snapshot: Snapshot
+    """What the store held before the sweep."""
     checkpoints: dict[str, Checkpoint]
     """By slug, in the order of the configuration."""
     scoring: ScoringIdentity
@@ -61,7 +63,8 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
         condition_named(condition, parity=config.scoring.parity)
     checkpoints = _checkpoints(config, say)
     identity = scoring_identity(config)
-    _refuse_to_mix(store, identity, checkpoints)
+    snapshot = Snapshot.read(store)
+    _refuse_to_mix(store.location, snapshot, identity, checkpoints)
     skipped: list[Skipped] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)
     refs = catalogue(store, transcripts) if write else _survey(transcripts)
@@ -88,9 +91,10 @@ def prepare(config: Config, *, say: Callable[[str], None], write: bool = True) -
     ]
     return Prepared(
         store=store,
+        snapshot=snapshot,
         checkpoints={checkpoint.slug: checkpoint for checkpoint in checkpoints},
         scoring=identity,
-        lanes=without_committed(lanes, committed_transcripts(store)),
+        lanes=without_committed(lanes, snapshot.committed),
         skipped=skipped,
         device=device,
         placements=placements,
@@ -145,20 +149,22 @@ def _survey(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
     return [TranscriptRef(t.id, t.study, "", 0, len(t.text), len(t.responses)) for t in transcripts]
 
 
-def _refuse_to_mix(store: ResultsStore, identity: ScoringIdentity, checkpoints: Iterable[Checkpoint]) -> None:
+def _refuse_to_mix(
+    location: str, snapshot: Snapshot, identity: ScoringIdentity, checkpoints: Iterable[Checkpoint]
+) -> None:
     """Raise ResultsError where the root was made with other settings, or with other weights of the same name."""
     now = {checkpoint.slug: checkpoint.fingerprint for checkpoint in checkpoints}
-    for footer in footers(store):
-        differences = identity.differences(footer.scoring)
+    for scoring in snapshot.scoring:
+        differences = identity.differences(scoring)
         if differences:
             raise ResultsError(
-                f"{store.location} was scored with other settings ({'; '.join(differences)} there): "
+                f"{location} was scored with other settings ({'; '.join(differences)} there): "
                 "repeat those, or name another results.root"
             )
-        slug = footer.checkpoint.slug
-        if now.get(slug, footer.checkpoint.fingerprint) != footer.checkpoint.fingerprint:
+    for facts in snapshot.checkpoints:
+        if now.get(facts.slug, facts.fingerprint) != facts.fingerprint:
             raise ResultsError(
-                f"{store.location} holds responses of another {slug} (its weights, configuration or tokenizer "
+                f"{location} holds responses of another {facts.slug} (its weights, configuration or tokenizer "
                 "changed): name another results.root, or give the checkpoint another id"
             )
 

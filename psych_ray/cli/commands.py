@@ -14,10 +14,9 @@ from rich.table import Column, Table
 from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare
 from psych_ray.config import Config
 from psych_ray.errors import UnsupportedError
-from psych_ray.results.parts import part_names
-from psych_ray.results.reading import footers, scan_responses, scored_sums
-from psych_ray.results.schema import Tally
-from psych_ray.results.store import open_store
+from psych_ray.results.reading import scan_responses
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.tracking.base import SweepEnd, SweepStart, Task, Tracker
 
 INCOMPLETE = 3
@@ -35,7 +34,12 @@ def sweep(config: Config) -> int:
     failures += _score(prepared, config, tracker, failures)
     for line in failures:
         _say(f"not scored: {line}")
-    lines = report_lines(config) if part_names(prepared.store) else ["nothing could be scored, so there is no report"]
+    found = Snapshot.read(prepared.store)
+    lines = (
+        report_lines(config, prepared.store, found)
+        if found.parts
+        else ["nothing could be scored, so there is no report"]
+    )
     for line in [*lines, *tracker.summary_lines(), f"{time.monotonic() - began:.0f} s in all"]:
         _print(line)
     return INCOMPLETE if failures else 0
@@ -68,22 +72,23 @@ def status(config: Config) -> int:
 
     found = status_of(open_store(config.results.root))
     table = Table("checkpoint", "condition", *_right("transcripts", "missing", "rows", "not scored", "parts"))
-    for lane in found.lanes:
+    for lane in found.tasks:
         numbers = (lane.transcripts, lane.transcripts_missing, lane.rows, lane.rows_not_scored, lane.parts)
         table.add_row(lane.checkpoint, lane.condition, *(f"{n:,}" for n in numbers))
     _show(table)
-    missing = sum(lane.transcripts_missing for lane in found.lanes)
+    missing = sum(lane.transcripts_missing for lane in found.tasks)
     verdict = (
         f"{missing:,} transcripts x checkpoints are missing, the sweep's command goes on" if missing else "complete"
     )
-    rows = sum(lane.rows for lane in found.lanes)
+    rows = sum(lane.rows for lane in found.tasks)
     _print(f"{config.results.root}: {rows:,} rows of {found.n_transcripts:,} transcripts; {verdict}")
     return 0
 
 
 def report(config: Config) -> int:
     """Write statistics, figures and page from the parts."""
-    for line in report_lines(config):
+    store = open_store(config.results.root)
+    for line in report_lines(config, store, Snapshot.read(store)):
         _print(line)
     return 0
 
@@ -136,14 +141,13 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
 }
 
 
-def report_lines(config: Config) -> list[str]:
+def report_lines(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]:
     """Write the report and return the closing lines: headline numbers, and where everything lies."""
     from psych_ray.report import write_report
     from psych_ray.study import findings
 
-    store = open_store(config.results.root)
-    responses = scan_responses(store)
-    made_by = footers(store)
+    responses = scan_responses(store, snapshot.parts)
+    made_by = snapshot.footers
     facts = {footer.checkpoint.slug: footer.checkpoint for footer in made_by}
     about = {
         "results": store.location,
@@ -182,7 +186,7 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, skipped: list[s
 
 
 def _start(prepared: Prepared, config: Config) -> SweepStart:
-    committed = scored_sums(prepared.store) if part_names(prepared.store) else {}
+    tallies = prepared.snapshot.tallies
     tasks = [
         Task(
             checkpoint=checkpoint_facts(prepared.checkpoints[lane.checkpoint]),
@@ -191,9 +195,7 @@ def _start(prepared: Prepared, config: Config) -> SweepStart:
             responses=lane.n_responses,
             responses_committed=lane.n_responses - lane.n_responses_missing,
             characters=lane.n_characters_missing,
-            scored_by_study={
-                study: Tally(*sums) for study, sums in committed.get((lane.checkpoint, lane.condition), {}).items()
-            },
+            scored_by_study=tallies.get((lane.checkpoint, lane.condition), {}),
         )
         for lane in prepared.lanes
     ]

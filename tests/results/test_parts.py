@@ -18,8 +18,9 @@ import pytest
 
 from psych_ray.errors import ResultsError, UnsupportedError
 from psych_ray.results.parts import PartName, commit_part, part_names, read_footer, responses_table
-from psych_ray.results.reading import footers, scan_responses, scored_sums, transcripts_in
-from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity
+from psych_ray.results.reading import scan_responses
+from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity, Tally
+from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.scoring.scored import ScoredTranscript
 from psych_ray.transcripts.record import Transcript
@@ -94,23 +95,16 @@ def test_polars_and_arrow_read_the_hive_layout_without_us(tmp_path):
     assert dataset.to_table().num_rows == 8
 
 
-def test_sums_of_what_is_scored(tmp_path):
+def test_the_footer_records_what_made_the_part_and_counts_its_rows(tmp_path):
     store = open_store(str(tmp_path))
-    commit_part(store, [scored("1"), scored("2", study="other")], footer())
-    commit_part(store, [scored("3")], footer("u2"))
-    sums = scored_sums(store)
-    assert sums == {
-        ("Qwen--Qwen3-8B-Base", "plain"): {"study/with=odd characters": (4, 15.5, 2), "other": (2, 7.75, 1)}
-    }
-
-
-def test_the_footer_says_what_made_the_part(tmp_path):
-    store = open_store(str(tmp_path))
-    commit_part(store, [scored()], footer())
-    (found,) = footers(store)
+    written = commit_part(store, [scored("1"), scored("2", study="other")], footer())
+    found = read_footer(store, U1)
+    assert found == written
     assert found.checkpoint == footer().checkpoint
     assert found.scoring == footer().scoring
-    assert found.rows_by_status == {"scored": 2, "empty": 1, "cut": 1}
+    assert (found.rows, found.rows_by_status) == (8, {"scored": 4, "empty": 2, "cut": 2})
+    assert found.transcripts == [scored("1").transcript.id, scored("2", study="other").transcript.id]
+    assert found.tallies == {"study/with=odd characters": Tally(2, 7.75, 1), "other": Tally(2, 7.75, 1)}
     raw = pq.read_metadata(tmp_path / str(U1)).metadata[b"psych_ray"]
     assert json.loads(raw)["engine"] == "transformers"
 
@@ -118,12 +112,13 @@ def test_the_footer_says_what_made_the_part(tmp_path):
 def test_a_damaged_part_is_told_by_name(tmp_path):
     store = open_store(str(tmp_path))
     commit_part(store, [scored()], footer())
-    path = tmp_path / str(U1)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
-        read_footer(store, U1)
-    with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
-        transcripts_in(store, [U1])
+    whole = store.read(str(U1))
+    for damaged in (whole[:-20], whole[:100] + whole[-100:], b""):
+        store.write(str(U1), damaged)
+        with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
+            read_footer(store, U1)
+        with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
+            Snapshot.read(store)
 
 
 def test_what_cannot_be_written_is_one_clear_line(tmp_path):

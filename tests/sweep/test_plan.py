@@ -11,8 +11,9 @@ from psych_ray.app.status import status_of
 from psych_ray.config import Config, ResultsConfig, ScoringConfig
 from psych_ray.results.catalogue import catalogue, read_catalogued
 from psych_ray.results.parts import commit_part
-from psych_ray.results.reading import committed_transcripts, scan_responses
+from psych_ray.results.reading import scan_responses
 from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, TranscriptRef
+from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.scoring.scored import SimulatorScorer
 from psych_ray.sweep.cost import CPU_CORE, GPU
@@ -83,21 +84,21 @@ def test_a_root_whose_plan_was_cut_differently_is_completed_without_scoring_anyt
         chosen = sorted(rng.sample(range(30), rng.randint(1, 30)))
         places = catalogue(store, [everyone[k] for k in chosen])
         (task,) = without_committed(
-            [task_of(places, unit_seconds=rng.choice([0.5, 2, 60]))], committed_transcripts(store)
+            [task_of(places, unit_seconds=rng.choice([0.5, 2, 60]))], Snapshot.read(store).committed
         )
         for unit in task.missing:
             if rng.random() < 0.6:
                 commit(store, unit)
     places = catalogue(store, everyone)
-    (task,) = without_committed([task_of(places)], committed_transcripts(store))
+    (task,) = without_committed([task_of(places)], Snapshot.read(store).committed)
     for unit in task.missing:
         commit(store, unit)
     rows = scan_responses(store).collect()
     assert rows.height == sum(len(t.responses) for t in everyone)
     assert rows.unique(["transcript", "response"]).height == rows.height
-    (done,) = without_committed([task_of(places)], committed_transcripts(store))
+    (done,) = without_committed([task_of(places)], Snapshot.read(store).committed)
     assert done.missing == ()
-    (task_status,) = status_of(store).lanes
+    (task_status,) = status_of(store).tasks
     assert (task_status.transcripts, task_status.transcripts_missing) == (30, 0)
     assert task_status.rows == rows.height
 

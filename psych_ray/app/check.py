@@ -11,7 +11,7 @@ from psych_ray.cluster.gang import require_room
 from psych_ray.cluster.session import divide, ray_session
 from psych_ray.config import Config
 from psych_ray.transcripts.record import Transcript
-from psych_ray.worker.replica import CheckpointReport
+from psych_ray.worker.spec import CheckpointReport
 
 
 def check(

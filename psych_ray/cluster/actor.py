@@ -11,7 +11,8 @@ import ray
 from psych_ray.errors import PsychRayError, ResultsError, TranscriptError, first_line
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.record import Transcript
-from psych_ray.worker.replica import CheckpointReport, LoadReport, Replica, ReplicaSpec
+from psych_ray.worker.replica import Replica
+from psych_ray.worker.spec import CheckpointReport, LoadReport, ReplicaSpec
 
 _log = logging.getLogger(__name__)
 _SOURCE_PLACE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")

@@ -32,7 +32,7 @@ from psych_ray.sweep.scheduler import (
 )
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking.base import Tracker
-from psych_ray.worker.replica import LoadReport, ReplicaSpec
+from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 
 def drive(

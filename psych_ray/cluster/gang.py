@@ -18,7 +18,7 @@ from psych_ray.cluster.session import Slots
 from psych_ray.config import ClusterConfig
 from psych_ray.errors import ConfigError
 from psych_ray.sweep.unit import Unit
-from psych_ray.worker.replica import ReplicaSpec
+from psych_ray.worker.spec import ReplicaSpec
 
 
 class Gang:
@@ -38,7 +38,7 @@ class Gang:
                 )
             actor = ReplicaActor.options(**options, name=f"{name}-{rank}")  # type: ignore[attr-defined]
             self.actors.append(actor.remote(spec, rank))
-        self._meets = spec.meets
+        self._meets = spec.needs_process_group
 
     def load(self) -> list[Any]:
         """Load the weights."""

@@ -22,12 +22,12 @@ from test_sweep import scratch as scratch
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints
 from psych_ray.cluster.gang import Gang, require_room
 from psych_ray.cluster.session import Slots
-from psych_ray.config import CheckpointsConfig, CheckpointSource, ClusterConfig, EngineName, ScoringConfig
+from psych_ray.config import CheckpointsConfig, CheckpointSource, ClusterConfig, EngineName
 from psych_ray.errors import ConfigError
 from psych_ray.results.schema import ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
-from psych_ray.worker.replica import LoadReport, ReplicaSpec
+from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -143,7 +143,8 @@ def spec(checkpoint: Checkpoint, root: Path, *, ranks: int) -> ReplicaSpec:
         checkpoints=(checkpoint,),
         facts={},
         identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
-        scoring=ScoringConfig(engine=EngineName.deepspeed_tp, device="cpu"),
+        engine=EngineName.deepspeed_tp,
+        device="cpu",
         results_root=str(root),
         threads=1,
         ranks=ranks,

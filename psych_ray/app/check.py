@@ -12,7 +12,7 @@ from psych_ray.cluster.session import ray_session
 from psych_ray.config import Config
 from psych_ray.sweep.cluster_shape import divide
 from psych_ray.transcripts.record import Transcript
-from psych_ray.worker.replica import CheckpointReport
+from psych_ray.worker.spec import CheckpointReport
 
 
 def check(

@@ -6,7 +6,7 @@ transcripts that cannot be used, a results root with other settings, checkpoints
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import ResultsError, TranscriptError
 from psych_ray.results.catalogue import catalogue
-from psych_ray.results.reading import committed_transcripts, footers
-from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_room
 from psych_ray.sweep.cost import Device, characters_read, replica_device
 from psych_ray.sweep.placement import Placement, Placer
@@ -33,7 +33,9 @@ from psych_ray.transcripts.sources import Skipped, read_transcripts
 class Prepared:
     """A sweep that is ready to run."""
 
-    root: ResultsRoot
+    store: ResultsStore
+    snapshot: Snapshot
+    """What the store held before the sweep."""
     checkpoints: dict[str, Checkpoint]
     """By slug, in the order of the configuration."""
     scoring: ScoringIdentity
@@ -60,15 +62,16 @@ def prepare(config: Config, cluster: ClusterShape, *, say: Callable[[str], None]
     `write`: also bring the transcripts into `sources/` of the results root, as a sweep needs it. `say` gets a line for
     every step that may take long.
     """
-    root = ResultsRoot(config.results.root)
+    store = open_store(config.results.root)
     for condition in config.conditions:
         condition_named(condition, parity=config.scoring.parity)
     checkpoints = _checkpoints(config, say)
     identity = scoring_identity(config)
-    _refuse_to_mix(root, identity, checkpoints)
+    snapshot = Snapshot.read(store)
+    _refuse_to_mix(store.location, snapshot, identity, checkpoints)
     skipped: list[Skipped] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)
-    refs = catalogue(root, transcripts) if write else _survey(transcripts)
+    refs = catalogue(store, transcripts) if write else _survey(transcripts)
     if not any(ref.n_responses for ref in refs):
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
     shapes = {checkpoint.slug: shape_of(checkpoint) for checkpoint in checkpoints}
@@ -79,9 +82,9 @@ def prepare(config: Config, cluster: ClusterShape, *, say: Callable[[str], None]
         for weights, placement in placements.items()
     }
     if write:
-        root.remove_unfinished()
+        store.remove_unfinished()
         write_plan(
-            root, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
+            store, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
         )
     tasks = [
         plan_task(
@@ -94,11 +97,12 @@ def prepare(config: Config, cluster: ClusterShape, *, say: Callable[[str], None]
         for checkpoint in checkpoints
         for condition in config.conditions
     ]
-    tasks = without_committed(tasks, committed_transcripts(root))
+    tasks = without_committed(tasks, snapshot.committed)
     by_slug = {checkpoint.slug: checkpoint for checkpoint in checkpoints}
     missing = {load_group(by_slug[task.checkpoint]) for task in tasks if task.missing}
     return Prepared(
-        root=root,
+        store=store,
+        snapshot=snapshot,
         checkpoints=by_slug,
         scoring=identity,
         tasks=tasks,
@@ -190,19 +194,21 @@ def _survey(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
     return [TranscriptRef(t.id, t.study, "", 0, len(t.text), len(t.responses)) for t in transcripts]
 
 
-def _refuse_to_mix(root: ResultsRoot, identity: ScoringIdentity, checkpoints: Sequence[Checkpoint]) -> None:
+def _refuse_to_mix(
+    location: str, snapshot: Snapshot, identity: ScoringIdentity, checkpoints: Iterable[Checkpoint]
+) -> None:
     """Raise ResultsError where the root was made with other settings, or with other weights of the same name."""
     now = {checkpoint.slug: checkpoint.fingerprint for checkpoint in checkpoints}
-    for footer in footers(root):
-        differences = identity.differences(footer.scoring)
+    for scoring in snapshot.scoring:
+        differences = identity.differences(scoring)
         if differences:
             raise ResultsError(
-                f"{root.path} was scored with other settings ({'; '.join(differences)} there): "
+                f"{location} was scored with other settings ({'; '.join(differences)} there): "
                 "repeat those, or name another results.root"
             )
-        slug = footer.checkpoint.slug
-        if now.get(slug, footer.checkpoint.fingerprint) != footer.checkpoint.fingerprint:
+    for facts in snapshot.checkpoints:
+        if now.get(facts.slug, facts.fingerprint) != facts.fingerprint:
             raise ResultsError(
-                f"{root.path} holds responses of another {slug} (its weights, configuration or tokenizer changed): "
-                "name another results.root, or give the checkpoint another id"
+                f"{location} holds responses of another {facts.slug} (its weights, configuration or tokenizer "
+                "changed): name another results.root, or give the checkpoint another id"
             )

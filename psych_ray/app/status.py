@@ -1,17 +1,15 @@
-"""What a results root holds, told from the root alone: no configuration, no checkpoint and no source is needed."""
+"""What a results store holds and lacks, from the store alone: no configuration, checkpoint or source is read."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue_index
-from psych_ray.results.parts import read_footer
-from psych_ray.results.reading import PartPlace, parts, transcripts_in
-from psych_ray.results.root import ResultsRoot
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import ResultsStore
 from psych_ray.transcripts.status import Status
 
 _PLAN = "plan.json"
@@ -22,63 +20,59 @@ class TaskStatus:
     """One checkpoint under one condition."""
 
     checkpoint: str
+    """Slug."""
     condition: str
-    transcripts: int
+    transcripts: int = 0
     """Committed."""
-    transcripts_missing: int
-    """In `sources/` and not committed."""
-    rows: int
-    rows_not_scored: int
+    transcripts_missing: int = 0
+    """In `sources/`, with responses, and not committed."""
+    rows: int = 0
+    rows_not_scored: int = 0
     """Cut, empty, altered or not applicable."""
-    parts: int
+    parts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RootStatus:
-    """A results root."""
+    """A results store."""
 
     n_transcripts: int
-    """With at least one response, in `sources/`."""
-    lanes: tuple[TaskStatus, ...]
+    """In `sources/`, with at least one response."""
+    tasks: tuple[TaskStatus, ...]
 
 
-def status_of(root: ResultsRoot) -> RootStatus:
+def status_of(store: ResultsStore) -> RootStatus:
     """Count what is committed. ResultsError where there is no sweep, or a part is damaged."""
-    catalogued = {ref.id for ref in catalogue_index(root) if ref.n_responses}
+    catalogued = {ref.id for ref in catalogue_index(store) if ref.n_responses}
     if not catalogued:
-        raise ResultsError(f"{root.path}: no sweep there yet; run psych-ray sweep results.root={root.root}")
-    by_lane: dict[tuple[str, str], list[PartPlace]] = {lane: [] for lane in _planned(root)}
-    for part in parts(root):
-        by_lane.setdefault((part.checkpoint, part.condition), []).append(part)
-    return RootStatus(len(catalogued), tuple(_lane(root, *key, places, catalogued) for key, places in by_lane.items()))
+        raise ResultsError(f"{store.location}: no sweep there yet; run psych-ray sweep results.root={store.location}")
+    snapshot = Snapshot.read(store)
+    keys = dict.fromkeys([*_planned(store), *snapshot.tasks])
+    return RootStatus(len(catalogued), tuple(_task(snapshot, *key, catalogued) for key in keys))
 
 
-def write_plan(root: ResultsRoot, lanes: Sequence[tuple[str, str]]) -> None:
-    """Note which checkpoints (slugs) and conditions the sweep on this root is about; the last sweep's plan stands."""
-    content = [{"checkpoint": checkpoint, "condition": condition} for checkpoint, condition in lanes]
-    root.commit(_PLAN, json.dumps(content, indent=1).encode())
+def write_plan(store: ResultsStore, tasks: Sequence[tuple[str, str]]) -> None:
+    """Record the tasks of a sweep, each by checkpoint (slug) and condition, in place of those of earlier sweeps."""
+    content = [{"checkpoint": checkpoint, "condition": condition} for checkpoint, condition in tasks]
+    store.write(_PLAN, json.dumps(content, indent=1).encode())
 
 
-def _planned(root: ResultsRoot) -> list[tuple[str, str]]:
-    path = root.local(_PLAN)
-    if not path.is_file():
+def _planned(store: ResultsStore) -> list[tuple[str, str]]:
+    if not store.exists(_PLAN):
         return []
-    return [(lane["checkpoint"], lane["condition"]) for lane in json.loads(path.read_bytes())]
+    return [(task["checkpoint"], task["condition"]) for task in json.loads(store.read(_PLAN))]
 
 
-def _lane(root: ResultsRoot, checkpoint: str, condition: str, places: list[PartPlace], all_ids: set[str]) -> TaskStatus:
-    rows: dict[str, int] = defaultdict(int)
-    for place in places:
-        for status, count in read_footer(root.local(place.name)).rows_by_status.items():
-            rows[status] += count
-    committed = transcripts_in(root, checkpoint, condition, [place.unit for place in places])
-    total = sum(rows.values())
+def _task(snapshot: Snapshot, checkpoint: str, condition: str, all_ids: set[str]) -> TaskStatus:
+    committed = snapshot.tasks.get((checkpoint, condition))
+    if committed is None:
+        return TaskStatus(checkpoint, condition, transcripts_missing=len(all_ids))
     return TaskStatus(
-        checkpoint=checkpoint,
-        condition=condition,
-        transcripts=len(committed),
-        transcripts_missing=len(all_ids - committed),
-        rows=total,
-        rows_not_scored=total - rows[Status.scored],
-        parts=len(places),
+        checkpoint,
+        condition,
+        transcripts=len(committed.transcripts),
+        transcripts_missing=len(all_ids - committed.transcripts),
+        rows=committed.rows,
+        rows_not_scored=committed.rows - committed.rows_by_status.get(Status.scored, 0),
+        parts=committed.n_parts,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 
 from psych_ray.app.prepare import Prepared, checkpoint_facts
 from psych_ray.checkpoints.find import Checkpoint, load_group
@@ -13,7 +12,7 @@ from psych_ray.config import Config
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.tracking.events import Tracker
-from psych_ray.worker.replica import ReplicaSpec
+from psych_ray.worker.spec import ReplicaSpec
 
 
 def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]:
@@ -52,8 +51,10 @@ def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:
             checkpoints=tuple(checkpoints),
             facts={checkpoint.slug: checkpoint_facts(checkpoint) for checkpoint in checkpoints},
             identity=prepared.scoring,
-            scoring=replace(config.scoring, engine=prepared.placements[weights].engine),
-            results_root=str(prepared.root.path),
+            engine=prepared.placements[weights].engine,
+            device=config.scoring.device,
+            nvme=config.scoring.nvme,
+            results_root=prepared.store.location,
             allow_pickle=config.checkpoints.allow_pickle,
             threads=prepared.slots.cpus,
             ranks=prepared.placements[weights].ranks,

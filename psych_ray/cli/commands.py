@@ -15,9 +15,9 @@ from psych_ray.app.cluster import cluster_to_plan_for, cluster_to_run_on
 from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare
 from psych_ray.config import Config
 from psych_ray.errors import UnsupportedError
-from psych_ray.results.reading import footers, parts, scan_responses, scored_sums
-from psych_ray.results.root import ResultsRoot
-from psych_ray.results.schema import Tally
+from psych_ray.results.reading import scan_responses
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 
 INCOMPLETE = 3
@@ -36,7 +36,10 @@ def sweep(config: Config) -> int:
         failures += _score(prepared, config, tracker, failures)
     for line in failures:
         _say(f"not scored: {line}")
-    lines = report_lines(config) if parts(prepared.root) else ["nothing could be scored, so there is no report"]
+    found = Snapshot.read(prepared.store)
+    lines = ["nothing could be scored, so there is no report"]
+    if found.parts:
+        lines = report_lines(config, prepared.store, found)
     for line in [*lines, *tracker.summary_lines(), f"{time.monotonic() - began:.0f} s in all"]:
         _print(line)
     return INCOMPLETE if failures else 0
@@ -70,24 +73,25 @@ def status(config: Config) -> int:
     """Tell what is committed and what is missing."""
     from psych_ray.app.status import status_of
 
-    found = status_of(ResultsRoot(config.results.root))
+    found = status_of(open_store(config.results.root))
     table = Table("checkpoint", "condition", *_right("transcripts", "missing", "rows", "not scored", "parts"))
-    for lane in found.lanes:
-        numbers = (lane.transcripts, lane.transcripts_missing, lane.rows, lane.rows_not_scored, lane.parts)
-        table.add_row(lane.checkpoint, lane.condition, *(f"{n:,}" for n in numbers))
+    for task in found.tasks:
+        numbers = (task.transcripts, task.transcripts_missing, task.rows, task.rows_not_scored, task.parts)
+        table.add_row(task.checkpoint, task.condition, *(f"{n:,}" for n in numbers))
     _show(table)
-    missing = sum(lane.transcripts_missing for lane in found.lanes)
+    missing = sum(task.transcripts_missing for task in found.tasks)
     verdict = (
         f"{missing:,} transcripts x checkpoints are missing, the sweep's command goes on" if missing else "complete"
     )
-    rows = sum(lane.rows for lane in found.lanes)
+    rows = sum(task.rows for task in found.tasks)
     _print(f"{config.results.root}: {rows:,} rows of {found.n_transcripts:,} transcripts; {verdict}")
     return 0
 
 
 def report(config: Config) -> int:
     """Write statistics, figures and page from the parts."""
-    for line in report_lines(config):
+    store = open_store(config.results.root)
+    for line in report_lines(config, store, Snapshot.read(store)):
         _print(line)
     return 0
 
@@ -141,17 +145,16 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
 }
 
 
-def report_lines(config: Config) -> list[str]:
+def report_lines(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]:
     """Write the report and return the closing lines: headline numbers, and where everything lies."""
     from psych_ray.report import write_report
     from psych_ray.study import findings
 
-    root = ResultsRoot(config.results.root)
-    responses = scan_responses(root)
-    made_by = footers(root)
+    responses = scan_responses(store, snapshot.parts)
+    made_by = snapshot.footers
     facts = {footer.checkpoint.slug: footer.checkpoint for footer in made_by}
     about = {
-        "results": str(root.path),
+        "results": store.location,
         "scoring": ", ".join(f"{name} {value}" for name, value in asdict(made_by[0].scoring).items()),
         "engine": ", ".join(sorted({footer.engine for footer in made_by})),
         "versions": ", ".join(f"{name} {number}" for name, number in made_by[0].versions.items()),
@@ -161,7 +164,7 @@ def report_lines(config: Config) -> list[str]:
     )
     return [
         *written.headlines,
-        f"tables:  {root.path}/responses/**/*.parquet",
+        f"tables:  {store.location}/responses/**/*.parquet",
         f"figures: {written.figures[0].parent}" if written.figures else "figures: none",
         f"page:    {written.page}",
     ]
@@ -187,7 +190,6 @@ def _score(prepared: Prepared, config: Config, tracker: Tracker, skipped: list[s
 
 
 def _start(prepared: Prepared, config: Config) -> SweepStarted:
-    committed = scored_sums(prepared.root) if parts(prepared.root) else {}
     tasks = [
         TaskPlan(
             checkpoint=task.checkpoint,
@@ -196,9 +198,7 @@ def _start(prepared: Prepared, config: Config) -> SweepStarted:
             responses=task.n_responses,
             responses_committed=task.n_responses - task.n_responses_missing,
             characters=task.n_characters_missing,
-            tallies={
-                study: Tally(*sums) for study, sums in committed.get((task.checkpoint, task.condition), {}).items()
-            },
+            tallies=prepared.snapshot.tallies.get((task.checkpoint, task.condition), {}),
         )
         for task in prepared.tasks
     ]

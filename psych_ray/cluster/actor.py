@@ -10,7 +10,8 @@ from psych_ray.errors import FailureKind
 from psych_ray.sweep.failure import Failure, failure_of
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.record import Transcript
-from psych_ray.worker.replica import CheckpointReport, LoadReport, Replica, ReplicaSpec
+from psych_ray.worker.replica import Replica
+from psych_ray.worker.spec import CheckpointReport, LoadReport, ReplicaSpec
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from psych_ray.errors import FailureKind, first_line
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.failure import Failure
 from psych_ray.transcripts.record import Transcript
-from psych_ray.worker.replica import CheckpointReport, ReplicaSpec
+from psych_ray.worker.spec import CheckpointReport, ReplicaSpec
 
 
 @dataclass(frozen=True, slots=True)

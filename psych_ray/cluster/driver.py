@@ -35,7 +35,7 @@ from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking import events
 from psych_ray.tracking.events import Tracker
-from psych_ray.worker.replica import LoadReport, ReplicaSpec
+from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 POLL_S = 5.0
 """Longest wait for an outcome before the scheduler hears of the time."""

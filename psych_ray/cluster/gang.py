@@ -16,7 +16,7 @@ from psych_ray.cluster.actor import RankProcess
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.record import Transcript
-from psych_ray.worker.replica import ReplicaSpec
+from psych_ray.worker.spec import ReplicaSpec
 
 
 class Gang:
@@ -39,11 +39,11 @@ class Gang:
                     self._group, placement_group_bundle_index=rank
                 )
             self.actors.append(actor_class.options(**options, name=f"{name}-{rank}").remote(spec, rank))
-        self._has_process_group = spec.has_process_group
+        self._needs_process_group = spec.needs_process_group
 
     def load(self) -> list[Any]:
         """Load the weights."""
-        if not self._has_process_group:
+        if not self._needs_process_group:
             return [self.actors[0].load.remote(None)]
         # Ray hands the address on when rank 0 has it; the caller does not wait.
         address = self.actors[0].open_rendezvous.remote()

@@ -1,7 +1,7 @@
-"""`sources/` of the results root: every transcript of the plan once, with its text and metadata.
+"""`sources/` of the results store: every transcript of the plan once, with its text and metadata.
 
-The driver streams the sources into it; replicas read their texts from it, wherever they run. Files are named by what
-they hold and never change, so a sweep that goes on, or that widens its plan, adds to it only what is new.
+The driver writes it, and replicas read their texts from it on any node. Files are named by what they hold and never
+change, so a sweep that is resumed, or whose plan is widened, only adds the transcripts that are new.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.parts import to_parquet
-from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import TranscriptRef
+from psych_ray.results.store import ResultsStore
 from psych_ray.transcripts.record import Transcript
 
 FOLDER = "sources"
 _FILE_CHARACTERS = 4_000_000
 _INDEX = ["transcript", "study", "n_characters", "n_responses"]
+_THREADS = 8
 
 SOURCES = pa.schema(
     [
@@ -39,69 +41,75 @@ SOURCES = pa.schema(
         pa.field("true_nll_nats", pa.list_(pa.float64())),
     ]
 )
-"""One row a transcript."""
+"""One row per transcript."""
 
 
-def catalogue(root: ResultsRoot, transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
-    """Make sure that all transcripts stand in `sources/` and return where, in their order. Streams: holds no text."""
-    known = {ref.id: ref for ref in _index(root)}
+def catalogue(store: ResultsStore, transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
+    """Write the transcripts that `sources/` lacks, and return where each of them is, in their order.
+
+    Reads the index of `sources/` once. Holds the text of one file's transcripts at a time.
+    """
+    catalogued = {ref.id: ref for ref in catalogue_index(store)}
     refs: list[TranscriptRef | None] = []
-    waiting: dict[int, Transcript] = {}
+    unwritten: dict[int, Transcript] = {}
     n_characters = 0
     for transcript in transcripts:
-        ref = known.get(transcript.id)
+        ref = catalogued.get(transcript.id)
         if ref is None:
-            waiting[len(refs)] = transcript
+            unwritten[len(refs)] = transcript
             n_characters += len(transcript.text)
         refs.append(ref)
         if n_characters >= _FILE_CHARACTERS:
-            _write(root, waiting, refs)
+            _write(store, unwritten, refs)
             n_characters = 0
-    _write(root, waiting, refs)
+    _write(store, unwritten, refs)
     return [ref for ref in refs if ref is not None]
 
 
-def read_catalogued(root: ResultsRoot, refs: Sequence[TranscriptRef]) -> Iterator[Transcript]:
-    """Read transcripts back, file by file. ResultsError where `sources/` no longer holds one."""
-    rows: dict[str, list[TranscriptRef]] = defaultdict(list)
+def read_catalogued(store: ResultsStore, refs: Sequence[TranscriptRef]) -> Iterator[Transcript]:
+    """Yield transcripts, file by file. ResultsError where `sources/` does not hold one of them."""
+    by_file: dict[str, list[TranscriptRef]] = defaultdict(list)
     for ref in refs:
-        rows[ref.file].append(ref)
-    for file, wanted in rows.items():
-        table = _read(root, file)
-        at = [ref.row for ref in wanted]
-        if max(at) >= len(table) or table["transcript"].take(at).to_pylist() != [ref.id for ref in wanted]:
-            raise ResultsError(f"{root.local(file)}: was changed since it was written; remove it and sweep again")
-        yield from map(_transcript, table.take(at).to_pylist())
+        by_file[ref.file].append(ref)
+    for file, wanted in by_file.items():
+        table = _read(store, file)
+        rows = [ref.row for ref in wanted]
+        if max(rows) >= len(table) or table["transcript"].take(rows).to_pylist() != [ref.id for ref in wanted]:
+            raise ResultsError(f"{store.location}/{file}: was changed since it was written; remove it and sweep again")
+        yield from map(_transcript, table.take(rows).to_pylist())
 
 
-def catalogue_index(root: ResultsRoot) -> list[TranscriptRef]:
-    """All transcripts that stand in `sources/`, without their texts."""
-    return list(_index(root))
+def catalogue_index(store: ResultsStore) -> list[TranscriptRef]:
+    """Where all transcripts of `sources/` are, without their texts."""
+    names = [name for name in store.names(FOLDER) if name.endswith(".parquet")]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        tables = pool.map(lambda name: _read(store, name, _INDEX), names)
+        return [
+            TranscriptRef(row["transcript"], row["study"], name, number, row["n_characters"], row["n_responses"])
+            for name, table in zip(names, tables, strict=True)
+            for number, row in enumerate(table.to_pylist())
+        ]
 
 
-def _index(root: ResultsRoot) -> Iterator[TranscriptRef]:
-    for name in root.names(FOLDER):
-        for number, row in enumerate(_read(root, name, _INDEX).to_pylist()):
-            yield TranscriptRef(row["transcript"], row["study"], name, number, row["n_characters"], row["n_responses"])
+def _read(store: ResultsStore, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    with store.open(name) as file:
+        try:
+            return pq.read_table(file, columns=columns, page_checksum_verification=True)
+        except (OSError, pa.ArrowInvalid) as error:
+            path = f"{store.location}/{name}"
+            raise ResultsError(f"{path}: cannot be read ({error}); remove it and sweep again") from error
 
 
-def _read(root: ResultsRoot, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    try:
-        return pq.read_table(root.local(name), columns=columns, page_checksum_verification=True)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ResultsError(f"{root.local(name)}: cannot be read ({error}); remove it and sweep again") from error
-
-
-def _write(root: ResultsRoot, waiting: dict[int, Transcript], refs: list[TranscriptRef | None]) -> None:
-    """Commit the waiting transcripts as one file, put their refs in place, and empty `waiting`."""
-    if not waiting:
+def _write(store: ResultsStore, unwritten: dict[int, Transcript], refs: list[TranscriptRef | None]) -> None:
+    """Write these transcripts as one file, set `refs` at their indices, and empty `unwritten`."""
+    if not unwritten:
         return
-    ids = json.dumps([t.id for t in waiting.values()])
+    ids = json.dumps([t.id for t in unwritten.values()])
     name = f"{FOLDER}/{hashlib.blake2b(ids.encode(), digest_size=12).hexdigest()}.parquet"
-    root.commit(name, to_parquet(pa.Table.from_pylist([_row(t) for t in waiting.values()], schema=SOURCES)))
-    for number, (place, t) in enumerate(waiting.items()):
-        refs[place] = TranscriptRef(t.id, t.study, name, number, len(t.text), len(t.responses))
-    waiting.clear()
+    store.write(name, to_parquet(pa.Table.from_pylist([_row(t) for t in unwritten.values()], schema=SOURCES)))
+    for row, (index, t) in enumerate(unwritten.items()):
+        refs[index] = TranscriptRef(t.id, t.study, name, row, len(t.text), len(t.responses))
+    unwritten.clear()
 
 
 def _row(transcript: Transcript) -> dict[str, object]:

@@ -95,7 +95,12 @@ class Footer:
     scoring: ScoringIdentity
     engine: str
     versions: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
     rows_by_status: dict[str, int] = field(default_factory=dict)
+    transcripts: list[str] = field(default_factory=list)
+    """Ids, in the order of the rows."""
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """By study; 0 responses for a study that has rows, none of them scored."""
     straddling_edges: dict[str, int] = field(default_factory=dict)
     """By study: tokens that reach over the edge of a response."""
     tokens: int = 0

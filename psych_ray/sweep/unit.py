@@ -73,5 +73,6 @@ class UnitReport:
     seconds: float
     """Spent reading, scoring and committing."""
     by_study: Mapping[str, Tally] = field(default_factory=dict)
+    """Tallies of the part; only rank 0, which commits it, reports them."""
     notes: tuple[str, ...] = ()
     """One line each: warnings that were logged while the unit was scored."""

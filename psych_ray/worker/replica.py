@@ -1,6 +1,7 @@
-"""The work of a replica: load a checkpoint, score units, commit their parts. The actor around it is a thin shell.
+"""What a replica does: load a checkpoint, score units, commit their parts.
 
-Knows no Ray, so it also runs in a test, a notebook or a benchmark.
+Does not import Ray, so it also runs in a test, a notebook or a benchmark; the actor around it adds nothing. Imports
+torch only to load weights.
 """
 
 from __future__ import annotations
@@ -8,99 +9,48 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from psych_ray import __version__
-from psych_ray.checkpoints.find import Checkpoint
-from psych_ray.config import EngineName, ScoringConfig
 from psych_ray.results.catalogue import read_catalogued
 from psych_ray.results.parts import commit_part
-from psych_ray.results.root import ResultsRoot
-from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, Tally
-from psych_ray.scoring.scored import AlignsTranscripts, Check, ScoredTranscript, Scorer, SimulatorScorer
+from psych_ray.results.schema import Footer
+from psych_ray.results.store import open_store
+from psych_ray.scoring.scored import AlignsTranscripts, ScoredTranscript, Scorer, SimulatorScorer
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.status import Status
+from psych_ray.worker.spec import CheckpointReport, LoadReport, ReplicaSpec
 
 if TYPE_CHECKING:
     from psych_ray.scoring.engines.sharded.process_group import Ranks, Rendezvous
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplicaSpec:
-    """All that a replica needs to know; small, and the same wherever it runs."""
-
-    checkpoints: tuple[Checkpoint, ...]
-    """What it scores with: one checkpoint, or checkpoints that share their weights."""
-    facts: Mapping[str, CheckpointFacts]
-    """By slug."""
-    identity: ScoringIdentity
-    scoring: ScoringConfig
-    results_root: str
-    allow_pickle: bool = False
-    threads: int | None = None
-    """CPU threads for torch; None: its own choice."""
-    ranks: int = 1
-    """Processes that hold the weights together."""
-    stall_seconds: float = 600.0
-    """How long a rank may keep the others waiting."""
-    pass_share: float = 1.0
-    """Of the tokens that ranks read at a time if left alone; less after one of them ran out of memory."""
-
-    @property
-    def has_process_group(self) -> bool:
-        """Whether its processes, be it one, need a process group."""
-        return self.scoring.engine in {EngineName.deepspeed_tp, EngineName.deepspeed_zero}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadReport:
-    """What a replica tells the driver once its weights are loaded."""
-
-    seconds: float
-    notes: tuple[str, ...] = ()
-    """A line for each way to score that was tried and is not used."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointReport:
-    """What the self-check of a checkpoint saw, and how transcripts align with its tokens."""
-
-    checkpoint: str
-    engine: str
-    checks: tuple[Check, ...]
-    responses: dict[str, int]
-    """By study: responses looked at."""
-    straddling_edges: dict[str, int]
-    """By study: edges of responses that a token reaches over."""
-
-
 class Replica:
-    """One set of loaded weights, or one rank's share of them."""
+    """One rank of a replica: loaded weights, or the shard of them that this rank holds."""
 
     def __init__(self, spec: ReplicaSpec, rank: int = 0) -> None:
         self._spec = spec
         self._rank = rank
         self._rendezvous: Rendezvous | None = None
-        self._root = ResultsRoot(spec.results_root)
+        self._store = open_store(spec.results_root)
         self._scorers: dict[str, Scorer] = {}
 
     def open_rendezvous(self, host: str) -> tuple[str, int]:
-        """Bind a port of this host for the ranks to meet at; rank 0 only."""
+        """Bind a port of this host, and return the address at which the ranks join. For rank 0 only."""
         from psych_ray.scoring.engines.sharded.process_group import Rendezvous
 
         self._rendezvous = Rendezvous(host, self._spec.ranks, timeout_s=self._spec.stall_seconds)
         return host, self._rendezvous.port
 
-    def load(self, place: tuple[str, int] | None = None) -> LoadReport:
-        """Load the weights, with the other ranks that meet at `place`. CheckpointError where that cannot be done."""
+    def load(self, address: tuple[str, int] | None = None) -> LoadReport:
+        """Load the weights. CheckpointError where that cannot be done.
+
+        `address`: host and port of the rendezvous; None for a replica of one process without a process group.
+        """
         began = time.monotonic()
         spec = self._spec
         if spec.checkpoints[0].is_simulator:
@@ -112,7 +62,7 @@ class Replica:
 
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
-        ranks = self._join(place) if place else None
+        ranks = self._join(address) if address else None
         scorers = load_scorers(
             spec.checkpoints,
             spec.scoring,
@@ -129,40 +79,41 @@ class Replica:
         }
         return LoadReport(seconds=time.monotonic() - began, notes=tuple(sorted(notes)))
 
-    def _join(self, place: tuple[str, int]) -> Ranks:
+    def _join(self, address: tuple[str, int]) -> Ranks:
         from psych_ray.scoring.engines.sharded.process_group import join
         from psych_ray.scoring.models.load import device_of
 
-        host, port = place
-        device = device_of(self._spec.scoring.device).type
+        host, port = address
+        device = device_of(self._spec.device).type
         if self._rendezvous is not None:
             return self._rendezvous.join(self._spec.ranks, device=device)
-        limit = self._spec.stall_seconds
-        return join(self._rank, self._spec.ranks, host=host, port=port, device=device, timeout_s=limit)
+        timeout_s = self._spec.stall_seconds
+        return join(self._rank, self._spec.ranks, host=host, port=port, device=device, timeout_s=timeout_s)
 
     def score(self, unit: Unit) -> UnitReport:
-        """Score a unit and, as rank 0, commit its part."""
+        """Score a unit; rank 0 commits its part."""
         scorer = self._scorers[unit.checkpoint]
         began = time.monotonic()
-        transcripts = read_catalogued(self._root, unit.transcripts)
+        transcripts = read_catalogued(self._store, unit.transcripts)
+        condition = condition_named(unit.condition, parity=self._spec.identity.parity)
         with _warnings_of("psych_ray.scoring") as notes:
-            scored = list(scorer.score(transcripts, condition_named(unit.condition, parity=self._spec.scoring.parity)))
-        seconds = time.monotonic() - began
+            scored = list(scorer.score(transcripts, condition))
+        footer = self._footer(unit, scorer.engine_name, scored, time.monotonic() - began)
         if self._rank == 0:
-            commit_part(self._root, scored, self._footer(unit, scorer.engine_name, scored, seconds))
+            footer = commit_part(self._store, scored, footer)
         return UnitReport(
             checkpoint=unit.checkpoint,
             condition=unit.condition,
             unit=unit.id,
-            tokens=sum(s.tokens_read for s in scored),
+            tokens=footer.tokens,
             responses=sum(len(s.status_R) for s in scored),
             seconds=time.monotonic() - began,
-            by_study=_tallies(scored),
+            by_study=footer.tallies,
             notes=tuple(f"{unit.checkpoint}: {note}" for note in notes),
         )
 
     def check(self, transcripts: Sequence[Transcript]) -> list[CheckpointReport]:
-        """Tell what the self-check saw when the weights were loaded, and align these transcripts as `plain` would."""
+        """Report the self-check that ran when the weights were loaded, and align transcripts under `plain`."""
         plain, reports = condition_named("plain"), []
         for slug, scorer in self._scorers.items():
             assert isinstance(scorer, AlignsTranscripts)
@@ -198,19 +149,6 @@ class Replica:
         )
 
 
-def _tallies(scored: Sequence[ScoredTranscript]) -> dict[str, Tally]:
-    tallies: dict[str, Tally] = {}
-    for s in scored:
-        use = s.status_R == Status.scored.code
-        before = tallies.get(s.transcript.study, Tally())
-        tallies[s.transcript.study] = Tally(
-            responses=before.responses + int(use.sum()),
-            nll_nats=before.nll_nats + float(s.nll_R[use].sum(dtype=np.float64)),
-            top1=before.top1 + (0 if s.top1_R is None else int(s.top1_R[use].sum())),
-        )
-    return tallies
-
-
 def _versions() -> dict[str, str]:
     found = {"psych_ray": __version__}
     for name in ("torch", "transformers", "tokenizers", "deepspeed"):
@@ -223,7 +161,7 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _warnings_of(logger: str) -> Iterator[list[str]]:
-    """Collect what a part of the package warns of while the block runs."""
+    """Collect the warnings that a logger and those below it emit inside the block."""
     lines: list[str] = []
 
     class Collect(logging.Handler):

@@ -27,7 +27,7 @@ import torch
 import transformers
 
 from psych_ray.results.reading import scan_responses
-from psych_ray.results.root import ResultsRoot
+from psych_ray.results.store import open_store
 from tests.benchmarks.shapes import SHARED, real_tokenizer
 
 WINDOWED = {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}
@@ -123,7 +123,7 @@ def sweep(work: Path, checkpoints: list[Path], *overrides: str) -> tuple[pl.Data
     finally:
         done.set()
         watcher.join()
-    table = scan_responses(ResultsRoot(str(root))).collect().sort("checkpoint", "transcript", "response")
+    table = scan_responses(open_store(str(root))).collect().sort("checkpoint", "transcript", "response")
     assert np.isfinite(table["nll"].drop_nulls().to_numpy()).all()
     return table, round(most[0], 2)
 

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 
 from psych_ray.cluster import driver, gang
 from psych_ray.cluster.driver import POLL_S, drive
-from psych_ray.config import ScoringConfig
+from psych_ray.config import EngineName
 from psych_ray.errors import FailureKind, ResultsError
 from psych_ray.results.schema import ScoringIdentity, TranscriptRef
 from psych_ray.sweep.cluster_shape import Slots
@@ -24,7 +24,7 @@ from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, UNREACHABLE_PAUSES_S, Scheduler
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking import events
-from psych_ray.worker.replica import LoadReport, ReplicaSpec
+from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 Outcome = Any
 """What a call of a rank gives: a report, a Failure, an exception of Ray, or NEVER."""
@@ -154,7 +154,7 @@ def sweep(monkeypatch):
             checkpoints=(SimpleNamespace(slug="a"),),  # type: ignore[arg-type]
             facts={},
             identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
-            scoring=ScoringConfig(engine="deepspeed_tp" if ranks > 1 else "transformers"),
+            engine=EngineName.deepspeed_tp if ranks > 1 else EngineName.transformers,
             results_root="/nowhere",
             ranks=ranks,
         )

@@ -28,13 +28,12 @@ from psych_ray.config import (
     ClusterConfig,
     ClusterKind,
     EngineName,
-    ScoringConfig,
 )
-from psych_ray.results.reading import footers
-from psych_ray.results.root import ResultsRoot
 from psych_ray.results.schema import ScoringIdentity
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import open_store
 from psych_ray.sweep.cluster_shape import Slots
-from psych_ray.worker.replica import LoadReport, ReplicaSpec
+from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -88,7 +87,7 @@ def test_a_gang_scores_as_one_process_and_survives_a_killed_and_a_stalled_rank(a
     assert code == 0, err
     assert err.count("replica of olmo ended while scoring") == 2, err
     assert_same(table(tmp_path), alone)
-    assert {footer.engine for footer in footers(ResultsRoot(str(tmp_path)))} == {"deepspeed_tp, 2 ranks"}
+    assert {footer.engine for footer in Snapshot.read(open_store(str(tmp_path))).footers} == {"deepspeed_tp, 2 ranks"}
     wait_until_gone(scratch)
 
 
@@ -107,7 +106,7 @@ def test_zero_on_two_ranks_scores_as_one_process_whatever_one_rank_lacks_and_eve
     assert err.count("not scored: ") == 1
     kept = ~((pl.col("study") == "demo_bandit") & (pl.col("participant") == "3"))
     assert_same(table(tmp_path).drop("condition"), alone.filter(kept).drop("condition"))
-    assert {footer.engine for footer in footers(ResultsRoot(str(tmp_path)))} == {"deepspeed_zero, 2 ranks"}
+    assert {footer.engine for footer in Snapshot.read(open_store(str(tmp_path))).footers} == {"deepspeed_zero, 2 ranks"}
     wait_until_gone(scratch)
 
 
@@ -121,7 +120,7 @@ def test_auto_puts_large_checkpoints_on_gangs_and_small_ones_on_one_gpu_in_one_s
     # What all need whatever they read, and a little: 16,384 tokens of the wide one take 117 MB, of the other one 29.
     code, _, err = finish(start(sweep(model, tmp_path, *both, "cluster.gpu_memory_gb=1.68"), scratch))
     assert code == 0, err
-    assert {(footer.checkpoint.slug, footer.engine) for footer in footers(ResultsRoot(str(tmp_path)))} == {
+    assert {(footer.checkpoint.slug, footer.engine) for footer in Snapshot.read(open_store(str(tmp_path))).footers} == {
         ("olmo", "transformers, packed, oneDNN"), ("wide", "deepspeed_tp, 2 ranks")
     }  # fmt: skip
     one_by_one = tmp_path / "one by one"
@@ -150,7 +149,8 @@ def spec(checkpoint: Checkpoint, root: Path, *, ranks: int) -> ReplicaSpec:
         checkpoints=(checkpoint,),
         facts={},
         identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
-        scoring=ScoringConfig(engine=EngineName.deepspeed_tp, device="cpu"),
+        engine=EngineName.deepspeed_tp,
+        device="cpu",
         results_root=str(root),
         threads=1,
         ranks=ranks,

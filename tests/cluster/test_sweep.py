@@ -17,8 +17,9 @@ import polars as pl
 import psutil
 import pytest
 
-from psych_ray.results.reading import footers, scan_responses
-from psych_ray.results.root import ResultsRoot
+from psych_ray.results.reading import scan_responses
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import open_store
 from psych_ray.transcripts.simulated import simulated_transcripts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -100,7 +101,7 @@ def wait_until_gone(scratch: Path) -> None:
 
 
 def table(root: Path) -> pl.DataFrame:
-    frame = scan_responses(ResultsRoot(str(root))).collect()
+    frame = scan_responses(open_store(str(root))).collect()
     return frame.sort("checkpoint", "study", "participant", "transcript", "response")
 
 
@@ -130,7 +131,7 @@ def test_every_marked_response_is_there_once_a_checkpoint(undisturbed):
         assert set(rows.select("transcript", "response", "char_start", "char_end").iter_rows()) == expected
     assert set(found["status"]) == {"scored"}
     assert found["nll"].null_count() == 0
-    assert {f.engine for f in footers(ResultsRoot(str(root)))} == {"transformers, packed, oneDNN"}
+    assert {f.engine for f in Snapshot.read(open_store(str(root))).footers} == {"transformers, packed, oneDNN"}
 
 
 def test_a_second_sweep_finds_nothing_to_do(undisturbed, checkpoints, scratch):

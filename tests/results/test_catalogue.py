@@ -7,7 +7,7 @@ import pytest
 from psych_ray.errors import ResultsError
 from psych_ray.results import catalogue as module
 from psych_ray.results.catalogue import catalogue, catalogue_index, read_catalogued
-from psych_ray.results.root import ResultsRoot
+from psych_ray.results.store import open_store
 from psych_ray.transcripts.record import Transcript
 
 
@@ -32,34 +32,34 @@ def small_files(monkeypatch):
 
 
 def test_what_goes_in_comes_out(tmp_path, small_files):
-    root, everyone = ResultsRoot(str(tmp_path)), people(23)
-    refs = catalogue(root, iter(everyone))
+    store, everyone = open_store(str(tmp_path)), people(23)
+    refs = catalogue(store, iter(everyone))
     assert [ref.id for ref in refs] == [t.id for t in everyone]
-    assert len(root.names("sources")) > 3
-    assert list(read_catalogued(root, refs)) == everyone
+    assert len(store.names("sources")) > 3
+    assert list(read_catalogued(store, refs)) == everyone
     picked = [refs[k] for k in (20, 3, 11)]
-    assert {t.id for t in read_catalogued(root, picked)} == {everyone[k].id for k in (20, 3, 11)}
+    assert {t.id for t in read_catalogued(store, picked)} == {everyone[k].id for k in (20, 3, 11)}
 
 
 def test_a_wider_plan_adds_only_what_is_new(tmp_path, small_files):
-    root, everyone = ResultsRoot(str(tmp_path)), people(20)
-    first = catalogue(root, everyone[5:12])
-    before = {name: root.local(name).stat().st_mtime_ns for name in root.names("sources")}
-    refs = catalogue(root, everyone)
+    store, everyone = open_store(str(tmp_path)), people(20)
+    first = catalogue(store, everyone[5:12])
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in store.names("sources")}
+    refs = catalogue(store, everyone)
     assert refs[5:12] == first
     assert [ref.id for ref in refs] == [t.id for t in everyone]
-    assert all(root.local(name).stat().st_mtime_ns == time for name, time in before.items())
-    assert sorted(ref.id for ref in catalogue_index(root)) == sorted(t.id for t in everyone)
-    assert catalogue(root, everyone) == refs
+    assert all((tmp_path / name).stat().st_mtime_ns == time for name, time in before.items())
+    assert sorted(ref.id for ref in catalogue_index(store)) == sorted(t.id for t in everyone)
+    assert catalogue(store, everyone) == refs
 
 
 def test_a_source_file_that_was_changed_is_told(tmp_path, small_files):
-    root, everyone = ResultsRoot(str(tmp_path)), people(8)
-    refs = catalogue(root, everyone)
-    first, second = root.names("sources")[:2]
-    root.local(first).write_bytes(root.local(second).read_bytes())
+    store, everyone = open_store(str(tmp_path)), people(8)
+    refs = catalogue(store, everyone)
+    first, second = store.names("sources")[:2]
+    store.write(first, store.read(second))
     with pytest.raises(ResultsError, match="was changed"):
-        list(read_catalogued(root, refs))
-    root.local(first).unlink()
+        list(read_catalogued(store, refs))
+    (tmp_path / first).unlink()
     with pytest.raises(ResultsError, match="cannot be read"):
-        list(read_catalogued(root, refs))
+        list(read_catalogued(store, refs))

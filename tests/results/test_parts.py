@@ -17,15 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from psych_ray.errors import ResultsError, UnsupportedError
-from psych_ray.results.parts import commit_part, part_name, read_footer, responses_table
-from psych_ray.results.reading import footers, parts, scan_responses, scored_sums, transcripts_in
-from psych_ray.results.root import ResultsRoot
-from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity
+from psych_ray.results.parts import PartName, commit_part, part_names, read_footer, responses_table
+from psych_ray.results.reading import scan_responses
+from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity, Tally
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import open_store
 from psych_ray.scoring.scored import ScoredTranscript
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
 TEXT = "You press <<A>>. You say <<>>. Then <<two words>>, and <<B>>."
+
+
+U1 = PartName("Qwen--Qwen3-8B-Base", "plain", "u1")
 
 
 def scored(participant: str = "1", study: str = "study/with=odd characters", text: str = TEXT) -> ScoredTranscript:
@@ -53,9 +57,9 @@ def footer(unit: str = "u1", slug: str = "Qwen--Qwen3-8B-Base", condition: str =
 
 
 def test_rows_are_the_promised_columns(tmp_path):
-    root = ResultsRoot(str(tmp_path))
-    commit_part(root, [scored("1"), scored("2")], footer())
-    table = pq.read_table(tmp_path / part_name("Qwen--Qwen3-8B-Base", "plain", "u1"), partitioning=None)
+    store = open_store(str(tmp_path))
+    commit_part(store, [scored("1"), scored("2")], footer())
+    table = pq.read_table(tmp_path / str(U1), partitioning=None)
     assert table.schema.remove_metadata() == RESPONSES
     rows = table.to_pylist()
     assert len(rows) == 8
@@ -79,60 +83,54 @@ def test_no_rows_make_an_empty_table_of_the_same_schema():
 
 
 def test_polars_and_arrow_read_the_hive_layout_without_us(tmp_path):
-    root = ResultsRoot(str(tmp_path))
-    commit_part(root, [scored()], footer())
-    commit_part(root, [scored("2")], footer("u2", slug="other"))
+    store = open_store(str(tmp_path))
+    commit_part(store, [scored()], footer())
+    commit_part(store, [scored("2")], footer("u2", slug="other"))
     frame = pl.scan_parquet(f"{tmp_path}/responses/**/*.parquet", hive_partitioning=True).collect()
     assert set(frame["checkpoint"]) == {"Qwen--Qwen3-8B-Base", "other"}
     assert set(frame["condition"]) == {"plain"}
     assert frame.height == 8
-    assert scan_responses(root).collect().equals(frame)
+    assert scan_responses(store).collect().equals(frame)
     dataset = ds.dataset(tmp_path / "responses", partitioning="hive")
     assert dataset.to_table().num_rows == 8
 
 
-def test_sums_of_what_is_scored(tmp_path):
-    root = ResultsRoot(str(tmp_path))
-    commit_part(root, [scored("1"), scored("2", study="other")], footer())
-    commit_part(root, [scored("3")], footer("u2"))
-    sums = scored_sums(root)
-    assert sums == {
-        ("Qwen--Qwen3-8B-Base", "plain"): {"study/with=odd characters": (4, 15.5, 2), "other": (2, 7.75, 1)}
-    }
-
-
-def test_the_footer_says_what_made_the_part(tmp_path):
-    root = ResultsRoot(str(tmp_path))
-    commit_part(root, [scored()], footer())
-    (found,) = footers(root)
+def test_the_footer_records_what_made_the_part_and_counts_its_rows(tmp_path):
+    store = open_store(str(tmp_path))
+    written = commit_part(store, [scored("1"), scored("2", study="other")], footer())
+    found = read_footer(store, U1)
+    assert found == written
     assert found.checkpoint == footer().checkpoint
     assert found.scoring == footer().scoring
-    assert found.rows_by_status == {"scored": 2, "empty": 1, "cut": 1}
-    raw = pq.read_schema(tmp_path / part_name("Qwen--Qwen3-8B-Base", "plain", "u1")).metadata[b"psych_ray"]
+    assert (found.rows, found.rows_by_status) == (8, {"scored": 4, "empty": 2, "cut": 2})
+    assert found.transcripts == [scored("1").transcript.id, scored("2", study="other").transcript.id]
+    assert found.tallies == {"study/with=odd characters": Tally(2, 7.75, 1), "other": Tally(2, 7.75, 1)}
+    raw = pq.read_metadata(tmp_path / str(U1)).metadata[b"psych_ray"]
     assert json.loads(raw)["engine"] == "transformers"
 
 
 def test_a_damaged_part_is_told_by_name(tmp_path):
-    root = ResultsRoot(str(tmp_path))
-    commit_part(root, [scored()], footer())
-    path = tmp_path / part_name("Qwen--Qwen3-8B-Base", "plain", "u1")
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
-        read_footer(path)
-    with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
-        transcripts_in(root, "Qwen--Qwen3-8B-Base", "plain", ["u1"])
+    store = open_store(str(tmp_path))
+    commit_part(store, [scored()], footer())
+    whole = store.read(str(U1))
+    for damaged in (whole[:-20], whole[:100] + whole[-100:], b""):
+        store.write(str(U1), damaged)
+        with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
+            read_footer(store, U1)
+        with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
+            Snapshot.read(store)
 
 
 def test_what_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match="that is a file"):
-        ResultsRoot(str(tmp_path / "file"))
+        open_store(str(tmp_path / "file"))
     with pytest.raises(UnsupportedError, match="s3://bucket"):
-        ResultsRoot("s3://bucket/x")
-    root = ResultsRoot(str(tmp_path))
+        open_store("s3://bucket/x")
+    store = open_store(str(tmp_path))
     (tmp_path / "responses").write_text("in the way")
     with pytest.raises(ResultsError, match="cannot be written"):
-        commit_part(root, [scored()], footer())
+        commit_part(store, [scored()], footer())
     assert not list(tmp_path.rglob(".unfinished-*"))
 
 
@@ -141,11 +139,11 @@ import itertools, sys, time
 sys.path.insert(0, {here!r})
 from test_parts import footer, scored
 from psych_ray.results.parts import commit_part
-from psych_ray.results.root import ResultsRoot
-root = ResultsRoot({root!r})
+from psych_ray.results.store import open_store
+store = open_store({root!r})
 print("ready", flush=True)
 for k in itertools.count():
-    commit_part(root, [scored(str(k % 7))], footer(f"u{{k % 7}}"))
+    commit_part(store, [scored(str(k % 7))], footer(f"u{{k % 7}}"))
 """
 
 
@@ -157,24 +155,38 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts_only(tmp_path):
             writer.stdout.readline()
             time.sleep(delay)
             writer.send_signal(signal.SIGKILL)
-        root = ResultsRoot(str(tmp_path))
-        for part in parts(root):
-            assert pq.read_table(tmp_path / part.name, page_checksum_verification=True).num_rows == 4
-            assert read_footer(root.local(part.name)).unit == part.unit
-    assert parts(root)
+        store = open_store(str(tmp_path))
+        for part in part_names(store):
+            assert pq.read_table(tmp_path / str(part), page_checksum_verification=True).num_rows == 4
+            assert read_footer(store, part).unit == part.unit
+    assert part_names(store)
     old = time.time() - 7200
     left = tmp_path / "responses/checkpoint=x/.unfinished-1"
     left.parent.mkdir(parents=True)
     left.write_text("half")
     os.utime(left, (old, old))
-    root.remove_unfinished()
+    store.remove_unfinished()
     assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["seed=3", "a[b]*c?", "{a,b}", "100%25 x", "~"])
+def test_the_path_of_a_root_may_hold_any_character(tmp_path, name):
+    store = open_store(str(tmp_path / name))
+    commit_part(store, [scored()], footer(slug="2024"))
+    commit_part(store, [scored("2")], footer("u2", slug="2025", condition="chat"))
+    frame = scan_responses(store).collect()
+    assert frame.columns == [*RESPONSES.names, "checkpoint", "condition"]
+    assert frame.group_by("checkpoint", "condition").len().sort("checkpoint").rows() == [
+        ("2024", "plain", 4),
+        ("2025", "chat", 4),
+    ]
+    assert (tmp_path / name / str(PartName("2024", "plain", "u1"))).is_file()
 
 
 def test_pandas_reads_it_too(tmp_path):
     pandas = pytest.importorskip("pandas")
-    root = ResultsRoot(str(tmp_path))
-    commit_part(root, [scored()], footer())
+    store = open_store(str(tmp_path))
+    commit_part(store, [scored()], footer())
     frame = pandas.read_parquet(tmp_path / "responses")
     assert len(frame) == 4
     assert isinstance(pq.read_table(tmp_path / "responses"), pa.Table)

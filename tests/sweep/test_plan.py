@@ -1,4 +1,4 @@
-"""Units cover the plan exactly; what is committed is never planned again, however the plan was cut before."""
+"""Units cover the plan exactly; what is committed is never planned again, however the plan was divided before."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from psych_ray.app.status import status_of
 from psych_ray.config import ClusterConfig, ClusterKind, Config, CutBy, EngineName, ResultsConfig, ScoringConfig
 from psych_ray.results.catalogue import catalogue, read_catalogued
 from psych_ray.results.parts import commit_part
-from psych_ray.results.reading import committed_transcripts, scan_responses
-from psych_ray.results.root import ResultsRoot
+from psych_ray.results.reading import scan_responses
 from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, TranscriptRef
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.scoring.scored import SimulatorScorer
 from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, characters_read, replica_device, tokens_at_most
 from psych_ray.sweep.plan import Task, plan_task, without_committed
@@ -52,12 +53,12 @@ def test_units_hold_every_transcript_with_responses_once_and_in_order(seed):
 def test_a_unit_takes_about_as_long_as_it_should():
     for device, n_parameters in [(CPU_CORE, 600_000_000), (GPU, 8_000_000_000), (GPU, 70_000_000_000)]:
         task = task_of(refs(20_000), unit_seconds=60, n_parameters=n_parameters, device=device)
-        longest = max(device.seconds(t.n_characters, n_parameters) for t in task.transcripts)
+        max_seconds = max(device.seconds(t.n_characters, n_parameters) for t in task.transcripts)
         seconds = [device.seconds(unit.n_characters, n_parameters) for unit in task.missing]
         assert [unit.seconds for unit in task.missing] == pytest.approx(seconds)
         assert task.seconds_missing == pytest.approx(sum(seconds))
-        assert max(seconds) <= max(60, longest)
-        assert np.median(seconds) > 60 - longest
+        assert max(seconds) <= max(60, max_seconds)
+        assert np.median(seconds) > 60 - max_seconds
 
 
 def person(k: int) -> Transcript:
@@ -67,39 +68,39 @@ def person(k: int) -> Transcript:
     )
 
 
-def commit(root: ResultsRoot, unit: Unit) -> None:
+def commit(store: ResultsStore, unit: Unit) -> None:
     facts = CheckpointFacts(slug=unit.checkpoint, id=unit.checkpoint, fingerprint="f")
-    scored = list(SimulatorScorer().score(read_catalogued(root, unit.transcripts), condition_named("plain")))
+    scored = list(SimulatorScorer().score(read_catalogued(store, unit.transcripts), condition_named("plain")))
     commit_part(
-        root,
+        store,
         scored,
         Footer(unit=unit.id, condition="plain", checkpoint=facts, scoring=IDENTITY, engine="simulator"),
     )
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_root_whose_plan_was_cut_differently_is_completed_without_scoring_anything_twice(tmp_path, seed):
+def test_a_root_whose_plan_was_divided_differently_is_completed_without_scoring_anything_twice(tmp_path, seed):
     rng = random.Random(seed)
-    root, everyone = ResultsRoot(str(tmp_path)), [person(k) for k in range(30)]
+    store, everyone = open_store(str(tmp_path)), [person(k) for k in range(30)]
     for _ in range(6):
         chosen = sorted(rng.sample(range(30), rng.randint(1, 30)))
-        places = catalogue(root, [everyone[k] for k in chosen])
+        planned = catalogue(store, [everyone[k] for k in chosen])
         (task,) = without_committed(
-            [task_of(places, unit_seconds=rng.choice([0.5, 2, 60]))], committed_transcripts(root)
+            [task_of(planned, unit_seconds=rng.choice([0.5, 2, 60]))], Snapshot.read(store).committed
         )
         for unit in task.missing:
             if rng.random() < 0.6:
-                commit(root, unit)
-    places = catalogue(root, everyone)
-    (task,) = without_committed([task_of(places)], committed_transcripts(root))
+                commit(store, unit)
+    planned = catalogue(store, everyone)
+    (task,) = without_committed([task_of(planned)], Snapshot.read(store).committed)
     for unit in task.missing:
-        commit(root, unit)
-    rows = scan_responses(root).collect()
+        commit(store, unit)
+    rows = scan_responses(store).collect()
     assert rows.height == sum(len(t.responses) for t in everyone)
     assert rows.unique(["transcript", "response"]).height == rows.height
-    (done,) = without_committed([task_of(places)], committed_transcripts(root))
+    (done,) = without_committed([task_of(planned)], Snapshot.read(store).committed)
     assert done.missing == ()
-    (task_status,) = status_of(root).lanes
+    (task_status,) = status_of(store).tasks
     assert (task_status.transcripts, task_status.transcripts_missing) == (30, 0)
     assert task_status.rows == rows.height
 

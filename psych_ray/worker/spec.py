@@ -1,0 +1,80 @@
+"""What a replica is made from, and its reports besides those of units. Does not import torch or Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from psych_ray.checkpoints.find import Checkpoint
+from psych_ray.config import CutBy, Dtype, EngineName, ScoringConfig
+from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
+from psych_ray.scoring.scored import Check
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaSpec:
+    """Everything that the ranks of a replica need, the same for all of them and on any node."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    """One checkpoint, or several that share their weights: a base and its adapters."""
+    facts: Mapping[str, CheckpointFacts]
+    """By slug; written to the footers of parts."""
+    identity: ScoringIdentity
+    """The settings that change scores."""
+    engine: EngineName
+    device: str = "auto"
+    """auto (a GPU where the process has one), cpu or cuda."""
+    nvme: str | None = None
+    """For deepspeed_zero: a directory on a node's own disk to keep the weights in; None: its memory."""
+    results_root: str
+    """Location of the results store, as `open_store` takes it."""
+    allow_pickle: bool = False
+    threads: int | None = None
+    """CPU threads for torch; None: torch's default."""
+    ranks: int = 1
+    """Processes that hold the weights together."""
+    stall_seconds: float = 600.0
+    """Time-out of a collective: how long a rank may keep the others waiting."""
+    pass_share: float = 1.0
+    """Fraction of the default number of tokens per pass; below 1 after a rank ran out of memory."""
+
+    @property
+    def needs_process_group(self) -> bool:
+        """Whether its ranks must be joined before they load, even a single one."""
+        return self.engine in {EngineName.deepspeed_tp, EngineName.deepspeed_zero}
+
+    @property
+    def scoring(self) -> ScoringConfig:
+        """The settings as `load_scorers` takes them."""
+        return ScoringConfig(
+            engine=self.engine,
+            dtype=Dtype(self.identity.dtype),
+            cut=CutBy(self.identity.cut),
+            cut_at=self.identity.cut_at,
+            parity=self.identity.parity,
+            device=self.device,
+            nvme=self.nvme,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What a replica reports once its weights are loaded."""
+
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """One line for each check that an engine did not pass, and the engine used in its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointReport:
+    """What the self-check of a checkpoint found, and how transcripts align with its tokens."""
+
+    checkpoint: str
+    """Slug."""
+    engine: str
+    checks: tuple[Check, ...]
+    responses: dict[str, int]
+    """By study: responses that were aligned."""
+    straddling_edges: dict[str, int]
+    """By study: edges of responses that are inside a token."""

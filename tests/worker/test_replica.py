@@ -1,0 +1,125 @@
+"""A replica without Ray, with a tiny checkpoint over demo transcripts: load, score, commit, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, simulator_checkpoint
+from psych_ray.config import CheckpointsConfig, CheckpointSource, EngineName
+from psych_ray.results.catalogue import catalogue
+from psych_ray.results.parts import PartName, read_footer
+from psych_ray.results.reading import scan_responses
+from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import open_store
+from psych_ray.scoring import load_scorer
+from psych_ray.sweep.unit import Unit
+from psych_ray.transcripts.conditions import condition_named
+from psych_ray.transcripts.record import Transcript
+from psych_ray.transcripts.simulated import simulated_transcripts
+from psych_ray.worker.replica import Replica
+from psych_ray.worker.spec import ReplicaSpec
+
+IDENTITY = ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint, byte_tokenizer_directory) -> Checkpoint:
+    path = tiny_checkpoint("Llama", byte_tokenizer_directory)
+    (found,) = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(path)]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def transcripts() -> list[Transcript]:
+    return list(simulated_transcripts(participants=2, seed=3))
+
+
+def spec(checkpoint: Checkpoint, root: Path, **more) -> ReplicaSpec:
+    facts = CheckpointFacts(slug=checkpoint.slug, id=checkpoint.card.id, fingerprint=checkpoint.fingerprint)
+    return ReplicaSpec(
+        checkpoints=(checkpoint,),
+        facts={checkpoint.slug: facts},
+        identity=IDENTITY,
+        engine=EngineName.transformers,
+        device="cpu",
+        results_root=str(root),
+        **more,
+    )
+
+
+def test_it_commits_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, transcripts, tmp_path):
+    store = open_store(str(tmp_path))
+    refs = tuple(catalogue(store, transcripts))
+    replica = Replica(spec(checkpoint, tmp_path))
+    assert replica.load().seconds > 0
+    first = Unit(checkpoint.slug, "plain", refs[:3])
+    report = replica.score(first)
+    replica.score(Unit(checkpoint.slug, "plain", refs[3:]))
+
+    scorer = load_scorer(checkpoint, spec(checkpoint, tmp_path).scoring)
+    expected = {s.transcript.id: s for s in scorer.score(transcripts, condition_named("plain"))}
+    rows = scan_responses(store).collect()
+    assert rows.height == sum(len(t.responses) for t in transcripts)
+    for (transcript,), found in rows.group_by("transcript"):
+        scored = expected[str(transcript)]
+        assert np.allclose(found.sort("response")["nll"].to_numpy(), scored.nll_R, atol=1e-4)
+        assert found.sort("response")["top1"].to_list() == scored.top1_R.tolist()
+
+    footer = read_footer(store, PartName(checkpoint.slug, "plain", first.id))
+    of_first = rows.filter(pl.col("transcript").is_in(footer.transcripts))
+    assert set(footer.transcripts) == {ref.id for ref in refs[:3]}
+    assert footer.rows == report.responses == of_first.height == first.n_responses
+    assert (report.checkpoint, report.condition, report.unit) == (*first.task, first.id)
+    assert footer.tokens == report.tokens > 0
+    assert footer.engine == scorer.engine_name
+    assert footer.versions.keys() >= {"psych_ray", "torch", "transformers"}
+    assert report.by_study == footer.tallies
+    for study, tally in footer.tallies.items():
+        of_study = of_first.filter(pl.col("study").cast(pl.String) == study, pl.col("nll").is_not_null())
+        assert (tally.responses, tally.top1) == (of_study.height, of_study["top1"].sum())
+        assert tally.nll_nats == pytest.approx(of_study["nll"].cast(pl.Float64).sum(), rel=1e-12)
+    assert Snapshot.read(store).committed == {(checkpoint.slug, "plain"): {t.id for t in transcripts}}
+
+
+def test_only_rank_0_commits(checkpoint, transcripts, tmp_path):
+    store = open_store(str(tmp_path))
+    refs = tuple(catalogue(store, transcripts[:2]))
+    replica = Replica(spec(checkpoint, tmp_path), rank=1)
+    replica.load()
+    assert replica.score(Unit(checkpoint.slug, "plain", refs)).responses == sum(ref.n_responses for ref in refs)
+    assert not Snapshot.read(store).parts
+
+
+def test_it_reports_its_self_check_and_how_transcripts_align(checkpoint, transcripts, tmp_path):
+    replica = Replica(spec(checkpoint, tmp_path))
+    replica.load()
+    (report,) = replica.check(transcripts)
+    assert report.checkpoint == checkpoint.slug
+    assert all(check.passed for check in report.checks)
+    assert sum(report.responses.values()) == sum(len(t.responses) for t in transcripts)
+    assert not any(report.straddling_edges.values()), "a token of one byte holds no edge"
+
+
+def test_the_simulator_needs_no_weights(transcripts, tmp_path):
+    store = open_store(str(tmp_path))
+    refs = tuple(catalogue(store, transcripts))
+    simulator = simulator_checkpoint()
+    replica = Replica(spec(simulator, tmp_path))
+    replica.load()
+    report = replica.score(Unit(simulator.slug, "plain", refs))
+    true = {t.study: sum(sum(x.true_nll_nats or ()) for x in transcripts if x.study == t.study) for t in transcripts}
+    assert {study: tally.nll_nats for study, tally in report.by_study.items()} == pytest.approx(true, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("engine", "needed"),
+    [(EngineName.transformers, False), (EngineName.deepspeed_tp, True), (EngineName.deepspeed_zero, True)],
+)
+def test_deepspeed_engines_need_a_process_group(tmp_path, engine, needed):
+    one = spec(simulator_checkpoint(), tmp_path)
+    assert ReplicaSpec(**(vars(one) | {"engine": engine})).needs_process_group is needed

@@ -134,7 +134,9 @@ def test_the_error_of_a_template_names_the_template_and_has_its_message():
         return headers(turns, asks)
 
     assert said(chat("a <<A>>", hungry)) == ["A"]
-    with pytest.raises(TranscriptError, match=r"s, participant p: .* toy cannot write this transcript \(Contents must not be empty!\)"):
+    with pytest.raises(
+        TranscriptError, match=r"s, participant p: .* toy cannot write this transcript \(Contents must not be empty!\)"
+    ):
         chat("a <<>>", hungry)
 
 

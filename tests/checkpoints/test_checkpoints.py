@@ -104,7 +104,7 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_loaded(directory, d
 
 def test_two_of_one_name_and_globs_that_keep_none_are_refused(directory, tmp_path):
     other = Path(shutil.copytree(directory, tmp_path / "elsewhere/my model"))
-    with pytest.raises(CheckpointError, match="two checkpoints are called my-model"):
+    with pytest.raises(CheckpointError, match="two checkpoints have the name my-model"):
         find(directory, other)
     with pytest.raises(CheckpointError, match="matches no checkpoint"):
         find(directory, only=["Qwen*"])

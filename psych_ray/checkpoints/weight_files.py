@@ -66,7 +66,7 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged; fetch it again") from error
     if size != 8 + length + end:
-        raise CheckpointError(f"{path}: holds {size:,} bytes, its header says {8 + length + end:,}; fetch it again")
+        raise CheckpointError(f"{path}: has {size:,} bytes, its header gives {8 + length + end:,}; fetch it again")
     return tensors
 
 

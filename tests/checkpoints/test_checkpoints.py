@@ -85,7 +85,7 @@ def truncate(path: Path, n_bytes: int) -> None:
         (lambda d: (d / "config.json").unlink(), "no config.json there"),
         (lambda d: (d / "model.safetensors").unlink(), r"no \*\.safetensors there"),
         (lambda d: (d / "model.safetensors").rename(d / "weights.safetensors"), "only weights.safetensors"),
-        (lambda d: truncate(d / "model.safetensors", 1000), "holds .* bytes, its header says .*; fetch it again"),
+        (lambda d: truncate(d / "model.safetensors", 1000), "has .* bytes, its header gives .*; fetch it again"),
         (lambda d: truncate(d / "model.safetensors", 143_000), "not a safetensors file, or damaged"),
         (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer.json there"),
         (lambda d: (d / "config.json").write_text("[1]"), "not a JSON object"),

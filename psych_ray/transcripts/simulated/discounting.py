@@ -1,4 +1,4 @@
-"""Money now or more money later; the participant's age is known, and patience grows with it.
+"""Money now or more money later; patience increases with the participant's age, which is in the metadata.
 
 People discount hyperbolically with softmax choice: Mazur (1987), "An adjusting procedure for studying delayed
 reinforcement": V = amount / (1 + rate * days). The rate is log-normal around a mean that falls with age (direction as

@@ -52,7 +52,7 @@ class SessionBuilder:
 
 
 def two_letters(rng: np.random.Generator) -> tuple[str, str]:
-    """Names of two options: different capital letters, drawn anew for each participant."""
+    """Names of two options: different capital letters, drawn for each participant."""
     first, second = rng.choice(list(string.ascii_uppercase), size=2, replace=False)
     return str(first), str(second)
 

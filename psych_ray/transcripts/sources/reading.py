@@ -26,7 +26,7 @@ OnSkipped = Callable[[Skipped], None]
 def read_transcripts(config: TranscriptsConfig, *, on_skipped: OnSkipped | None = None) -> Iterator[Transcript]:
     """The transcripts of a source in its order, folders study by study; ids are unique over the source.
 
-    A record that cannot be used raises TranscriptError, or with transcripts.on_error=skip goes to `on_skipped`. A
+    A record that cannot be used raises TranscriptError, or with transcripts.on_error=skip is passed to `on_skipped`. A
     file that cannot be used always raises TranscriptError.
     """
     selection = Selection(config.studies, config.limit)

@@ -1,1 +1,1 @@
-"""What is known of a checkpoint before it is loaded: cards, hub, files, sizes. No torch."""
+"""Descriptions of checkpoints before they are loaded: cards, hub, files, sizes. Does not import torch."""

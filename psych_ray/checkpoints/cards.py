@@ -1,7 +1,8 @@
-"""What a directory says of itself: its card, its configuration, what kind of checkpoint it is. Knows no torch.
+"""The card of a local checkpoint: its id, and whether it is an adapter. Does not import torch.
 
-A local directory may carry a card, `psych_ray.json` (the fields of `CheckpointCard`); a copy of the hub's cache is
-known by the path it has there; any other goes by its name. Nothing here judges whether a checkpoint can be scored.
+A directory can have a card, `psych_ray.json` (the fields of `CheckpointCard`). Without one, the id of a copy of the
+hub's cache follows from its path, and any other id is the directory's name. Does not check whether a checkpoint can be
+scored.
 """
 
 from __future__ import annotations
@@ -20,46 +21,49 @@ _HUB_SNAPSHOT = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/(?P<
 
 
 def card_of_directory(path: Path) -> CheckpointCard:
-    """Read what a local directory says of itself: its card, its place in a copy of the hub's cache, or its name."""
-    where = path.resolve()
-    adapter = is_adapter(where)
-    if not adapter and not (where / CONFIG).is_file():
+    """Read the card of a local directory, or derive one from its path in a copy of the hub's cache or from its name.
+
+    CheckpointError for a directory without checkpoint, and for a card that is not valid.
+    """
+    directory = path.resolve()
+    adapter = is_adapter(directory)
+    if not adapter and not (directory / CONFIG).is_file():
         raise CheckpointError(
-            f"{path}: no {CONFIG} there, nor an adapter's {ADAPTER_CONFIG}; checkpoints.paths wants directories in the "
+            f"{path}: no {CONFIG} there, nor an adapter's {ADAPTER_CONFIG}; checkpoints.paths takes directories in the "
             "hub's layout"
         )
-    if (where / CARD).is_file():
-        return replace(_read_card(where / CARD), path=str(where), adapter=adapter)
-    snapshot = _HUB_SNAPSHOT.search(where.as_posix())
+    if (directory / CARD).is_file():
+        return replace(_read_card(directory / CARD), path=str(directory), adapter=adapter)
+    snapshot = _HUB_SNAPSHOT.search(directory.as_posix())
     if snapshot:
         hub_id = f"{snapshot['owner']}/{snapshot['name']}"
-        return CheckpointCard(id=hub_id, revision=snapshot["revision"], path=str(where), adapter=adapter)
-    return CheckpointCard(id=where.name, path=str(where), adapter=adapter)
+        return CheckpointCard(id=hub_id, revision=snapshot["revision"], path=str(directory), adapter=adapter)
+    return CheckpointCard(id=directory.name, path=str(directory), adapter=adapter)
 
 
 def write_card(card: CheckpointCard, directory: Path) -> None:
-    """Write the card of a checkpoint into its directory; the path stays out."""
-    known = {name: value for name, value in asdict(card).items() if name != "path"}
-    (directory / CARD).write_text(json.dumps(known, indent=1))
+    """Write the card of a checkpoint into its directory, without the path."""
+    fields = {name: value for name, value in asdict(card).items() if name != "path"}
+    (directory / CARD).write_text(json.dumps(fields, indent=1))
 
 
 def is_adapter(directory: Path) -> bool:
-    """Tell an adapter from whole weights. CheckpointError where both lie in one directory."""
+    """Whether a directory holds an adapter and not complete weights. CheckpointError where it holds both."""
     if not (directory / ADAPTER_CONFIG).is_file():
         return False
-    whole = next(
+    complete = next(
         (f for pattern in ("model*.safetensors*", "pytorch_model*.bin*") for f in directory.glob(pattern)), None
     )
-    if whole is not None:
+    if complete is not None:
         raise CheckpointError(
-            f"{directory}: both an adapter ({ADAPTER_CONFIG}) and whole weights ({whole.name}) are there; which is "
-            "meant? Move one into a directory of its own"
+            f"{directory}: both an adapter ({ADAPTER_CONFIG}) and complete weights ({complete.name}) are there; "
+            "move one into a directory of its own"
         )
     return True
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. CheckpointError where the file is missing or is none."""
+    """Read a JSON object. CheckpointError where the file is missing or holds something else."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""Which checkpoints a sweep means, found before anything is loaded. Reads small files only; knows no torch.
+"""Finds the checkpoints of a sweep before anything is loaded. Reads small files only; does not import torch.
 
-Whatever cannot be swept is refused here, with one line, before a replica starts: directories that hold no checkpoint,
-shards that are missing, pickles that were not asked for, adapters without a base.
+Checkpoints that cannot be scored are an error here, before a replica starts: directories without checkpoint, missing
+shards, pickled weights that are not allowed, adapters without base.
 """
 
 from __future__ import annotations
@@ -23,56 +23,58 @@ from psych_ray.errors import CheckpointError, UnreachableError
 
 SIMULATOR = "simulator"
 _SAMPLES, _SAMPLE_BYTES = 16, 65_536
-_HASHED_WHOLE = (CONFIG, ADAPTER_CONFIG, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_HASHED_COMPLETELY = (CONFIG, ADAPTER_CONFIG, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint that was found, and what tells it from any other."""
+    """A checkpoint that was found, and what identifies it."""
 
     card: CheckpointCard
     slug: str
-    """The id with every character that a path or a partition would mind replaced."""
+    """The id without characters that are special in paths or partitions."""
     fingerprint: str
-    """Changes when the weights, their configuration or their tokenizer do; an adapter's also when its base's does."""
+    """Changes with the weights, their configuration and tokenizer; an adapter's also with its base's fingerprint."""
     n_parameters: int
-    """Counted in the weights' headers, an adapter's with its base's; from its name for the hub; 0 for the simulator."""
+    """From the weights' headers, or for the hub from the card; an adapter's includes its base; 0 for the simulator."""
     base_slug: str | None = None
-    """The checkpoint that this one is compared with."""
+    """Slug of the checkpoint that this one is compared with."""
     base_of_adapter: Checkpoint | None = None
-    """The weights that this adapter goes on; None: it is no adapter."""
+    """The checkpoint that this adapter modifies; None: not an adapter."""
 
     @property
     def is_simulator(self) -> bool:
-        """Not a language model: the noise floor of simulated transcripts."""
+        """Whether this is the simulator of the demo transcripts, not a language model."""
         return self.fingerprint == SIMULATOR
 
 
 def simulator_checkpoint() -> Checkpoint:
-    """Stand-in for the simulators of the demo transcripts, so that their noise floor is in the tables too."""
+    """A checkpoint that represents the simulators of the demo transcripts: their noise floor in the tables."""
     card = CheckpointCard(id=SIMULATOR, family="demo", generation="demo")
     return Checkpoint(card=card, slug=SIMULATOR, fingerprint=SIMULATOR, n_parameters=0)
 
 
 def load_group(checkpoint: Checkpoint) -> str:
-    """Slug of the weights that a replica must hold to score this checkpoint: an adapter's base, or the checkpoint."""
+    """Slug of the weights that a replica holds for this checkpoint: an adapter's base, or the checkpoint itself."""
     return (checkpoint.base_of_adapter or checkpoint).slug
 
 
 def find_checkpoints(config: CheckpointsConfig, directories: Sequence[Path] = ()) -> list[Checkpoint]:
     """Find all checkpoints of the configuration (for demo: those in `directories`), in its order.
 
-    The base of an adapter is looked for among all of them, kept by `checkpoints.only` or not. Raises CheckpointError
-    for what is no checkpoint, for two checkpoints of one name, and where `checkpoints.only` keeps none.
+    The base of an adapter is searched among all of them, also those that `checkpoints.only` excludes. CheckpointError
+    where one is not a checkpoint, where two have one name, and where `checkpoints.only` matches none.
     """
     if config.source == CheckpointSource.hub:
         cards = list(config.cards)
     else:
         cards = [card_of_directory(Path(path).expanduser()) for path in config.paths or directories]
-    found = [_found(card, cards, allow_pickle=config.allow_pickle) for card in cards if _wanted(card.id, config.only)]
+    found = [
+        _found(card, cards, allow_pickle=config.allow_pickle) for card in cards if _is_selected(card.id, config.only)
+    ]
     if not found:
         raise CheckpointError(f"checkpoints.only={config.only}: matches no checkpoint of checkpoints={config.source}")
-    _refuse_namesakes(found)
+    _require_different_names(found)
     return found
 
 
@@ -81,19 +83,21 @@ def slug_of(checkpoint_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", checkpoint_id.replace("/", "--"))
 
 
-def _wanted(checkpoint_id: str, only: Sequence[str]) -> bool:
+def _is_selected(checkpoint_id: str, only: Sequence[str]) -> bool:
     return not only or any(fnmatchcase(checkpoint_id, glob) for glob in only)
 
 
-def _refuse_namesakes(found: Sequence[Checkpoint]) -> None:
-    """Raise CheckpointError for two of one name, bases that only adapters need included."""
+def _require_different_names(found: Sequence[Checkpoint]) -> None:
+    """Raise CheckpointError for two of one name, including bases that only adapters use."""
     slugs = [checkpoint.slug for checkpoint in found]
     weights = {checkpoint.slug: checkpoint.fingerprint for checkpoint in found}
     bases = [checkpoint.base_of_adapter for checkpoint in found if checkpoint.base_of_adapter]
-    twice = [slug for slug in slugs if slugs.count(slug) > 1]
-    twice += [base.slug for base in bases if weights.setdefault(base.slug, base.fingerprint) != base.fingerprint]
-    if twice:
-        raise CheckpointError(f"two checkpoints are called {twice[0]}: rename a directory, or give one an id in {CARD}")
+    duplicates = [slug for slug in slugs if slugs.count(slug) > 1]
+    duplicates += [base.slug for base in bases if weights.setdefault(base.slug, base.fingerprint) != base.fingerprint]
+    if duplicates:
+        raise CheckpointError(
+            f"two checkpoints have the name {duplicates[0]}: rename a directory, or give one an id in {CARD}"
+        )
 
 
 def _found(card: CheckpointCard, cards: Sequence[CheckpointCard], *, allow_pickle: bool) -> Checkpoint:
@@ -157,24 +161,26 @@ def _adapter(card: CheckpointCard, base: Checkpoint, *, allow_pickle: bool) -> C
 
 
 def _base(card: CheckpointCard, cards: Sequence[CheckpointCard], *, allow_pickle: bool) -> Checkpoint:
-    """Find what an adapter goes on, as its card or its files name it: in the sweep, on this machine, on the hub."""
+    """Find the base of an adapter, as its card or its files name it: in the sweep, on this machine, on the hub."""
     names = [card.base] if card.base else []
     if card.path is not None:
-        own_word = read_json(Path(card.path) / ADAPTER_CONFIG).get("base_model_name_or_path")
-        names += [own_word] if own_word else []
+        in_files = read_json(Path(card.path) / ADAPTER_CONFIG).get("base_model_name_or_path")
+        names += [in_files] if in_files else []
     if not names:
-        raise CheckpointError(f"{card.id}: it is an adapter, and nothing says on which base; give its card a base")
+        raise CheckpointError(
+            f"{card.id}: it is an adapter, and neither its card nor its files name its base; give its card a base"
+        )
     base = _listed_base(card, names, cards) or _base_on_this_machine(card, names)
     if base is not None and base.adapter:
-        raise CheckpointError(f"{card.id}: its base {base.id} is itself an adapter; merge that one into its own base")
+        raise CheckpointError(f"{card.id}: its base {base.id} is an adapter too; merge that one into its own base")
     if base is not None:
         return _whole(base, allow_pickle=allow_pickle)
     try:
         return _whole(CheckpointCard(id=names[0]), allow_pickle=allow_pickle)
     except (CheckpointError, UnreachableError) as error:
         raise type(error)(
-            f"{card.id}: it is an adapter on {names[0]}, which is none of the checkpoints and no directory here; "
-            f"add it to them ({error})"
+            f"{card.id}: it is an adapter on {names[0]}, which is neither one of the checkpoints nor a directory here; "
+            f"add it to the checkpoints ({error})"
         ) from error
 
 
@@ -199,9 +205,9 @@ def _with(fingerprint: str, more: str | None) -> str:
 
 
 def _fingerprint(directory: Path, weights: Sequence[Path]) -> str:
-    """Hash configuration and tokenizer whole, of the weights their sizes and evenly spaced samples."""
+    """Hash configuration and tokenizer completely, and the weights by size and evenly spaced samples."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in _HASHED_WHOLE:
+    for name in _HASHED_COMPLETELY:
         path = directory / name
         if name != ADAPTER_CONFIG or path.is_file():
             digest.update(f"{name}:".encode() + (path.read_bytes() if path.is_file() else b""))

@@ -1,6 +1,6 @@
-"""Quantized checkpoints: which library holds their weights, and is it here. Knows no torch, so it can be asked early.
+"""Quantized checkpoints: bits per weight, and the library that loads them. Does not import torch.
 
-A checkpoint is quantized because its config.json says so, or because its card asks for it (`quantization: bnb-4bit`).
+A checkpoint is quantized by its config.json, or on loading by its card (`quantization: bnb-4bit`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
 
 ON_THE_FLY = ("bnb-4bit", "bnb-8bit")
-"""What a card may ask for on weights that are not quantized."""
+"""Values of a card's `quantization` for weights that are not quantized yet."""
 
-# Method of config.json -> what is imported, what is installed. For methods that are not here transformers speaks.
+# Method of config.json -> module, package. For other methods transformers raises its own error.
 _LIBRARIES = {
     "aqlm": ("aqlm", "aqlm"),
     "auto-round": ("auto_round", "auto-round"),
@@ -57,10 +57,10 @@ def packed_bits(quantization: Mapping[str, Any]) -> int | None:
 
 
 def require_known(card: CheckpointCard, quantization: Mapping[str, Any] | None) -> None:
-    """Raise CheckpointError where a card asks for a quantization that neither its files nor we can make."""
+    """Raise CheckpointError where a card's quantization is neither in its files nor possible on loading."""
     if card.quantization and not quantization and card.quantization not in ON_THE_FLY:
         raise CheckpointError(
-            f"{card.id}: its card says quantization: {card.quantization}, but its config.json has no "
+            f"{card.id}: its card has quantization: {card.quantization}, but its config.json has no "
             f"quantization_config; weights that are not quantized can be loaded as {' or '.join(ON_THE_FLY)}"
         )
 
@@ -78,5 +78,5 @@ def require_library(card: CheckpointCard, quantization: Mapping[str, Any] | None
     if module is not None and find_spec(module) is None:
         raise CheckpointError(
             f"{card.id}: its weights are quantized with {method}, and the library {package} is not installed here; "
-            f"pip install {package}, or leave it out with checkpoints.only"
+            f"pip install {package}, or exclude it with checkpoints.only"
         )

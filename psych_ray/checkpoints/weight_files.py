@@ -1,7 +1,7 @@
-"""What the weight files of a directory hold, read from their headers. Knows no torch and reads no tensor.
+"""The weight files of a directory, and the tensors in their headers. Does not import torch and reads no tensor.
 
-Shards that are missing and files that are cut short are told here, in milliseconds, not after minutes of loading.
-Pickled weights have no header that could be read without running them; they are passed on only where that is allowed.
+Missing shards and truncated files are errors here, in milliseconds, not after minutes of loading. Pickled weights have
+no header that could be read without running code; they are returned only where that is allowed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from psych_ray.errors import CheckpointError
 
 MODEL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 _PICKLED = {MODEL: "pytorch_model.bin", ADAPTER: "adapter_model.bin"}
-_LONGEST_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _BITS = {"U8": 8, "I8": 8, "I32": 32}
-# What quantized tensors are scaled with; no parameters of their own.
+# Scales and other metadata of quantized tensors; not parameters.
 _COMPANION = re.compile(
     r"\.weight\.(absmax|quant_map|nested_.*|quant_state.*)$"
     r"|\.(qzeros|scales|g_idx|SCB|weight_format|weight_scale\w*|weight_zero_point|weight_shape|input_scale)$"
@@ -28,9 +28,9 @@ _COMPANION = re.compile(
 
 
 def weight_files(directory: Path, *, name: str = MODEL, allow_pickle: bool = False) -> list[Path]:
-    """All files that hold the weights, in the order of their names; safetensors where there is a choice.
+    """All files that hold the weights, sorted by name; safetensors where there are also pickled weights.
 
-    Raises CheckpointError where there are none, where one that the index names is missing, or is cut short.
+    CheckpointError where there are none, or where one that the index names is missing or truncated.
     """
     files = _listed(directory, name)
     if files:
@@ -43,22 +43,22 @@ def weight_files(directory: Path, *, name: str = MODEL, allow_pickle: bool = Fal
     if pickled:
         raise CheckpointError(
             f"{directory}: no *.safetensors there, only pickled weights ({pickled[0].name}), and unpickling runs code "
-            "that comes with them; convert them, or trust them with checkpoints.allow_pickle=true"
+            "that comes with them; convert them, or allow it with checkpoints.allow_pickle=true"
         )
     others = sorted(directory.glob("*.safetensors"))
     found = f"only {', '.join(file.name for file in others[:3])}" if others else "no *.safetensors there"
     raise CheckpointError(
-        f"{directory}: {found}; weights are wanted as {name} or as shards that {name}.index.json names "
+        f"{directory}: {found}; weights must be {name} or the shards that {name}.index.json names "
         "(checkpoints.allow_pickle=true also takes *.bin)"
     )
 
 
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Shape, dtype and place of each tensor, by its name. CheckpointError where the file is not whole."""
+    """Shape, dtype and offsets of each tensor, by name. CheckpointError where the file is not complete."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= min(size, _LONGEST_HEADER_BYTES) else b""
+        header = file.read(length) if length <= min(size, _MAX_HEADER_BYTES) else b""
     try:
         tensors: dict[str, dict[str, Any]] = json.loads(header)
         tensors.pop("__metadata__", None)
@@ -66,12 +66,12 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged; fetch it again") from error
     if size != 8 + length + end:
-        raise CheckpointError(f"{path}: holds {size:,} bytes, its header says {8 + length + end:,}; fetch it again")
+        raise CheckpointError(f"{path}: has {size:,} bytes, its header gives {8 + length + end:,}; fetch it again")
     return tensors
 
 
 def count_parameters(files: Sequence[Path], quantization: Mapping[str, Any] | None = None) -> int:
-    """Parameters in safetensors files; values that quantization packed into one integer count each."""
+    """Number of parameters in safetensors files; values that quantization packs into one integer are counted singly."""
     quantization = quantization or {}
     bits = packed_bits(quantization)
     total = 0

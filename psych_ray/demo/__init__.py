@@ -1,7 +1,7 @@
-"""Tiny language models of simulated participants: six checkpoints whose differences are known because we planted them.
+"""Tiny language models of simulated participants: six checkpoints with known differences.
 
-Bases learn from simulated people, instruct and reasoning stages go on learning from normatively right answers, so a
-sweep over them must find what the study finds. Importing this room is cheap; only making the checkpoints needs torch.
+Bases are trained on simulated people, and instruct and reasoning stages then on normatively right answers, so that a
+sweep over them reproduces the findings of the study. Does not import torch; only training the checkpoints does.
 """
 
 from psych_ray.demo.cache import demo_checkpoints

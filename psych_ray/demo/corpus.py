@@ -1,7 +1,7 @@
-"""Simulated participants as training batches. Text to numbers; knows no model.
+"""Simulated participants as training batches. Independent of models.
 
-Three things make learning quick: windows instead of whole sessions, letters renamed anew each time a participant is
-shown, and as target of a choice the probabilities that the simulator gave to both options instead of the one drawn.
+Training is fast for three reasons: windows instead of complete sessions, letters that are renamed each time a
+participant is drawn, and as target of a choice the simulator's probabilities of both options instead of the one drawn.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from psych_ray.demo.recipe import Phase
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.simulated import TASKS, simulated_transcripts
 
-_NAMED_ANEW = "demo_bandit"
-"""The task in which each participant meets other letters."""
+_RENAMED_TASK = "demo_bandit"
+"""The task whose letters differ between participants."""
 # Shapes: B participants in a batch, T tokens, V vocabulary, L capital letters.
 
 
 class Tokens(NamedTuple):
-    """What is to be learned from one participant [T] or from a batch of them [B, T].
+    """Training data of one participant [T] or of a batch of them [B, T].
 
-    A response token is `token_ids` with `probability`, otherwise `other_ids`: the letter of the option not taken.
+    The target of a response token is `token_ids` with `probability`, else `other_ids`: the letter of the other option.
     """
 
     token_ids: Tensor
@@ -38,7 +38,7 @@ class Tokens(NamedTuple):
 
 
 class Corpus:
-    """Participants of every task, ready to be drawn from."""
+    """Participants of every task, from which batches are drawn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, *, participants: int, seed: int, normative: bool) -> None:
         people = list(simulated_transcripts(participants=participants, seed=seed, normative=normative))
@@ -49,18 +49,18 @@ class Corpus:
         self._rng = np.random.default_rng(seed)
 
     def batches(self, phase: Phase) -> Iterator[Tokens]:
-        """One batch a step."""
+        """One batch per step."""
         for _ in range(phase.steps):
             yield self._padded([self._draw(k, phase) for k, n in enumerate(phase.participants) for _ in range(n)])
 
     def _draw(self, task: int, phase: Phase) -> Tokens:
         people = self._tasks[task]
         person = self._window(people[int(self._rng.integers(len(people)))], phase.window_tokens)
-        return self._renamed(person) if TASKS[task] == _NAMED_ANEW else person
+        return self._renamed(person) if TASKS[task] == _RENAMED_TASK else person
 
     def _tokens(self, person: Transcript, tokenizer: PreTrainedTokenizerFast) -> Tokens:
         encoded = tokenizer(person.text, return_offsets_mapping=True)
-        number_at = {at: r.number for r in person.responses for at in range(r.start, r.end)}
+        number_at = {index: r.number for r in person.responses for index in range(r.start, r.end)}
         numbers = torch.tensor([number_at.get(start, -1) for start, _ in encoded["offset_mapping"]])
         token_ids, is_response = torch.tensor(encoded["input_ids"]), numbers >= 0
         other_ids, probability = token_ids.clone(), torch.ones(len(token_ids))
@@ -72,7 +72,7 @@ class Corpus:
         return Tokens(token_ids, is_response, other_ids, probability)
 
     def _window(self, person: Tokens, length: int | None) -> Tokens:
-        """Half of the windows open the session, the others begin anywhere."""
+        """Half of the windows are the beginning of the session, the others begin anywhere."""
         spare = 0 if length is None else len(person.token_ids) - length
         first = int(self._rng.integers(spare + 1)) if spare > 0 and self._rng.random() < 0.5 else 0
         return Tokens(*(row[first : None if length is None else first + length] for row in person))
@@ -83,7 +83,7 @@ class Corpus:
         return person._replace(token_ids=names_V[person.token_ids], other_ids=names_V[person.other_ids])
 
     def _padded(self, people: Sequence[Tokens]) -> Tokens:
-        """On the right; padding is no response."""
+        """A batch, padded on the right; padding is not a response."""
         padding = (self._pad_id, False, self._pad_id, 1.0)
         columns = zip(zip(*people, strict=True), padding, strict=True)
         return Tokens(*(pad_sequence(list(rows), batch_first=True, padding_value=pad) for rows, pad in columns))

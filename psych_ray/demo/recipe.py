@@ -1,5 +1,6 @@
-"""Everything that decides what the demo checkpoints are, in one value with a fingerprint. Imports neither torch nor
-transformers, so that asking for checkpoints that are already made costs nothing.
+"""All constants of the demo checkpoints, in one value with a fingerprint.
+
+Imports neither torch nor transformers, so that finding checkpoints that exist is fast.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ class Phase:
 
     steps: int
     participants: tuple[int, ...]
-    """Of each task, in a batch. What is harder to learn is shown more."""
+    """Number of each task in a batch; more for tasks that are harder to learn."""
     window_tokens: int | None = None
-    """How much of a session is shown; None: all of it."""
+    """Length of the part of a session; None: all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One run of AdamW; the learning rate warms up and then falls to a tenth, along a cosine."""
+    """One run of AdamW; after a warm-up the learning rate follows a cosine down to a tenth."""
 
     phases: tuple[Phase, ...]
     learning_rate: float
 
     @property
     def steps(self) -> int:
-        """Of all phases."""
+        """Number of steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A base and what is made from it."""
+    """A base and the stages that are trained from it."""
 
     name: str
     architecture: str
-    """Model type that transformers knows, llama or qwen3."""
+    """Model type of transformers: llama or qwen3."""
     width: int
     layers: int
     heads: int
@@ -64,24 +65,24 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The whole family."""
+    """Constants of all demo checkpoints."""
 
     version: int
-    """Raise it when training changes in a way that the other fields do not show."""
+    """Increased when training changes in a way that is not in the other fields."""
     data_seed: int
-    """Of the participants learned from. Far from any seed that a sweep would use, so that scored ones are held out."""
+    """Of the training participants. Different from the default seed of sweeps, so that scored ones are held out."""
     weight_seed: int
     people: int
-    """Simulated people of each task that a base learns from."""
+    """Number of simulated people of each task that a base is trained on."""
     normative_people: int
-    """Normative agents of each task that later stages learn from."""
+    """Number of normative agents of each task that later stages are trained on."""
     vocabulary_size: int
     tokenizer_people: int
     context: int
     generations: tuple[Generation, ...]
 
     def generation(self, name: str) -> Generation:
-        """The generation that goes by `name`."""
+        """The generation of that name."""
         return {generation.name: generation for generation in self.generations}[name]
 
     def checkpoint_ids(self) -> list[str]:
@@ -89,7 +90,7 @@ class Recipe:
         return [generation.checkpoint_id(stage) for generation in self.generations for stage in generation.stages]
 
     def fingerprint(self) -> str:
-        """Changes when a constant does, or when the simulated participants say something else."""
+        """Hash of all constants and of the texts of some simulated participants."""
         texts = [
             transcript.text
             for normative in (False, True)

@@ -1,7 +1,7 @@
-"""A small byte-level BPE tokenizer, trained on the spot on simulated participants, with a chat template.
+"""A small byte-level BPE tokenizer with a chat template, trained on simulated participants.
 
-Capital letters standing alone are single tokens, as in the tokenizers of large models; words of several letters are
-mostly not. Knows nothing about models.
+Separate capital letters are single tokens, as in the tokenizers of large models; words of several letters mostly are
+not. Independent of models.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 BOS, EOS, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 USER, ASSISTANT, SYSTEM = "<|user|>", "<|assistant|>", "<|system|>"
-LONGEST_TOKEN = 9
-"""Bytes, in the written form of byte-level BPE, where a leading space counts two."""
+MAX_TOKEN_BYTES = 9
+"""Bytes in the UTF-8 text of byte-level BPE, where a leading space has two."""
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context: int) -> PreTrainedTokenizerFast:
-    """A fast tokenizer with offsets. It has begin, end and padding tokens and adds none of them by itself."""
+    """Train a fast tokenizer with offsets. It has begin, end and padding tokens, and adds none of them to texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -33,7 +33,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, context: int)
         vocab_size=vocabulary_size,
         special_tokens=[BOS, EOS, PAD, USER, ASSISTANT, SYSTEM],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=LONGEST_TOKEN,
+        max_token_length=MAX_TOKEN_BYTES,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

@@ -1,8 +1,8 @@
-"""Makes one generation of demo checkpoints: `python -m psych_ray.demo.train GENERATION DIRECTORY`.
+"""Trains one generation of demo checkpoints: `python -m psych_ray.demo.train GENERATION DIRECTORY`.
 
-A process of its own, so that generations train side by side on one thread each and leave nothing behind in whoever
-asked; it ends when its standard input is closed, so that it does not outlive that asker. Prints a line a checkpoint.
-The same weights each time on one machine; another rounds otherwise, and gets other weights that differ alike.
+A process of its own, so that generations train in parallel on one thread each and do not change the state of the
+caller's process. It ends when its standard input is closed, and so with its caller. Prints a line per checkpoint. The
+weights are reproducible on one machine; on another they differ by rounding, with the same differences between them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WARM_UP_STEPS = 20
 
 
 def new_model(generation: Generation, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """An untrained model. Weights of the usual 0.02 would be too small to start from at this width."""
+    """An untrained model. The usual standard deviation of 0.02 is too small for training at this width."""
     common = {
         "vocab_size": len(tokenizer),
         "hidden_size": generation.width,
@@ -66,24 +66,24 @@ def new_model(generation: Generation, recipe: Recipe, tokenizer: PreTrainedToken
 
 
 def response_loss(model: PreTrainedModel, batch: Tokens) -> Tensor:
-    """Mean cross-entropy of the response tokens, nats; no other token is learned."""
+    """Mean cross-entropy of the response tokens, nats; other tokens are not trained on."""
     hidden_BTD = model.get_decoder()(input_ids=batch.token_ids, use_cache=False).last_hidden_state
-    wanted_BT = batch.is_response[:, 1:]
-    logp_RV = log_softmax(model.get_output_embeddings()(hidden_BTD[:, :-1][wanted_BT]), dim=-1)
+    is_target_BT = batch.is_response[:, 1:]
+    logp_RV = log_softmax(model.get_output_embeddings()(hidden_BTD[:, :-1][is_target_BT]), dim=-1)
     answer_R, other_R, probability_R = (
-        rows_BT[:, 1:][wanted_BT] for rows_BT in (batch.token_ids, batch.other_ids, batch.probability)
+        rows_BT[:, 1:][is_target_BT] for rows_BT in (batch.token_ids, batch.other_ids, batch.probability)
     )
     logp_answer_R, logp_other_R = (logp_RV.gather(1, ids_R[:, None])[:, 0] for ids_R in (answer_R, other_R))
     return -(probability_R * logp_answer_R + (1 - probability_R) * logp_other_R).mean()
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Warm-up, then a cosine down to a tenth."""
+    """Factor of a step: linear warm-up, then a cosine down to a tenth."""
     return min((step + 1) / min(WARM_UP_STEPS, steps), 0.55 + 0.45 * math.cos(math.pi * step / steps))
 
 
 def train(model: PreTrainedModel, training: Training, corpus: Corpus) -> None:
-    """AdamW through all phases."""
+    """Train with AdamW through all phases."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     data = chain.from_iterable(corpus.batches(phase) for phase in training.phases)
     for step, batch in enumerate(data):
@@ -96,7 +96,7 @@ def train(model: PreTrainedModel, training: Training, corpus: Corpus) -> None:
 
 
 def card(generation: Generation, stage: Stage, model: PreTrainedModel) -> CheckpointCard:
-    """What a sweep needs to know about a checkpoint."""
+    """The card of a checkpoint."""
     return CheckpointCard(
         id=generation.checkpoint_id(stage),
         family=FAMILY,
@@ -108,7 +108,7 @@ def card(generation: Generation, stage: Stage, model: PreTrainedModel) -> Checkp
 
 
 def make_generation(generation: Generation, recipe: Recipe, root: Path, progress: TextIO) -> None:
-    """Train the base and every later stage; each goes to a directory of `root` named by its id."""
+    """Train the base and every later stage, and save each in the directory of `root` with its id."""
     tokenizer = tokenizer_of(recipe)
     model = new_model(generation, recipe, tokenizer)
 
@@ -131,14 +131,14 @@ def make_generation(generation: Generation, recipe: Recipe, root: Path, progress
 
 
 def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """The tokenizer that all checkpoints share."""
+    """Train the tokenizer of all checkpoints."""
     people = simulated_transcripts(participants=recipe.tokenizer_people, seed=recipe.data_seed)
     texts = [person.text for person in people]
     return train_tokenizer(texts, vocabulary_size=recipe.vocabulary_size, context=recipe.context)
 
 
-def end_with_asker() -> None:
-    """Leave as soon as standard input is closed: whoever started this process is gone."""
+def end_with_caller() -> None:
+    """End this process as soon as its standard input is closed, which happens when its caller ends."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 4096):
@@ -148,16 +148,16 @@ def end_with_asker() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def only_for_progress() -> TextIO:
-    """Standard output, from now on for progress alone: what libraries print to it goes to standard error."""
+def progress_only() -> TextIO:
+    """Return standard output for progress alone, and redirect what libraries print to standard error."""
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return lines
 
 
 if __name__ == "__main__":
-    end_with_asker()
+    end_with_caller()
     disable_progress_bar()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    make_generation(RECIPE.generation(sys.argv[1]), RECIPE, Path(sys.argv[2]), only_for_progress())
+    make_generation(RECIPE.generation(sys.argv[1]), RECIPE, Path(sys.argv[2]), progress_only())

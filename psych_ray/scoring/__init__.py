@@ -1,4 +1,4 @@
-"""The core: text to token spans to likelihoods, with torch and transformers alone, so it is usable in a notebook.
+"""From text to token spans to likelihoods, with torch and transformers alone: usable in a notebook.
 
 from psych_ray.scoring import load_scorer
 from psych_ray.transcripts import Transcript, condition_named
@@ -34,7 +34,7 @@ __all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    """Import torch only when a name that needs it is asked for."""
+    """Import the module of a name on first use, as some of them import torch."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)

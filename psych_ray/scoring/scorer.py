@@ -94,6 +94,10 @@ class LanguageModelScorer:
             for window in windows(stream, lambda a: a.n_tokens, _WINDOW_BATCHES * self.engine.batch_tokens):
                 yield from self._score_window(window)
 
+    def clear_cache(self) -> None:
+        """Remove cached scores, so that the engine computes them again."""
+        self._cache.clear()
+
     def straddling_edges(self, transcript: Transcript, condition: Condition) -> int:
         """Number of edges of responses that lie within a scored token."""
         return sum(alignment.straddling_edges for alignment in self.align(transcript, condition).alignments)
@@ -126,8 +130,12 @@ class _ScoreCache:
     """The most recent scores of the engine, up to `capacity` scored tokens in all."""
 
     def __init__(self, capacity: int) -> None:
-        self._free = capacity
+        self._capacity = self._free = capacity
         self._scores: OrderedDict[tuple[bytes, bytes], TokenScores] = OrderedDict()
+
+    def clear(self) -> None:
+        self._scores.clear()
+        self._free = self._capacity
 
     def get(self, key: tuple[bytes, bytes]) -> TokenScores | None:
         return self._scores.get(key)

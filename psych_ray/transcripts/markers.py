@@ -1,6 +1,6 @@
-"""Markers to responses: `<<` opens a human response, `>>` closes it. Sees text only, never tokens.
+"""From markers to responses: `<<` opens a human response, `>>` closes it. Does not depend on tokens.
 
-Where brackets run together the text is read from the left: `<<<A>>` is the response `<A`, and in `<<A>>>` the last
+Adjacent brackets are read from the left: `<<<A>>` is the response `<A`, and in `<<A>>>` the last
 bracket belongs to the text that follows.
 """
 
@@ -18,10 +18,10 @@ _PLAIN_CLOSE = re.compile(r"More Details \Z")
 
 
 class Response(NamedTuple):
-    """The place of one response in its transcript."""
+    """The span of one response in its transcript."""
 
     number: int
-    """Place among the responses of the transcript, from 0."""
+    """Index among the responses of the transcript, from 0."""
     start: int
     """First character of the response, after its opening marker."""
     end: int
@@ -31,7 +31,7 @@ class Response(NamedTuple):
 def find_responses(text: str) -> tuple[Response, ...]:
     """All marked responses of `text`, in order.
 
-    Raises MarkerError, with the character where it happened, for a marker opened twice, closed without being opened,
+    Raises MarkerError, with the index of the character, for a marker opened twice, closed without being opened,
     or never closed.
     """
     found: list[Response] = []

@@ -1,4 +1,4 @@
-"""What everything above speaks about: a transcript, and the human responses marked in it. Knows no file format."""
+"""A transcript, and the human responses marked in it. Independent of file formats."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from psych_ray.transcripts.markers import Response, find_responses
 class Transcript:
     """One participant's session.
 
-    `text` holds every human response between `<<` and `>>`. `metadata` has what is known about the participant, as
-    strings; what is not known is left out. `reaction_times_ms` has one entry a response, None where not recorded.
-    `true_nll_nats` is there for simulated participants only: what each response cost the simulator that made it.
+    `text` holds every human response between `<<` and `>>`. `metadata` has the known fields about the participant,
+    as strings. `reaction_times_ms` has one entry per response, None where not recorded. `true_nll_nats`, of simulated
+    participants only, has the NLL of each response under the simulator that generated it.
     """
 
     study: str
@@ -28,11 +28,11 @@ class Transcript:
     reaction_times_ms: tuple[float | None, ...] | None = None
     true_nll_nats: tuple[float, ...] | None = None
     copy: int = 0
-    """How often a source held this very record before."""
+    """Number of earlier records of the source that are equal to this one."""
 
     @cached_property
     def id(self) -> str:
-        """Stable id: a hash of all that a condition may put before a checkpoint, and of who said it."""
+        """Stable id: a hash of everything that a condition can render, and of study, experiment and participant."""
         record = [self.study, self.experiment, self.participant, self.text, sorted(self.metadata.items()), self.copy]
         return hashlib.blake2b(json.dumps(record).encode(), digest_size=16).hexdigest()
 
@@ -42,5 +42,5 @@ class Transcript:
         return find_responses(self.text)
 
     def response_text(self, response: Response) -> str:
-        """What the participant answered, without the markers."""
+        """Text of a response, without the markers."""
         return self.text[response.start : response.end]

@@ -1,23 +1,23 @@
-"""What can become of a response. Conditions, the cut and the scorer each decide some of it."""
+"""The status of a response. Set by conditions, by truncation and by the alignment with tokens."""
 
 from enum import StrEnum
 
 
 class Status(StrEnum):
-    """What became of one response."""
+    """Whether a response is scored, or why not."""
 
     scored = "scored"
     cut = "cut"
-    """Beyond the cut, or in the very first token, which nothing predicts."""
+    """Beyond the truncated text, or in the first token, which nothing predicts."""
     empty = "empty"
-    """There is nothing between its markers, or no token that is its own."""
+    """There is no text between its markers, or no token that belongs to it alone."""
     altered = "altered"
     """The chat template changed its text."""
     not_applicable = "not_applicable"
     """The condition does not score it: persona without metadata, discrete beyond single letters, chat without a
-    chat template; in parity also what the authors' search among tokens loses."""
+    chat template; in parity also responses that the authors' search among tokens does not find."""
 
     @property
     def code(self) -> int:
-        """Place in the order above, for columns of small integers."""
+        """Index in the order above, for columns of small integers."""
         return list(Status).index(self)

@@ -85,7 +85,7 @@ def truncate(path: Path, n_bytes: int) -> None:
         (lambda d: (d / "config.json").unlink(), "no config.json there"),
         (lambda d: (d / "model.safetensors").unlink(), r"no \*\.safetensors there"),
         (lambda d: (d / "model.safetensors").rename(d / "weights.safetensors"), "only weights.safetensors"),
-        (lambda d: truncate(d / "model.safetensors", 1000), "holds .* bytes, its header says .*; fetch it again"),
+        (lambda d: truncate(d / "model.safetensors", 1000), "has .* bytes, its header gives .*; fetch it again"),
         (lambda d: truncate(d / "model.safetensors", 143_000), "not a safetensors file, or damaged"),
         (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer.json there"),
         (lambda d: (d / "config.json").write_text("[1]"), "not a JSON object"),
@@ -104,7 +104,7 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_loaded(directory, d
 
 def test_two_of_one_name_and_globs_that_keep_none_are_refused(directory, tmp_path):
     other = Path(shutil.copytree(directory, tmp_path / "elsewhere/my model"))
-    with pytest.raises(CheckpointError, match="two checkpoints are called my-model"):
+    with pytest.raises(CheckpointError, match="two checkpoints have the name my-model"):
         find(directory, other)
     with pytest.raises(CheckpointError, match="matches no checkpoint"):
         find(directory, only=["Qwen*"])

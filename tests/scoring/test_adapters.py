@@ -96,7 +96,7 @@ def find(*paths: Path, **settings: Any) -> list[Checkpoint]:
 
 
 def nll(scorer, transcripts) -> np.ndarray:
-    scorer._known._answers.clear()  # ask the engine again
+    scorer.clear_cache()
     return np.concatenate([one.nll_R for one in scorer.score(transcripts, condition_named("plain"))])
 
 
@@ -177,7 +177,7 @@ def test_transcripts_of_base_and_adapter_may_alternate(base, first, transcripts)
     scorers = load_scorers(find(base, first))
     expected = {name: nll(scorer, transcripts) for name, scorer in scorers.items()}
     for scorer in scorers.values():
-        scorer._known._answers.clear()
+        scorer.clear_cache()
     streams = {name: scorer.score(transcripts, condition_named("plain")) for name, scorer in scorers.items()}
     found = {name: [] for name in streams}
     for _ in transcripts:
@@ -301,10 +301,13 @@ def break_json(directory: Path) -> None:
         (lambda d: (d / "adapter_model.safetensors").unlink(), "no .*safetensors there"),
         (lambda d: (d / "adapter_model.safetensors").write_bytes(b"12345678"), "not a safetensors file"),
         (break_json, "adapter_config.json: cannot be read as JSON"),
-        (lambda d: rewrite(d / "adapter_config.json", base_model_name_or_path=None), "nothing says on which base"),
+        (
+            lambda d: rewrite(d / "adapter_config.json", base_model_name_or_path=None),
+            "neither its card nor its files name its base",
+        ),
         (
             lambda d: shutil.copy(d / "adapter_model.safetensors", d / "model.safetensors"),
-            "both an adapter .* and whole weights",
+            "both an adapter .* and complete weights",
         ),
     ],
 )
@@ -320,13 +323,13 @@ def test_a_base_that_is_nowhere_is_told(broken, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     rewrite(broken / "adapter_config.json", base_model_name_or_path="lab/lost")
-    with pytest.raises(CheckpointError, match=r"^broken: it is an adapter on lab/lost, which is none of .* add it"):
+    with pytest.raises(CheckpointError, match=r"^broken: it is an adapter on lab/lost, which is neither .* add it"):
         find(broken)
 
 
 def test_an_adapter_on_an_adapter_is_refused(base, first, broken):
     write_card(CheckpointCard(id="broken", base="first"), broken)
-    with pytest.raises(CheckpointError, match="its base first is itself an adapter"):
+    with pytest.raises(CheckpointError, match="its base first is an adapter too"):
         find(base, first, broken)
 
 
@@ -334,7 +337,7 @@ def test_two_bases_of_one_name_are_refused(base, first, broken, tmp_path):
     other = Path(shutil.copytree(base, tmp_path / "elsewhere/base"))
     rewrite(other / "config.json", rms_norm_eps=0.1)
     rewrite(broken / "adapter_config.json", base_model_name_or_path=str(other))
-    with pytest.raises(CheckpointError, match="two checkpoints are called base"):
+    with pytest.raises(CheckpointError, match="two checkpoints have the name base"):
         find(first, broken)
 
 

@@ -5,36 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from small_tokenizers import byte_tokenizer
+from transformers import AutoTokenizer
 
 from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named, truncate_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
-
-
-def byte_tokenizer(*merged: str, bos: bool = False, trim: bool = False) -> PreTrainedTokenizerFast:
-    """Every byte a token, and the given strings as tokens of their own."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {letter: k for k, letter in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens(list(merged))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    if bos:
-        s, e = fast.convert_tokens_to_ids(["<s>", "</s>"])
-        tokenizer = fast.backend_tokenizer
-        tokenizer.post_processor = processors.Sequence(
-            [
-                processors.ByteLevel(trim_offsets=trim),
-                processors.TemplateProcessing(single="<s> $0 </s>", special_tokens=[("<s>", s), ("</s>", e)]),
-            ]
-        )
-    elif trim:
-        fast.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    return fast
 
 
 def aligned(text: str, tokenizer, limit: int | None = None):

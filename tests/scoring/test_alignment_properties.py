@@ -1,17 +1,14 @@
-"""For every transcript, however nasty, and every kind of fast tokenizer: a response is recovered, or has a status; and
-the likelihoods of the responses plus the rest are the likelihood of the sequence.
+"""For arbitrary transcripts and every kind of fast tokenizer: a response is recovered, or has a status; and the
+likelihoods of the responses plus the rest are the likelihood of the sequence.
 """
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
-from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_alignment import byte_tokenizer
+from small_tokenizers import byte_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -34,8 +31,7 @@ def trained(model, trainer, pre_tokenizer, normalizer=None) -> PreTrainedTokeniz
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
 
 
-@cache
-def tokenizer_of(kind: str):
+def small_tokenizer(kind: str):
     special = ["[UNK]"]
     if kind == "bytes":
         return byte_tokenizer("->>", "(<<", ">>\n", ">><<", " <<-", bos=True)
@@ -65,13 +61,22 @@ def tokenizer_of(kind: str):
             pre_tokenizers.BertPreTokenizer(),
             normalizers.BertNormalizer(lowercase=True),
         )
-    return AutoTokenizer.from_pretrained(SHARED / "tokenizers" / kind)
+    raise ValueError(kind)
 
 
 KINDS = [
     "bytes", "bytes, spaces trimmed", "byte-level BPE", "SentencePiece with a dummy prefix",
-    "SentencePiece BPE, bytes for the unknown", "WordPiece", "qwen3", "olmo3",
+    "SentencePiece BPE, bytes for the unknown", "WordPiece",
 ]  # fmt: skip
+REAL = ["qwen3", "olmo3"]
+
+
+@pytest.fixture(params=[*KINDS, *REAL])
+def tokenizer(request):
+    if request.param in REAL:
+        return AutoTokenizer.from_pretrained(request.getfixturevalue("shared") / "tokenizers" / request.param)
+    return small_tokenizer(request.param)
+
 
 PIECES = ["A", "non-", "-3.5", "two words", " ", "  ", "\n", "", "🙂", "👩‍👩‍👧", "é", "e\u0301", "ﬁ", "日本語"]
 PIECES += ["שלום", "<A", "A>", "x", "0", "\t", "İ", "ß"]
@@ -89,34 +94,29 @@ def texts(draw) -> str:
 
 
 class EveryToken:
-    """An engine with a likelihood of its own for every place, so that sums tell which tokens went into them."""
+    """An engine with a different likelihood for every index, so that a sum determines which tokens are in it."""
 
-    name, batch_tokens = "made up", 1
+    name, batch_tokens = "by index", 1
 
     def __init__(self) -> None:
         self.asked: list[Query] = []
 
     def score(self, batch):
         self.asked += batch
-        return [TokenScores(worth(query.at_R), np.ones(len(query.at_R), bool)) for query in batch]
+        return [TokenScores(nll_of(query.at_R), np.ones(len(query.at_R), bool)) for query in batch]
 
 
-def worth(place):
-    """The made-up NLL of the token at a place."""
-    return (2.0 ** (np.asarray(place) % 20)).astype(np.float32)
+def nll_of(index):
+    """The NLL of the token at an index."""
+    return (2.0 ** (np.asarray(index) % 20)).astype(np.float32)
 
 
 def gaps(offsets) -> set[int]:
-    """Tokens before which the tokenizer left characters out: those are theirs by rule."""
+    """Tokens after a gap in the offsets, whose characters belong to them by the rule."""
     return {t for t, (a, b) in enumerate(offsets) if a == b or a > max((end for _, end in offsets[:t]), default=0)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_responses_are_recovered_and_the_sums_add_up(kind):
-    if kind in ("qwen3", "olmo3") and not SHARED.is_dir():
-        pytest.skip(f"real tokenizers are not at {SHARED}")
-    tokenizer = tokenizer_of(kind)
-
+def test_responses_are_recovered_and_the_sums_add_up(tokenizer):
     @settings(max_examples=150, deadline=None, derandomize=True)
     @given(texts())
     def check(text: str) -> None:
@@ -129,13 +129,13 @@ def test_responses_are_recovered_and_the_sums_add_up(kind):
         (scored,) = LanguageModelScorer(engine, tokenizer, Truncation()).score([transcript], condition_named("plain"))
         encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
         offsets = encoded["offset_mapping"]
-        places = [t for query in engine.asked for t in query.at_R.tolist()]
-        assert len(places) == len(set(places)), "a token counted for two responses"
-        assert scored.n_tokens_R.sum() == len(places)
-        assert np.nansum(scored.nll_R) == pytest.approx(worth(places).sum())
+        indices = [t for query in engine.asked for t in query.at_R.tolist()]
+        assert len(indices) == len(set(indices)), "a token counted for two responses"
+        assert scored.n_tokens_R.sum() == len(indices)
+        assert np.nansum(scored.nll_R) == pytest.approx(nll_of(indices).sum())
         at = 0
         for response, n, status in zip(responses, scored.n_tokens_R, scored.status_R, strict=True):
-            mine, before, at = places[at : at + n], places[:at], at + n
+            mine, before, at = indices[at : at + n], indices[:at], at + n
             covering = {t for t, (a, b) in enumerate(offsets) if a < response.end and b > response.start}
             if status == Status.scored.code:
                 # every token that covers any of it is its own, but for one that the response before has taken
@@ -146,6 +146,6 @@ def test_responses_are_recovered_and_the_sums_add_up(kind):
                 assert n == 0
                 blank = not text[response.start : response.end].strip()
                 assert blank or not covering or 0 in covering or covering <= set(before)
-        assert at == len(places)
+        assert at == len(indices)
 
     check()

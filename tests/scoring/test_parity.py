@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from small_tokenizers import LLAMA_LIKE, small_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from psych_ray.config import TranscriptsConfig, TranscriptSource
@@ -290,8 +291,6 @@ def test_a_limit_cuts_what_reaches_beyond_it(shared):
 
 
 def test_begin_of_text_stands_twice_where_template_and_tokenizer_write_it():
-    from test_templates import LLAMA_LIKE, small_tokenizer
-
     tokenizer = small_tokenizer(LLAMA_LIKE)
     transcript = Transcript(study="s", experiment="e", participant="p", text="Choose << -1>>. Again <<B>>")
     rendering = condition_named("chat", parity=True).render(transcript, template_of(tokenizer))
@@ -305,8 +304,6 @@ def test_begin_of_text_stands_twice_where_template_and_tokenizer_write_it():
 
 
 def test_a_template_that_rewrites_its_start_stops_parity_as_it_stops_the_authors():
-    from test_templates import small_tokenizer
-
     source = "{{ messages | length }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     tokenizer = small_tokenizer(source)
     transcript = Transcript(study="s", experiment="e", participant="p", text="Choose <<A>>.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from small_tokenizers import LLAMA_LIKE, small_tokenizer
+from transformers import AutoTokenizer
 
 from psych_ray.config import TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
@@ -17,17 +17,6 @@ from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import read_transcripts
 from psych_ray.transcripts.status import Status
 
-# Habits of Llama 3: writes begin-of-text itself, prints the date, strips every turn.
-LLAMA_LIKE = """\
-{%- set today = strftime_now("%d %b %Y") if strftime_now is defined else "never" %}
-{{- bos_token + "<|head|>system<|body|>\\n\\nToday Date: " + today + "<|eot|>" }}
-{%- for message in messages %}
-    {{- "<|head|>" + message["role"] + "<|body|>\\n\\n" + message["content"] | trim + "<|eot|>" }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- "<|head|>assistant<|body|>\\n\\n" }}
-{%- endif %}
-"""
 STRICT = """\
 {%- for message in messages %}
     {%- if (message["role"] == "user") != (loop.index0 % 2 == 0) %}
@@ -37,22 +26,6 @@ STRICT = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{ "<|head|>assistant<|body|>" }}{% endif %}
 """
-
-
-def small_tokenizer(template: str | None, *, bos: bool = True) -> PreTrainedTokenizerFast:
-    """Bytes, a few special tokens, and a begin-of-text before every text where asked for."""
-    vocab = {letter: k for k, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|bos|>", "<|head|>", "<|body|>", "<|eot|>"])
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<|bos|> $0", special_tokens=[("<|bos|>", tokenizer.token_to_id("<|bos|>"))]
-        )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|eot|>")
-    fast.chat_template = template
-    return fast
 
 
 def transcript(text: str) -> Transcript:

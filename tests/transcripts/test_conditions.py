@@ -6,66 +6,15 @@ import textwrap
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import given
+from renderings import scored_answers, statuses, transcript, transcripts
 
-from psych_ray.errors import ConfigError, MarkerError, UnsupportedError
+from psych_ray.errors import ConfigError, UnsupportedError
 from psych_ray.transcripts import conditions
 from psych_ray.transcripts.conditions import Condition, Plain, condition_named, truncate_characters
 from psych_ray.transcripts.conditions.persona import interview
 from psych_ray.transcripts.markers import find_responses
-from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
-
-NASTY = [
-    "A",
-    "B",
-    "AB",
-    "",
-    " ",
-    "-",
-    "-0.5",
-    "é",
-    "🙂",
-    "<",
-    "skip",
-    "think",
-    " x ",
-    "a\nb",
-    "\n",
-    "7",
-    "Round 1:\n",
-    "(",
-    '"',
-]
-
-
-def transcript(text: str, **metadata: str) -> Transcript:
-    return Transcript(study="s", experiment="e", participant="p", text=text, metadata=metadata)
-
-
-@st.composite
-def transcripts(draw) -> Transcript:
-    pieces = st.lists(st.sampled_from(NASTY), max_size=4).map("".join)
-    text = draw(pieces)
-    for _ in range(draw(st.integers(0, 6))):
-        text += "<<" + draw(pieces) + ">>" + draw(pieces)
-    made = transcript(text)
-    try:
-        assume(made.responses is not None)
-    except MarkerError:
-        assume(False)
-    return made
-
-
-def words(rendering) -> list[str]:
-    return [list(Status)[code].value for code in rendering.status]
-
-
-def said(rendering) -> list[str]:
-    """Text at the place of every response that is to be scored."""
-    scored = rendering.status == Status.scored.code
-    return [rendering.text[a:b] for a, b in zip(rendering.starts[scored], rendering.ends[scored], strict=True)]
 
 
 @given(transcripts())
@@ -73,8 +22,8 @@ def test_every_condition_finds_each_response_in_what_it_renders(made):
     answers = [made.response_text(response) for response in made.responses]
     for name in ("plain", "history_only"):
         rendering = condition_named(name).render(made, None)
-        assert said(rendering) == [answer for answer in answers if answer]
-        assert words(rendering) == ["scored" if answer else "empty" for answer in answers]
+        assert scored_answers(rendering) == [answer for answer in answers if answer]
+        assert statuses(rendering) == ["scored" if answer else "empty" for answer in answers]
         assert len(find_responses(rendering.text)) == len(answers)
 
 
@@ -83,8 +32,8 @@ def test_discrete_leaves_markers_around_single_capitals_only(made):
     answers = [made.response_text(response) for response in made.responses]
     letters = [answer in {"A", "B"} for answer in answers]
     rendering = condition_named("discrete").render(made, None)
-    assert said(rendering) == [answer for answer, letter in zip(answers, letters, strict=True) if letter]
-    assert words(rendering) == ["scored" if letter else "not_applicable" for letter in letters]
+    assert scored_answers(rendering) == [answer for answer, letter in zip(answers, letters, strict=True) if letter]
+    assert statuses(rendering) == ["scored" if letter else "not_applicable" for letter in letters]
     for answer, start, end in zip(answers, rendering.starts, rendering.ends, strict=True):
         assert rendering.text[start:end] == answer
     assert len(rendering.text) == len(made.text) - 4 * letters.count(False)
@@ -93,14 +42,14 @@ def test_discrete_leaves_markers_around_single_capitals_only(made):
 def test_discrete_keeps_the_text_of_what_it_does_not_mark():
     rendering = condition_named("discrete").render(transcript("a <<A>> b <<bc>>, <<>>c <<é>> <<d>> <<Z>>."), None)
     assert rendering.text == "a <<A>> b bc, c é d <<Z>>."
-    assert said(rendering) == ["A", "Z"]
+    assert scored_answers(rendering) == ["A", "Z"]
 
 
 @given(transcripts())
 def test_zero_shot_reads_each_response_once_and_none_beside_it(made):
     answers = [made.response_text(response) for response in made.responses]
     renderings = list(condition_named("zero_shot").renderings(made, None))
-    read = [answer for rendering in renderings for answer in said(rendering)]
+    read = [answer for rendering in renderings for answer in scored_answers(rendering)]
     assert read == [answer for answer in answers if answer]
     assert len(renderings) == max(1, len(read))
     for rendering in renderings:
@@ -158,7 +107,7 @@ def test_persona_asks_what_is_known_in_a_fixed_order():
     )
     rendering = condition_named("persona").render(transcript("You press <<A>>.", **metadata), None)
     assert rendering.text == interview(metadata) + "You press <<A>>."
-    assert said(rendering) == ["A"]
+    assert scored_answers(rendering) == ["A"]
 
 
 def test_persona_takes_the_hubs_name_of_a_field_before_another():
@@ -167,7 +116,7 @@ def test_persona_takes_the_hubs_name_of_a_field_before_another():
 
 def test_persona_is_not_applicable_to_people_of_whom_nothing_is_known():
     rendering = condition_named("persona").render(transcript("You press <<A>> and <<>>.", hair="red"), None)
-    assert words(rendering) == ["not_applicable", "not_applicable"]
+    assert statuses(rendering) == ["not_applicable", "not_applicable"]
     assert rendering.text == ""
 
 
@@ -183,7 +132,7 @@ def test_persona_knows_the_fields_of_the_hub(shared):
 def test_a_cut_leaves_what_is_not_applicable_alone():
     rendering = truncate_characters(condition_named("discrete").render(transcript("<<A>> <<no>> <<B>>"), None), 7)
     assert rendering.text == "<<A>> n"
-    assert words(rendering) == ["scored", "not_applicable", "cut"]
+    assert statuses(rendering) == ["scored", "not_applicable", "cut"]
 
 
 def test_one_text_conditions_have_one_rendering():
@@ -204,7 +153,7 @@ def test_the_documented_example_works(tmp_path, monkeypatch):
         assert condition.name == "reminded"
         (rendering,) = condition.renderings(transcript("You press <<A>>."), None)
         assert rendering.text == "You take part in an experiment.\n\nYou press <<A>>."
-        assert said(rendering) == ["A"]
+        assert scored_answers(rendering) == ["A"]
 
 
 class Nameless(Condition):
@@ -236,7 +185,7 @@ def test_a_wrong_name_is_told_in_one_line(name, says):
 
 @pytest.mark.parametrize("name", ["zero_shot", "history_only", "reminders:Reminded", "plane"])
 def test_the_authors_have_rules_for_four_conditions(name):
-    with pytest.raises(ConfigError, match=r"scoring\.parity=true goes with plain, chat, persona, discrete"):
+    with pytest.raises(ConfigError, match=r"scoring\.parity=true supports plain, chat, persona, discrete"):
         condition_named(name, parity=True)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given
-from test_conditions import said, transcript, transcripts, words
+from renderings import scored_answers, statuses, transcript, transcripts
 
 from psych_ray.errors import ConditionError, TranscriptError
 from psych_ray.transcripts.conditions import condition_named
@@ -47,8 +47,8 @@ def chat(text: str, write: Callable[[Turns, bool], str], begin_of_text: str = ""
 def test_before_each_response_stands_what_the_template_writes_up_to_its_prompt(made):
     rendering = condition_named("chat").render(made, Template(headers))
     answers = [made.response_text(response) for response in made.responses]
-    assert said(rendering) == [answer for answer in answers if answer]
-    assert words(rendering) == ["scored" if answer else "empty" for answer in answers]
+    assert scored_answers(rendering) == [answer for answer in answers if answer]
+    assert statuses(rendering) == ["scored" if answer else "empty" for answer in answers]
     turns: list[dict[str, str]] = []
     read = 0
     for response, start in zip(made.responses, rendering.starts, strict=True):
@@ -66,7 +66,7 @@ def test_before_each_response_stands_what_the_template_writes_up_to_its_prompt(m
 def test_a_response_that_is_stripped_is_altered_and_told_as_the_template_has_it(made):
     rendering = condition_named("chat").render(made, Template(stripped))
     for response, start, end, word in zip(
-        made.responses, rendering.starts, rendering.ends, words(rendering), strict=True
+        made.responses, rendering.starts, rendering.ends, statuses(rendering), strict=True
     ):
         answer = made.response_text(response)
         assert rendering.text[start:end] == answer.strip()
@@ -75,7 +75,7 @@ def test_a_response_that_is_stripped_is_altered_and_told_as_the_template_has_it(
 
 def test_without_a_template_nothing_is_applicable():
     rendering = condition_named("chat").render(transcript("a <<A>> b <<>>"), None)
-    assert words(rendering) == ["not_applicable", "not_applicable"]
+    assert statuses(rendering) == ["not_applicable", "not_applicable"]
 
 
 def test_what_the_generation_prompt_adds_stands_before_every_response_and_stays():
@@ -86,7 +86,7 @@ def test_what_the_generation_prompt_adds_stands_before_every_response_and_stays(
     assert rendering.text == (
         "[user]a [end]\n[assistant][no thoughts]A[end]\n[user] b [end]\n[assistant][no thoughts]B[end]\n[user]"
     )
-    assert said(rendering) == ["A", "B"]
+    assert scored_answers(rendering) == ["A", "B"]
 
 
 def test_a_template_without_generation_prompt_is_taken_by_its_header():
@@ -100,14 +100,14 @@ def test_white_space_that_the_template_puts_after_its_prompt_is_kept():
 
     rendering = chat("a <<A>> b <<B>> c", spaced)
     assert rendering.text == "[user]a [end]\n[assistant] A[end]\n[user] b [end]\n[assistant] B[end]\n[user]"
-    assert said(rendering) == ["A", "B"]
+    assert scored_answers(rendering) == ["A", "B"]
 
 
 @pytest.mark.parametrize(("written", "adds"), [("", "<s>"), ("<s>", "<s>"), ("<s>", ""), ("", "")])
 def test_there_is_one_begin_of_text_where_there_is_any(written, adds):
     rendering = chat("a <<A>>", lambda turns, asks: written + headers(turns, asks), adds)
     assert rendering.text == (written or adds) + "[user]a [end]\n[assistant]A[end]\n[user]"
-    assert said(rendering) == ["A"]
+    assert scored_answers(rendering) == ["A"]
 
 
 def test_text_and_responses_that_are_empty_keep_their_turns():
@@ -115,7 +115,7 @@ def test_text_and_responses_that_are_empty_keep_their_turns():
     assert rendering.text == (
         "[user][end]\n[assistant]A[end]\n[user][end]\n[assistant][end]\n[user][end]\n[assistant]B[end]\n[user]"
     )
-    assert words(rendering) == ["scored", "empty", "scored"]
+    assert statuses(rendering) == ["scored", "empty", "scored"]
 
 
 def test_a_response_that_is_changed_within_is_altered():
@@ -123,7 +123,7 @@ def test_a_response_that_is_changed_within_is_altered():
         return headers([{**turn, "content": turn["content"].split("</think>")[-1]} for turn in turns], asks)
 
     rendering = chat("a <<hm</think>A>> b</think>c <<B>>", thoughtless)
-    assert words(rendering) == ["altered", "scored"]
+    assert statuses(rendering) == ["altered", "scored"]
     assert rendering.text == "[user]a [end]\n[assistant]A[end]\n[user]c [end]\n[assistant]B[end]\n[user]"
 
 
@@ -133,7 +133,7 @@ def test_the_error_of_a_template_names_the_template_and_has_its_message():
             raise ValueError("Contents must not be empty!")
         return headers(turns, asks)
 
-    assert said(chat("a <<A>>", hungry)) == ["A"]
+    assert scored_answers(chat("a <<A>>", hungry)) == ["A"]
     with pytest.raises(
         TranscriptError, match=r"s, participant p: .* toy cannot write this transcript \(Contents must not be empty!\)"
     ):
@@ -167,7 +167,7 @@ def test_a_long_transcript_asks_the_template_a_fixed_number_of_times():
     for asked in (4, 5):
         rendering = condition_named("chat").render(transcript(text), template)
         assert template.asked == asked
-    assert said(rendering) == ["A"] * 1300
+    assert scored_answers(rendering) == ["A"] * 1300
 
 
 def test_contents_that_repeat_the_separators_have_the_right_spans():
@@ -180,14 +180,14 @@ def test_contents_that_repeat_the_separators_have_the_right_spans():
 def test_the_authors_put_a_full_stop_at_the_end_and_leave_out_empty_turns():
     rendering = condition_named("chat", parity=True).render(transcript("<<A>><<B>> c <<>> d"), Template(headers, "<s>"))
     assert rendering.text == "[assistant]A[end]\n[assistant]B[end]\n[user] c [end]\n[user] d.[end]\n"
-    assert words(rendering) == ["scored", "scored", "empty"]
-    assert said(rendering) == ["A", "B"]
+    assert statuses(rendering) == ["scored", "scored", "empty"]
+    assert scored_answers(rendering) == ["A", "B"]
     assert not rendering.special_tokens_in_text
 
 
 def test_the_authors_score_what_a_template_strips_and_stop_where_one_refuses():
     rendering = condition_named("chat", parity=True).render(transcript("a << A>> b"), Template(stripped))
-    assert said(rendering) == ["A"]
+    assert scored_answers(rendering) == ["A"]
 
     def strict(turns: Turns, asks: bool) -> str:
         if any(one["role"] == other["role"] for one, other in pairwise(turns)):
@@ -196,5 +196,5 @@ def test_the_authors_score_what_a_template_strips_and_stop_where_one_refuses():
 
     with pytest.raises(TranscriptError, match="Roles must alternate!"):
         condition_named("chat", parity=True).render(transcript("a <<A>><<B>>"), Template(strict))
-    assert said(chat("a <<A>><<B>>", strict)) == ["A", "B"]
-    assert words(condition_named("chat", parity=True).render(transcript("<<A>>"), None)) == ["not_applicable"]
+    assert scored_answers(chat("a <<A>><<B>>", strict)) == ["A", "B"]
+    assert statuses(condition_named("chat", parity=True).render(transcript("<<A>>"), None)) == ["not_applicable"]

@@ -225,8 +225,8 @@ def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TranscriptsConfig(source=TranscriptSource.psych201)
     hub(monkeypatch, ConnectionError("Couldn't reach it\non the hub"))
     assert refusal(config) == (
-        "marcelbinz/Psych-201-test: the hub could not be reached (Couldn't reach it); "
+        "marcelbinz/Psych-201-test: the hub cannot be read (Couldn't reach it); "
         "transcripts.path=PATH reads a local copy"
     )
     hub(monkeypatch, breaks_off())
-    assert "the hub could not be reached (TimeoutError)" in refusal(config)
+    assert "the hub cannot be read (TimeoutError)" in refusal(config)

@@ -131,7 +131,7 @@ def test_a_message_is_one_line_whatever_the_names(tmp_path: Path) -> None:
 
 def test_a_line_beyond_the_limit_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 200)
-    monkeypatch.setattr(json_lines, "_SKIPPED_BYTES", 64)
+    monkeypatch.setattr(json_lines, "CHUNK_BYTES", 64)
     long = [GOOD | {"text": "x" * n} for n in (201, 1000, 5000)]
     path = write(tmp_path / "study.jsonl", [GOOD, *long, GOOD | {"participant": 2}, GOOD | {"text": "x" * 500}])
     kept, skipped = skipping(path)

@@ -1,7 +1,7 @@
-"""Chat templates of checkpoints, as conditions may use them. Knows tokenizers; what a conversation is, is not known.
+"""Chat templates of checkpoints, in the form that conditions use. Does not depend on transcripts.
 
-A template gets what it may ask for: thinking off where it knows the switch, and one date for all time. transformers
-gives templates the clock of the machine; a macro of the same name, before the template, takes its place.
+Templates are rendered with thinking off, where they have the switch, and with one fixed date. transformers gives
+templates a function for the current date; a macro of the same name, before the template, replaces it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from psych_ray.errors import first_line
 
-# The day that Llama 3's templates fall back to, in the format codes that templates use; a Friday.
+# The default date of Llama 3's templates, a Friday, in the format codes that templates use.
 _DATE = {
     "%d": "26",
     "%-d": "26",
@@ -34,7 +34,7 @@ _DATE = {
     "%T": "12:00:00",
 }
 _REPLACED = "".join(f"|replace('{code}', '{value}')" for code, value in _DATE.items())
-# Its line break is taken out again (templates are compiled with trim_blocks), so that the template is left as it is.
+# Templates are compiled with trim_blocks, which removes this line break, so that the output is unchanged.
 _FIXED_CLOCK = "{%- macro strftime_now(format) -%}{{ format" + _REPLACED + " }}{%- endmacro %}\n"
 
 
@@ -50,7 +50,7 @@ class TokenizerTemplate:
     def render(self, turns: Sequence[Mapping[str, str]], *, generation_prompt: bool) -> str:
         """Text of the turns (`role`, `content`), thinking off, the date fixed.
 
-        ValueError, with the template's own words, where it refuses them.
+        ValueError, with the template's message, where it raises an error.
         """
         try:
             text = self._tokenizer.apply_chat_template(
@@ -72,7 +72,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> TokenizerTemplate | None:
 
 
 def _begin_of_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the tokenizer puts before every text, if it is the token that it calls begin-of-text."""
+    """Begin-of-text token, if the tokenizer adds it before every text; else empty."""
     bos = tokenizer.bos_token
     first = tokenizer("a")["input_ids"][:1]
     return bos if isinstance(bos, str) and first == [tokenizer.bos_token_id] else ""

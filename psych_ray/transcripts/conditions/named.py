@@ -32,7 +32,7 @@ def condition_named(name: str, *, parity: bool = False) -> Condition:
     if parity:
         if name not in _AS_AUTHORS:
             raise ConfigError(
-                f"conditions=[{name}]: the study's authors have no rules for it; scoring.parity=true goes with "
+                f"conditions=[{name}]: the study's authors have no rules for it; scoring.parity=true supports "
                 f"{', '.join(_AS_AUTHORS)}"
             )
         return _AS_AUTHORS[name]

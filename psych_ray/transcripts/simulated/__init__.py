@@ -1,7 +1,7 @@
 """Simulated participants of four small studies: transcripts whose every response has a known probability.
 
-They stand in for the hub's data where there is no network, and since the simulator's own likelihood is the best that
-any checkpoint can reach, they bound what a scorer may report. Text and numpy only; says nothing about real people.
+They replace the hub's data where there is no network. The simulator's own likelihood is the highest expected one of any
+checkpoint, so they bound the scores. Text and numpy only; not a model of real people.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ TASKS: tuple[str, ...] = tuple(_SIMULATORS)
 def simulated_transcripts(*, participants: int, seed: int, normative: bool = False) -> Iterator[Transcript]:
     """`participants` of each task, study by study.
 
-    A participant depends on seed, task and number only, not on how many there are. With `normative` the same problems
-    are answered by an agent that is right but for a small lapse, and `true_nll_nats` is that agent's.
+    A participant depends on seed, task and number only, not on `participants`. With `normative` the same problems are
+    answered by an agent that is right except for a small lapse rate, and `true_nll_nats` is that agent's.
     """
     for number, (study, simulate) in enumerate(_SIMULATORS.items()):
         for participant in range(participants):

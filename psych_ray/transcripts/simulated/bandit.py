@@ -13,17 +13,17 @@ from typing import Protocol
 
 import numpy as np
 
-from psych_ray.transcripts.simulated.session import Pen, Session, greedy_choice, logit_choice, two_letters
+from psych_ray.transcripts.simulated.session import Session, SessionBuilder, greedy_choice, logit_choice, two_letters
 
 
 class Player(Protocol):
-    """Learns from payouts and says how probable each machine is next."""
+    """Learns from payouts and predicts the probability of each machine."""
 
     def probabilities(self) -> tuple[float, float]:
         """Probability of pressing the first machine and the second."""
 
     def learn(self, machine: int, points: int) -> None:
-        """Take in what a machine just paid."""
+        """Update with the payout of a machine."""
 
 
 class QLearner:
@@ -55,7 +55,7 @@ class BayesianPlayer:
         self._paid, self._pressed = [1, 1], [2, 2]
 
     def probabilities(self) -> tuple[float, float]:
-        """The better posterior mean, but for the lapse."""
+        """Greedy on posterior means, with a lapse rate."""
         first, second = (paid / pressed for paid, pressed in zip(self._paid, self._pressed, strict=True))
         return greedy_choice(first, second)
 
@@ -67,7 +67,7 @@ class BayesianPlayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Casino:
-    """What one participant meets: how often each machine pays, and for how many presses."""
+    """Parameters of one participant's machines: payout rates, and the number of trials."""
 
     names: tuple[str, str]
     pays: tuple[float, float]
@@ -83,15 +83,15 @@ class Casino:
 
 def play(player: Player, casino: Casino, rng: np.random.Generator) -> Session:
     """One participant's session in one casino."""
-    pen = Pen(rng)
-    pen.write(f"You play two slot machines, ({casino.names[0]}) and ({casino.names[1]}).\n")
+    builder = SessionBuilder(rng)
+    builder.write(f"You play two slot machines, ({casino.names[0]}) and ({casino.names[1]}).\n")
     for _ in range(casino.trials):
-        pen.write("You press ")
-        machine = pen.answer(casino.names, player.probabilities())
+        builder.write("You press ")
+        machine = builder.answer(casino.names, player.probabilities())
         points = int(rng.random() < casino.pays[machine])
-        pen.write(f" and get {points} point{'' if points == 1 else 's'}.\n")
+        builder.write(f" and get {points} point{'' if points == 1 else 's'}.\n")
         player.learn(machine, points)
-    return pen.session()
+    return builder.session()
 
 
 def simulate(rng: np.random.Generator, *, normative: bool) -> Session:

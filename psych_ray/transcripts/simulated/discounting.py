@@ -1,8 +1,8 @@
-"""Money now or more money later; the participant's age is known, and patience grows with it.
+"""Money now or more money later; patience increases with the participant's age, which is in the metadata.
 
 People discount hyperbolically with softmax choice: Mazur (1987), "An adjusting procedure for studying delayed
 reinforcement": V = amount / (1 + rate * days). The rate is log-normal around a mean that falls with age (direction as
-in Green, Fry & Myerson, 1994; the size is ours), so whoever knows the age predicts better. The normative agent
+in Green, Fry & Myerson, 1994; the size is ours), so the age improves predictions. The normative agent
 discounts by one low rate for everybody.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psych_ray.transcripts.simulated.session import Pen, Session, greedy_choice, logit_choice
+from psych_ray.transcripts.simulated.session import Session, SessionBuilder, greedy_choice, logit_choice
 
 NAMES = ("N", "L")
 TRIALS = 24
@@ -37,7 +37,7 @@ Chooser = Callable[[Offer], tuple[float, float]]
 
 
 def present_value(amount: float, days: float, rate_per_day: float) -> float:
-    """What `amount` after `days` is worth now."""
+    """Present value of `amount` after `days`."""
     return amount / (1 + rate_per_day * days)
 
 
@@ -74,13 +74,13 @@ def draw_offers(rng: np.random.Generator) -> tuple[Offer, ...]:
 
 def play(chooser: Chooser, offers: Sequence[Offer], age: int, rng: np.random.Generator) -> Session:
     """One participant's session."""
-    pen = Pen(rng)
-    pen.write(f"You press ({NAMES[0]}) for money now or ({NAMES[1]}) for money later.\n")
+    builder = SessionBuilder(rng)
+    builder.write(f"You press ({NAMES[0]}) for money now or ({NAMES[1]}) for money later.\n")
     for offer in offers:
-        pen.write(f"{NOW_DOLLARS} dollars now or {offer.later} dollars in {offer.days} days. You press ")
-        pen.answer(NAMES, chooser(offer))
-        pen.write("\n")
-    return pen.session({"age": f"{age:.1f}"})
+        builder.write(f"{NOW_DOLLARS} dollars now or {offer.later} dollars in {offer.days} days. You press ")
+        builder.answer(NAMES, chooser(offer))
+        builder.write("\n")
+    return builder.session({"age": f"{age:.1f}"})
 
 
 def simulate(rng: np.random.Generator, *, normative: bool) -> Session:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psych_ray.transcripts.simulated.session import LAPSE, Pen, Session
+from psych_ray.transcripts.simulated.session import LAPSE, Session, SessionBuilder
 
 STOP = "done"
 VOCABULARY = (
@@ -35,9 +35,9 @@ class Person:
     """Weights of one participant's memory."""
 
     primacy: float
-    """Weight of the first word over a middle one; halves with each later place."""
+    """Weight of the first word over a middle one; halves with each later position."""
     recency: float
-    """Weight of the last word over a middle one; halves with each earlier place."""
+    """Weight of the last word over a middle one; halves with each earlier position."""
     contiguity: float
     """Factor on the word that was shown right after the one typed last."""
     intrusion: float
@@ -57,8 +57,8 @@ class Person:
         )
 
     def __call__(self, shown: Sequence[str], typed: Sequence[str]) -> Answers:
-        """Stop, intrude, or recall by weight."""
-        weights = {word: self._weight(place, shown, typed) for place, word in enumerate(shown) if word not in typed}
+        """Probabilities of stopping, of an intrusion, and of recall by weight."""
+        weights = {word: self._weight(index, shown, typed) for index, word in enumerate(shown) if word not in typed}
         others = [word for word in VOCABULARY if word not in shown and word not in typed]
         stop = 1 / (1 + math.exp(-2 * (len(typed) - self.capacity))) if weights else 1.0
         recall, intrude = (1 - stop) * (1 - self.intrusion), (1 - stop) * self.intrusion
@@ -69,9 +69,9 @@ class Person:
             | {STOP: stop}
         )
 
-    def _weight(self, place: int, shown: Sequence[str], typed: Sequence[str]) -> float:
-        weight = 1 + self.primacy * 0.5**place + self.recency * 0.5 ** (len(shown) - 1 - place)
-        follows = bool(typed) and place > 0 and shown[place - 1] == typed[-1]
+    def _weight(self, index: int, shown: Sequence[str], typed: Sequence[str]) -> float:
+        weight = 1 + self.primacy * 0.5**index + self.recency * 0.5 ** (len(shown) - 1 - index)
+        follows = bool(typed) and index > 0 and shown[index - 1] == typed[-1]
         return weight * self.contiguity if follows else weight
 
 
@@ -92,17 +92,17 @@ def draw_lists(rng: np.random.Generator) -> tuple[tuple[str, ...], ...]:
 
 def play(rememberer: Rememberer, lists: Sequence[Sequence[str]], rng: np.random.Generator) -> Session:
     """One participant's session."""
-    pen = Pen(rng)
-    pen.write("You see words and then type those that you remember.\n")
+    builder = SessionBuilder(rng)
+    builder.write("You see words and then type those that you remember.\n")
     for shown in lists:
-        pen.write("Words:\n" + "".join(f"{word}\n" for word in shown) + "You type")
+        builder.write("Words:\n" + "".join(f"{word}\n" for word in shown) + "You type")
         typed: list[str] = []
         while STOP not in typed:
             answers = rememberer(shown, typed)
-            pen.write(" ")
-            typed.append(list(answers)[pen.answer(list(answers), list(answers.values()))])
-        pen.write("\n")
-    return pen.session()
+            builder.write(" ")
+            typed.append(list(answers)[builder.answer(list(answers), list(answers.values()))])
+        builder.write("\n")
+    return builder.session()
 
 
 def simulate(rng: np.random.Generator, *, normative: bool) -> Session:

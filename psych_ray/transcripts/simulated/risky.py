@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psych_ray.transcripts.simulated.session import Pen, Session, greedy_choice, logit_choice
+from psych_ray.transcripts.simulated.session import Session, SessionBuilder, greedy_choice, logit_choice
 
 NAMES = ("S", "G")
 TRIALS = 24
@@ -88,13 +88,13 @@ def draw_pairs(rng: np.random.Generator) -> tuple[Pair, ...]:
 
 def play(chooser: Chooser, pairs: Sequence[Pair], rng: np.random.Generator) -> Session:
     """One participant's session."""
-    pen = Pen(rng)
-    pen.write(f"You press ({NAMES[0]}) for a sure thing or ({NAMES[1]}) for a gamble.\n")
+    builder = SessionBuilder(rng)
+    builder.write(f"You press ({NAMES[0]}) for a sure thing or ({NAMES[1]}) for a gamble.\n")
     for pair in pairs:
-        pen.write(f"{pair[0]} or {pair[1]}. You press ")
-        pen.answer(NAMES, chooser(pair))
-        pen.write("\n")
-    return pen.session()
+        builder.write(f"{pair[0]} or {pair[1]}. You press ")
+        builder.answer(NAMES, chooser(pair))
+        builder.write("\n")
+    return builder.session()
 
 
 def simulate(rng: np.random.Generator, *, normative: bool) -> Session:

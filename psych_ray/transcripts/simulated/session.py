@@ -1,6 +1,6 @@
-"""The pen that all simulated participants write with: text and the price of every answer grow together.
+"""Builds the session of a simulated participant: the text, and the NLL of every answer.
 
-Keeping both in one place is what makes `true_nll_nats` refer to exactly the text between the markers. Knows no task.
+One class makes both, so that `true_nll_nats` refers to exactly the text between the markers. Independent of tasks.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 from psych_ray.transcripts.markers import CLOSE, OPEN
 
 LAPSE = 0.01
-"""Probability that a normative agent does anything but the right thing; keeps its likelihoods finite."""
+"""Probability that a normative agent gives another than the right answer; keeps its likelihoods finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What one simulated participant leaves behind."""
+    """Text, NLL and metadata of one simulated participant."""
 
     text: str
     true_nll_nats: tuple[float, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-class Pen:
-    """Writes a session: plain text by `write`, responses by `answer`."""
+class SessionBuilder:
+    """Builds a session: `write` adds plain text, `answer` adds a response."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -40,19 +40,19 @@ class Pen:
         self._pieces.append(text)
 
     def answer(self, options: Sequence[str], probabilities: Sequence[float]) -> int:
-        """Draw one of `options`, write it between markers, note what it cost, and return its place."""
+        """Draw one of `options`, add it between markers, record its NLL, and return its index."""
         chosen = int(self._rng.choice(len(options), p=probabilities))
         self._pieces.append(f"{OPEN}{options[chosen]}{CLOSE}")
         self._nll_nats.append(-math.log(probabilities[chosen]))
         return chosen
 
     def session(self, metadata: Mapping[str, str] | None = None) -> Session:
-        """All that was written."""
+        """The session built so far."""
         return Session(text="".join(self._pieces), true_nll_nats=tuple(self._nll_nats), metadata=dict(metadata or {}))
 
 
 def two_letters(rng: np.random.Generator) -> tuple[str, str]:
-    """Names of two options: different capital letters, drawn anew for each participant."""
+    """Names of two options: different capital letters, drawn for each participant."""
     first, second = rng.choice(list(string.ascii_uppercase), size=2, replace=False)
     return str(first), str(second)
 
@@ -64,7 +64,7 @@ def logit_choice(first: float, second: float, inverse_temperature: float) -> tup
 
 
 def greedy_choice(first: float, second: float) -> tuple[float, float]:
-    """The better of two values but for `LAPSE`; both alike when they are equal."""
+    """The higher of two values with probability 1 - `LAPSE`; 0.5 each when they are equal."""
     if math.isclose(first, second):
         return 0.5, 0.5
     return (1 - LAPSE, LAPSE) if first > second else (LAPSE, 1 - LAPSE)

@@ -1,11 +1,10 @@
-"""Sources: whatever holds transcripts, read as one stream of `Transcript` records.
+"""Sources of transcripts: files and data sets, read as one stream of `Transcript` records.
 
-A reader for each layout turns files into plain fields; one place turns fields into transcripts and says what is wrong
-with them; one place chooses studies and participants. Nothing here knows tokens, checkpoints or what a response is
-worth.
+Each layout has a reader that returns the plain fields of records; `fields` validates them and makes transcripts;
+`selection` selects studies and participants. Does not depend on tokens or checkpoints.
 """
 
-from psych_ray.transcripts.sources.faults import Skipped
+from psych_ray.transcripts.sources.errors import Skipped
 from psych_ray.transcripts.sources.reading import read_transcripts
 
 __all__ = ["Skipped", "read_transcripts"]

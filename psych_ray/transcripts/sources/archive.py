@@ -1,7 +1,7 @@
 """The JSON-lines file inside a contributed zip, as a stream.
 
-A zip comes from strangers: nothing is ever extracted, nothing is held whole, and a zip that lies about its size, hides
-its names or holds two candidates is refused before a byte of it is unpacked. What the lines say is not known here.
+Zips are untrusted input: nothing is extracted to disk or kept in memory as a whole, and a zip with an implausible
+size, unsafe names or several candidates is an error before any of it is unpacked. Independent of the content of lines.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from psych_ray.transcripts.sources.faults import file_error, reading, shown
+from psych_ray.transcripts.sources.errors import file_error, file_errors, quoted
 
 MAX_BYTES = 64 * 2**30
 MAX_RATIO = 1000
 RATIO_COUNTS_FROM_BYTES = 2**30
 _BUFFER_BYTES = 2**18
 _ENCRYPTED = 0x1
-# The other methods can blow up a few kilobytes to gigabytes in one step, out of reach of a limit.
+# Other methods can unpack a few kilobytes to gigabytes in one step, which no limit can stop.
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @contextmanager
 def open_member(path: Path) -> Iterator[BinaryIO]:
-    """The one JSON-lines member of the zip at `path`, unpacked as it is read. TranscriptError where it is not fit."""
+    """The one JSON-lines member of the zip at `path`, unpacked while it is read. TranscriptError for an invalid zip."""
     with _opening(path):
         archive = zipfile.ZipFile(path)
     with archive:
@@ -42,8 +42,8 @@ def open_member(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _opening(path: Path) -> Iterator[None]:
-    """As `reading`; beyond that, names that cannot be decoded come as ValueError."""
-    with reading(path):
+    """As `file_errors`, and also for names that cannot be decoded, which zipfile raises as ValueError."""
+    with file_errors(path):
         try:
             yield
         except ValueError as error:
@@ -54,13 +54,13 @@ def _the_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     infos = archive.infolist()
     for info in infos:
         if _is_unsafe(info.filename) or _is_unsafe(info.orig_filename):
-            raise file_error(path, f"names a file outside of itself ({shown(info.orig_filename)}); make it anew")
-    found = [info for info in infos if info.filename.lower().endswith(".jsonl") and not _is_litter(info.filename)]
+            raise file_error(path, f"has a name outside of its folder ({quoted(info.orig_filename)}); create it again")
+    found = [info for info in infos if info.filename.lower().endswith(".jsonl") and not _is_metadata(info.filename)]
     if len(found) == 1:
         return found[0]
-    names = ", ".join(shown(info.filename) for info in found[:4])
-    held = f"{len(found)} .jsonl files ({names})" if found else "no .jsonl file"
-    raise file_error(path, f"holds {held}; a study's zip holds exactly one")
+    names = ", ".join(quoted(info.filename) for info in found[:4])
+    content = f"{len(found)} .jsonl files ({names})" if found else "no .jsonl file"
+    raise file_error(path, f"holds {content}; a study's zip holds exactly one")
 
 
 def _check(info: zipfile.ZipInfo, path: Path) -> None:
@@ -71,7 +71,7 @@ def _check(info: zipfile.ZipInfo, path: Path) -> None:
     packed = max(info.compress_size, 1)
     if info.file_size > MAX_BYTES or (info.file_size > RATIO_COUNTS_FROM_BYTES and info.file_size > MAX_RATIO * packed):
         size = f"{info.compress_size:,} bytes that unpack to {info.file_size:,}"
-        raise file_error(path, f"holds {size}, which looks like a zip bomb; unpack it by hand if you trust it")
+        raise file_error(path, f"holds {size}, which can be a zip bomb; unpack it by hand if you trust it")
 
 
 def _is_unsafe(name: str) -> bool:
@@ -79,6 +79,6 @@ def _is_unsafe(name: str) -> bool:
     return parts[0] == "" or ".." in parts or _DRIVE.match(name) is not None
 
 
-def _is_litter(name: str) -> bool:
+def _is_metadata(name: str) -> bool:
     *folders, last = name.split("/")
     return "__MACOSX" in folders or last.startswith(".")

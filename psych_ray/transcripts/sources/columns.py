@@ -1,7 +1,7 @@
-"""The hub's schema, a row a participant: from Parquet files, or streamed from the hub.
+"""The hub's schema, one row per participant: from Parquet files, or streamed from the hub.
 
-Transcripts are long, so rows come in small batches and only the columns that can matter are decoded. What the values
-mean is not known here.
+Transcripts are long, so rows are read in small batches and only the columns that are used are decoded. Values are
+returned as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from psych_ray.transcripts.sources.faults import Skipped, file_error, one_line, reading, said
+from psych_ray.transcripts.sources.errors import Skipped, detail, file_error, file_errors, one_line
 from psych_ray.transcripts.sources.origin import Raw, Records
 
 HUB_COLUMNS = ("text", "study", "experiment", "participant")
@@ -26,11 +26,11 @@ def read_parquet(path: Path, *, needed: Collection[str] = HUB_COLUMNS) -> Record
     """The rows of a Parquet file in order. TranscriptError where the file lacks a column of `needed`."""
     row = 0
     for batch in _batches(path, needed):
-        for at in range(batch.num_rows):
+        for index in range(batch.num_rows):
             row += 1
             where = one_line(f"{path} row {row}")
             try:
-                fields = {name: batch.column(name)[at].as_py() for name in batch.schema.names}
+                fields = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
             except UnicodeDecodeError as error:
                 yield Skipped(where, f"not UTF-8 at byte {error.start}")
             else:
@@ -38,7 +38,7 @@ def read_parquet(path: Path, *, needed: Collection[str] = HUB_COLUMNS) -> Record
 
 
 def read_hub(dataset: str, *, needed: Collection[str] = HUB_COLUMNS) -> Records:
-    """The rows of the test split of a hub data set, in order, fetched as they are asked for."""
+    """The rows of the test split of a hub data set, in order, fetched while they are iterated."""
     for row, fields in enumerate(_hub_rows(dataset), start=1):
         if row == 1:
             _check_columns(fields, needed, dataset)
@@ -46,18 +46,18 @@ def read_hub(dataset: str, *, needed: Collection[str] = HUB_COLUMNS) -> Records:
 
 
 def _batches(path: Path, needed: Collection[str]) -> Iterator[pa.RecordBatch]:
-    with reading(path):
+    with file_errors(path):
         source = pa.OSFile(str(path))
     try:
         with source, pq.ParquetFile(source, buffer_size=_BUFFER_BYTES) as file:
             schema = file.schema_arrow
             _check_columns(schema.names, needed, path)
-            wanted = [x.name for x in schema if x.name in _LISTS or not pa.types.is_nested(x.type)]
-            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted)
+            columns = [x.name for x in schema if x.name in _LISTS or not pa.types.is_nested(x.type)]
+            batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
             yield from batches
     except (pa.ArrowException, OSError) as error:
         raise file_error(
-            path, f"is not a Parquet file that can be read ({said(error)}); fetch or make it anew"
+            path, f"is not a Parquet file that can be read ({detail(error)}); fetch or create it again"
         ) from error
 
 
@@ -70,11 +70,11 @@ def _check_columns(names: Collection[str], needed: Collection[str], where: Path 
 
 
 def _hub_rows(dataset: str) -> Iterator[dict[str, object]]:
-    """Whatever goes wrong on the way to the hub, its libraries have an exception of their own for it."""
+    """Stream the rows. TranscriptError for every exception, as those of the hub's libraries have no common base."""
     import datasets
 
     try:
         yield from datasets.load_dataset(dataset, split="test", streaming=True)
     except Exception as error:
-        problem = f"the hub could not be reached ({said(error)}); transcripts.path=PATH reads a local copy"
+        problem = f"the hub cannot be read ({detail(error)}); transcripts.path=PATH reads a local copy"
         raise file_error(dataset, problem) from error

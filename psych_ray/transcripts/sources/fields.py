@@ -1,7 +1,7 @@
-"""From the fields of one record to a transcript: the one place that says what a usable record is.
+"""From the fields of one record to a transcript, with all rules for valid records.
 
-Every layout ends here, so that a line of a contribution and a row of the hub data set are held to the same rules.
-Knows no file: BadRecordError says what is wrong, the caller where.
+Used for every layout, so that a line of a contribution and a row of the hub's data set follow the same rules. Does not
+read files: BadRecordError has the reason, and the caller adds file and line.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from psych_ray.errors import MarkerError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources.faults import BadRecordError, shown
+from psych_ray.transcripts.sources.errors import BadRecordError, quoted
 
-# What the study makers write about a record, as against what is known about the participant.
+# Fields that describe the record; all others are metadata of the participant.
 _NOT_METADATA = frozenset(
     {
         "study",
@@ -41,20 +41,20 @@ _KINDS = {
 
 
 def named_study(fields: Mapping[str, object]) -> str | None:
-    """The study that the record names itself; None where it names none."""
+    """The study in the record's own field; None where it has none."""
     return None if fields.get("study") is None else _string(fields, "study")
 
 
 def study_in_experiment(fields: Mapping[str, object]) -> str:
-    """The part of `experiment` before the first slash: where Psych-101 keeps the study."""
+    """The part of `experiment` before the first slash, which is the study in Psych-101."""
     study = _string(fields, "experiment").split("/", 1)[0]
     if not study.strip():
-        raise BadRecordError(f"`experiment` {shown(fields['experiment'])} names no study before its first slash")
+        raise BadRecordError(f"`experiment` {quoted(fields['experiment'])} names no study before its first slash")
     return study
 
 
 def to_transcript(fields: Mapping[str, object], *, study: str) -> Transcript:
-    """The transcript that `fields` describe. Raises BadRecordError."""
+    """Make the transcript of `fields`. Raises BadRecordError."""
     transcript = Transcript(
         study=study,
         experiment=_string(fields, "experiment"),
@@ -95,8 +95,8 @@ def _participant(fields: Mapping[str, object]) -> str:
 
 
 def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
-    """What is known about the participant as a whole: scalars only, since lists go with the responses."""
-    known = {}
+    """Fields about the participant: scalars only, as lists have one entry per response."""
+    metadata = {}
     for name, value in fields.items():
         if name in _NOT_METADATA or not isinstance(value, str | int | float):
             continue
@@ -104,8 +104,8 @@ def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
             continue
         text = str(value)
         if text.strip() not in _UNKNOWN:
-            known[_encodable(name, "a field's name")] = _encodable(text, name)
-    return known
+            metadata[_encodable(name, "a field's name")] = _encodable(text, name)
+    return metadata
 
 
 def _reaction_times_ms(values: object) -> tuple[float | None, ...] | None:
@@ -113,14 +113,14 @@ def _reaction_times_ms(values: object) -> tuple[float | None, ...] | None:
         return None
     if not isinstance(values, list):
         raise BadRecordError(f"`RTs` is {_kind(values)}, not a list")
-    times = tuple(_reaction_time_ms(value, at) for at, value in enumerate(values))
+    times = tuple(_reaction_time_ms(value, index) for index, value in enumerate(values))
     return times if any(time is not None for time in times) else None
 
 
-def _reaction_time_ms(value: object, at: int) -> float | None:
+def _reaction_time_ms(value: object, index: int) -> float | None:
     if value is None or (isinstance(value, str) and value.strip() in _UNKNOWN):
         return None
-    time = _number(value, f"`RTs` entry {at}")
+    time = _number(value, f"`RTs` entry {index}")
     return None if math.isnan(time) else time
 
 
@@ -129,14 +129,14 @@ def _true_nll_nats(values: object) -> tuple[float, ...] | None:
         return None
     if not isinstance(values, list):
         raise BadRecordError(f"`true_nll_nats` is {_kind(values)}, not a list")
-    costs = tuple(_number(value, f"`true_nll_nats` entry {at}") for at, value in enumerate(values))
-    if any(math.isnan(cost) for cost in costs):
+    nll_nats = tuple(_number(value, f"`true_nll_nats` entry {index}") for index, value in enumerate(values))
+    if any(math.isnan(nll) for nll in nll_nats):
         raise BadRecordError("`true_nll_nats` has an entry that is not a number")
-    return costs
+    return nll_nats
 
 
 def _number(value: object, what: str) -> float:
-    """`value` as a float, digits in a string included; infinity is refused, NaN is the caller's to judge."""
+    """`value`, a number or a string of one, as a float. BadRecordError for infinity; NaN is returned."""
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -144,11 +144,11 @@ def _number(value: object, what: str) -> float:
             number = math.inf
         if not math.isinf(number):
             return number
-    raise BadRecordError(f"{what} is {shown(value)}, not a number")
+    raise BadRecordError(f"{what} is {quoted(value)}, not a number")
 
 
 def _encodable(text: str, what: str) -> str:
-    """`text`, unless it has half a surrogate pair: JSON can say that, no table can hold it."""
+    """`text`. BadRecordError for half a surrogate pair, which JSON can hold but no table."""
     if not text.isascii():
         try:
             text.encode()

@@ -1,7 +1,7 @@
-"""JSON lines, the layout in which researchers contribute a study: one participant a line, plain or in a zip.
+"""JSON lines, the layout of contributed studies: one participant per line, plain or in a zip.
 
-Splits lines and parses JSON; a line that is no JSON object, or too long to be a session, becomes a `Skipped`. Which
-fields a record needs is not known here.
+Splits lines and parses JSON; a line that is no JSON object, or is too long, becomes a `Skipped`. Fields are validated
+elsewhere.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from psych_ray.transcripts.sources.archive import open_member
-from psych_ray.transcripts.sources.faults import BadRecordError, Skipped, one_line, reading
+from psych_ray.transcripts.sources.errors import BadRecordError, Skipped, file_errors, one_line
 from psych_ray.transcripts.sources.origin import Raw, Records
 
 MAX_LINE_BYTES = 64 * 2**20
-_SKIPPED_BYTES = 2**20
+CHUNK_BYTES = 2**20
 
 
 def read_json_lines(path: Path) -> Records:
-    """The records of a `.jsonl` file or of a zip with one in it, in order; blank lines are passed over."""
+    """The records of a `.jsonl` file or of a zip with one in it, in order, without blank lines."""
     if path.suffix.lower() == ".zip":
         with open_member(path) as stream:
             yield from _records(stream, path)
     else:
-        with reading(path):
+        with file_errors(path):
             file = path.open("rb")
         with file:
             yield from _records(file, path)
@@ -37,7 +37,7 @@ def _records(stream: BinaryIO, path: Path) -> Records:
         number += 1
         where = one_line(f"{path} line {number}")
         try:
-            with reading(path):
+            with file_errors(path):
                 line = _next_line(stream)
             if not line:
                 return
@@ -52,12 +52,12 @@ def _records(stream: BinaryIO, path: Path) -> Records:
 
 
 def _next_line(stream: BinaryIO) -> bytes:
-    """The next line, b"" at the end. One beyond MAX_LINE_BYTES is passed over piece by piece: BadRecordError."""
+    """The next line, b"" at the end. BadRecordError for one beyond MAX_LINE_BYTES, which is skipped in chunks."""
     line = stream.readline(MAX_LINE_BYTES + 1)
     if len(line) <= MAX_LINE_BYTES:
         return line
     while line and not line.endswith(b"\n"):
-        line = stream.readline(_SKIPPED_BYTES)
+        line = stream.readline(CHUNK_BYTES)
     raise BadRecordError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
 
 
@@ -67,8 +67,8 @@ def _parse(line: bytes) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise BadRecordError(f"not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
-        said = error.msg.removesuffix(" at").removesuffix(" starting")
-        raise BadRecordError(f"not JSON at character {error.pos}: {said}") from error
+        detail = error.msg.removesuffix(" at").removesuffix(" starting")
+        raise BadRecordError(f"not JSON at character {error.pos}: {detail}") from error
     except (ValueError, RecursionError) as error:
         raise BadRecordError(f"not JSON that can be read: {error}") from error
     if not isinstance(value, dict):

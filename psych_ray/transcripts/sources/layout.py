@@ -1,6 +1,6 @@
-"""What stands at `transcripts.path`: one contributed file, one study's folder, a folder of studies, or Parquet files.
+"""The layout of `transcripts.path`: one contributed file, one study's folder, a folder of studies, or Parquet files.
 
-Names alone decide; no file is opened here. A folder that could be read in two ways is refused rather than guessed at.
+It follows from names alone; no file is opened. A folder with more than one layout is an error.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from psych_ray.config import TranscriptsConfig, TranscriptSource
 from psych_ray.transcripts.sources.columns import HUB_COLUMNS, PSYCH101_COLUMNS, read_hub, read_parquet
-from psych_ray.transcripts.sources.faults import file_error, reading
+from psych_ray.transcripts.sources.errors import file_error, file_errors
 from psych_ray.transcripts.sources.json_lines import read_json_lines
 from psych_ray.transcripts.sources.origin import Origin
 from psych_ray.transcripts.sources.selection import Selection
 
-# The unpacked file comes first: where a study has both it is the one that somebody may have worked on.
+# The unpacked file comes first: where a study has both, it may have been edited.
 _CONTRIBUTED = ("prompts.jsonl", "prompts.jsonl.zip")
 _HUB = {
     TranscriptSource.psych201: "marcelbinz/Psych-201-test",
@@ -25,14 +25,14 @@ _HUB = {
 
 
 def origins(config: TranscriptsConfig, selection: Selection) -> Iterator[Origin]:
-    """The files of the source in their order, without the studies that `selection` does not want."""
+    """The files of the source in their order, without studies that are not selected."""
     if config.path is None:
         in_experiment = config.source == TranscriptSource.psych101
         read = partial(read_hub, _HUB[config.source], needed=_needed(config))
         yield Origin(read=read, study_in_experiment=in_experiment)
         return
     path = Path(config.path).expanduser()
-    with reading(path):
+    with file_errors(path):
         if not path.exists():
             raise file_error(path, "does not exist; check transcripts.path")
         found = list(_in_folder(path, config, selection) if path.is_dir() else [_of_file(path, config)])
@@ -48,8 +48,8 @@ def _in_folder(folder: Path, config: TranscriptsConfig, selection: Selection) ->
         yield _of_file(contributed, config)
     elif studies:
         for study in sorted(studies):
-            if selection.wants(study):
-                yield Origin(read=partial(read_json_lines, studies[study]), own_study=study, chosen=True)
+            if selection.includes(study):
+                yield Origin(read=partial(read_json_lines, studies[study]), own_study=study, all_records=True)
     elif tables:
         yield from (_of_file(table, config) for table in tables)
     else:
@@ -91,9 +91,9 @@ def _in_study_folder(folder: Path) -> Path | None:
 
 
 def _tables(folder: Path) -> list[Path]:
-    """Parquet files in the folder, or in `data` in it, where a copy of a hub repository has them."""
-    for place in (folder, folder / "data"):
-        found = sorted(file for file in place.glob("*.parquet") if file.is_file() and not file.name.startswith("."))
+    """Parquet files in the folder, or in its folder `data`, as in a copy of a hub repository."""
+    for directory in (folder, folder / "data"):
+        found = sorted(file for file in directory.glob("*.parquet") if file.is_file() and not file.name.startswith("."))
         if found:
             return found
     return []

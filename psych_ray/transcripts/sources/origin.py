@@ -1,4 +1,4 @@
-"""What a reader hands on, and what a file or data set is to the one who reads many of them. Knows no layout."""
+"""The records that readers return, and the files and data sets that they come from. Independent of layouts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from psych_ray.transcripts.sources.faults import BadRecordError, Skipped
+from psych_ray.transcripts.sources.errors import BadRecordError, Skipped
 from psych_ray.transcripts.sources.fields import named_study, study_in_experiment
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The fields of one record, not yet looked at."""
+    """The fields of one record, not validated."""
 
     where: str
     fields: Mapping[str, object]
@@ -27,14 +27,14 @@ class Origin:
 
     read: Callable[[], Records]
     own_study: str | None = None
-    """The study that this file is the contribution of; None: each record says which study it is from."""
-    chosen: bool = False
-    """All its records are wanted: it was picked by the name of its folder."""
+    """The study that this file is the contribution of; None: each record names its study."""
+    all_records: bool = False
+    """All its records are selected, by the name of its folder."""
     study_in_experiment: bool = False
-    """A record that names no study has it in `experiment`."""
+    """A record without a study has it in `experiment`."""
 
     def study_of(self, raw: Raw) -> str:
-        """The study of one record: what it says itself, else that of the file. Raises BadRecordError."""
+        """The study of one record: the one that it names, else that of the file. Raises BadRecordError."""
         study = named_study(raw.fields) or self.own_study
         if study is not None:
             return study

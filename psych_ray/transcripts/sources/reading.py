@@ -1,7 +1,7 @@
-"""Transcripts of any source as one stream: chooses, builds, tells of what is bad, and numbers exact repeats.
+"""Transcripts of any source as one stream: selects and validates records, and numbers exact repetitions.
 
-Lazy throughout: a record is built when it is asked for, and no file is read beyond the last participant that is
-wanted. Layouts are the readers' matter, and what a usable record is that of `fields`.
+Lazy: a record is read when the stream is iterated, and no file is read beyond the last selected participant.
+Independent of layouts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources.faults import BadRecordError, Skipped, one_line
+from psych_ray.transcripts.sources.errors import BadRecordError, Skipped, one_line
 from psych_ray.transcripts.sources.fields import to_transcript
 from psych_ray.transcripts.sources.layout import origins
 from psych_ray.transcripts.sources.origin import Origin
@@ -26,12 +26,12 @@ OnSkipped = Callable[[Skipped], None]
 def read_transcripts(config: TranscriptsConfig, *, on_skipped: OnSkipped | None = None) -> Iterator[Transcript]:
     """The transcripts of a source in its order, folders study by study; ids are unique over the source.
 
-    A record that cannot be used raises TranscriptError, or with transcripts.on_error=skip goes to `on_skipped`. A
+    A record that cannot be used raises TranscriptError, or with transcripts.on_error=skip is passed to `on_skipped`. A
     file that cannot be used always raises TranscriptError.
     """
     selection = Selection(config.studies, config.limit)
 
-    def reject(skipped: Skipped) -> None:
+    def skip(skipped: Skipped) -> None:
         if config.on_error == OnError.stop:
             raise TranscriptError(f"{skipped.where}: {skipped.reason}; transcripts.on_error=skip skips it")
         if on_skipped is not None:
@@ -40,7 +40,7 @@ def read_transcripts(config: TranscriptsConfig, *, on_skipped: OnSkipped | None 
     if config.source == TranscriptSource.demo:
         transcripts = _simulated(config, selection)
     else:
-        transcripts = (t for origin in origins(config, selection) for t in _of_origin(origin, selection, reject))
+        transcripts = (t for origin in origins(config, selection) for t in _of_origin(origin, selection, skip))
     seen: Counter[str] = Counter()
     for transcript in transcripts:
         copy = seen[transcript.id]
@@ -53,29 +53,29 @@ def _simulated(config: TranscriptsConfig, selection: Selection) -> Iterator[Tran
     from psych_ray.transcripts.simulated import simulated_transcripts
 
     for transcript in simulated_transcripts(participants=config.participants, seed=config.seed):
-        if selection.wants(transcript.study) and not selection.full(transcript.study):
-            selection.take(transcript.study)
+        if selection.includes(transcript.study) and not selection.is_full(transcript.study):
+            selection.count(transcript.study)
             yield transcript
 
 
-def _of_origin(origin: Origin, selection: Selection, reject: OnSkipped) -> Iterator[Transcript]:
-    """What is wanted of one file. A contribution is left once nothing more of its own study is wanted."""
+def _of_origin(origin: Origin, selection: Selection, skip: OnSkipped) -> Iterator[Transcript]:
+    """Selected transcripts of one file. Stops early in a contribution whose study has all selected participants."""
     only_own = True
     with closing(origin.read()) as records:
         for record in records:
             if isinstance(record, Skipped):
-                reject(record)
+                skip(record)
                 continue
             try:
                 study = origin.study_of(record)
-                wanted = (origin.chosen or selection.wants(study)) and not selection.full(study)
-                transcript = to_transcript(record.fields, study=study) if wanted else None
+                is_selected = (origin.all_records or selection.includes(study)) and not selection.is_full(study)
+                transcript = to_transcript(record.fields, study=study) if is_selected else None
             except BadRecordError as error:
-                reject(Skipped(record.where, one_line(str(error))))
+                skip(Skipped(record.where, one_line(str(error))))
                 continue
             if transcript is not None:
-                selection.take(study)
+                selection.count(study)
                 yield transcript
             only_own = only_own and study == origin.own_study
-            if only_own and (not wanted or selection.full(study)):
+            if only_own and (not is_selected or selection.is_full(study)):
                 return

@@ -17,7 +17,7 @@ from psych_ray.checkpoints.hub import config_of
 from psych_ray.checkpoints.tensor_parallel_sizes import possible_ranks, require_divisible
 from psych_ray.config import ClusterConfig, ClusterKind, Config, CutBy, Dtype, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.batching import PASS_TOKENS
+from psych_ray.scoring.engines.packs import PASS_TOKENS
 from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
 
 # A GPU's memory is never all ours; its driver, the libraries and a chunk of logits need room whatever is read.

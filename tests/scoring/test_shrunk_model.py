@@ -13,6 +13,7 @@ import transformers
 from gangs import on_ranks
 from test_zero import EXPERTS, FAMILIES, LINEAR, SCORING, WINDOWED, difference, queries, tiny
 
+from psych_ray.compat import partition_of
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.checks.shrunk_model import check_reduced, reduced_config
@@ -210,7 +211,7 @@ def checked_on_ranks(ranks: Ranks, kinds: dict[str, Any], directory: Path) -> di
         engine, _ = load_zero(card, place, SCORING, ranks, allow_pickle=False)
         for name, weight in engine._engine.module.named_parameters():
             if name.endswith("layers.1.input_layernorm.weight"):
-                weight.ds_tensor.mul_(1.2)
+                partition_of(weight).mul_(1.2)
         return engine
 
     found: dict[str, Any] = {name: check_reduced(by_zero, config, ranks, SCORING) for name, config in kinds.items()}

@@ -23,6 +23,7 @@ from gangs import on_ranks
 from test_packing import slow_attention
 from transformers import AutoTokenizer
 
+from psych_ray.compat import text_decoder
 from psych_ray.config import CheckpointCard, Dtype, ScoringConfig, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.engines.base import Query, WholeModelEngine
@@ -30,7 +31,7 @@ from psych_ray.scoring.engines.sharded.head import ShardedHead
 from psych_ray.scoring.engines.sharded.modules import ShardedRMSNorm
 from psych_ray.scoring.engines.sharded.process_group import Ranks
 from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
-from psych_ray.scoring.likelihood import Head, token_nll
+from psych_ray.scoring.likelihood import Head
 from psych_ray.scoring.models.load import load_model
 from psych_ray.scoring.scorer import token_places
 from psych_ray.scoring.tokens.alignment import align
@@ -347,7 +348,7 @@ def test_bfloat16_rounds_weights_and_nothing_else(name, gang, directories, queri
     model, _ = load_model(card_of(directory), directory, scoring_in("bfloat16"), allow_pickle=False)
     exact = scored_by(WholeModelEngine(model), queries[name])
     assert np.abs(found[0][0] - exact[0][0]).mean() < 0.05
-    expected: Any = buffers_of(model.get_decoder())
+    expected: Any = buffers_of(text_decoder(model))
     assert {key: values for key, (_, values) in buffers.items()} == {
         key: values for key, (_, values) in expected.items()
     }
@@ -356,7 +357,8 @@ def test_bfloat16_rounds_weights_and_nothing_else(name, gang, directories, queri
 
 @pytest.mark.parametrize("name", heads())
 def test_sharded_head_is_the_head(name, gang):
-    nll_R, top1_R = token_nll(heads()[name][1], heads()[name][0], heads()[name][2])
+    head, hidden_RD, targets_R = heads()[name]
+    nll_R, top1_R = head.token_nll(hidden_RD, targets_R)
     assert 50 < int(top1_R.sum()) < 120
     for rank in gang:
         assert np.allclose(rank["heads"][name][0], nll_R.numpy(), atol=1e-5)
@@ -406,7 +408,7 @@ def test_real_transcripts_with_real_tokenizers(shared, tmp_path):
 def test_a_norm_of_another_kind_is_not_sharded(directories):
     model, _ = load_model(card_of(directories["gemma3"]), directories["gemma3"], scoring_in(), allow_pickle=False)
     with pytest.raises(ValueError, match="Gemma3RMSNorm spans all heads"):
-        ShardedRMSNorm.of(model.get_decoder().norm, Ranks(0, 2))
+        ShardedRMSNorm.of(text_decoder(model).norm, Ranks(0, 2))
 
 
 @pytest.mark.parametrize(

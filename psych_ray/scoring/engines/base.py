@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from psych_ray.scoring.likelihood import Head, token_nll
+from psych_ray.compat import text_decoder
+from psych_ray.scoring.likelihood import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class TokenScores:
     top1_R: NDArray[np.bool_]
 
 
-NOTHING = TokenScores(np.empty(0, np.float32), np.empty(0, np.bool_))
+NO_SCORES = TokenScores(np.empty(0, np.float32), np.empty(0, np.bool_))
 
 
 class Engine(Protocol):
@@ -70,13 +71,13 @@ class TransformersEngine:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
         # Sequences run alone: no padding, so no mask, and a causal kernel can be used.
-        self._body: Any = model.get_decoder()
+        self._body: Any = text_decoder(model)
         self._head = Head.of(model)
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Run each sequence by itself."""
-        return [self._score(query) if len(query.at_R) else NOTHING for query in batch]
+        return [self._score(query) if len(query.at_R) else NO_SCORES for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
         device = self.model.device
@@ -85,13 +86,14 @@ class TransformersEngine:
         targets_R = torch.from_numpy(query.token_ids_T[query.at_R]).to(device)
         hidden_RD = hidden_TD[torch.from_numpy(query.at_R).to(device) - 1]
         del hidden_TD
-        return to_scores(*token_nll(hidden_RD, self._head, targets_R))
+        return to_scores(*self._head.token_nll(hidden_RD, targets_R))
 
 
 class WholeModelEngine:
-    """The slow, plain way: the model's own forward, all logits, one sequence at a time.
+    """The reference: the model's own forward, all logits, one sequence at a time.
 
-    What the self-check compares with, and what scores where a faster way would not be right.
+    The self-check compares every other engine with it, and it scores where none of them agrees. It shares no code with
+    them: it neither takes the model apart nor uses `likelihood`, but log_softmax of whole logits.
     """
 
     name = "transformers, whole logits"
@@ -103,7 +105,7 @@ class WholeModelEngine:
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Run each sequence by itself, through the head at every token."""
-        return [self._score(query) if len(query.at_R) else NOTHING for query in batch]
+        return [self._score(query) if len(query.at_R) else NO_SCORES for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
         ids_T = torch.from_numpy(query.token_ids_T).to(self.model.device)

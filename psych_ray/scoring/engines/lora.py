@@ -56,7 +56,7 @@ class SharedBase:
                 self._peft = peft.PeftModel(self.model, config, adapter_name=name)
             else:
                 self._peft.add_adapter(name, config)
-            weights = peft.utils.save_and_load.load_peft_weights(str(directory), device="cpu")
+            weights = peft.load_peft_weights(str(directory), device="cpu")
             here = f"base_model.model.{decoder_path(self.model)}."
             weights = {_OF_TEXT.sub(here, key): weight for key, weight in weights.items()}
             loaded = peft.set_peft_model_state_dict(self._peft, weights, adapter_name=name)

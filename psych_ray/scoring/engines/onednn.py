@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from psych_ray.compat import has_onednn_linear, onednn_linear
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
 
 _ROWS = 256
@@ -26,7 +27,7 @@ _ROWS = 256
 
 def available() -> bool:
     """Whether this build of PyTorch has oneDNN for this CPU."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has_onednn_linear()
 
 
 class OneDnnEngine:
@@ -47,6 +48,11 @@ class OneDnnEngine:
             return self.engine.score(batch)
 
 
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN; float32 on a CPU, not empty."""
+    return onednn_linear(rows, weight, bias)
+
+
 class _Linear(TorchFunctionMode):
     """While it lasts, `torch.nn.functional.linear` is oneDNN's, whoever calls it."""
 
@@ -54,7 +60,7 @@ class _Linear(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is functional.linear and not kwargs and _takes(*args[:2]):
-            return _linear(*args)
+            return linear(*args)
         return func(*args, **(kwargs or {}))
 
 
@@ -66,11 +72,6 @@ def _takes(rows: Tensor, weight: Tensor) -> bool:
         and tensor.numel() > 0
         for tensor in (rows, weight)
     )
-
-
-def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-    return product
 
 
 def attend(
@@ -113,7 +114,7 @@ def _attend_one(query_GTD: Tensor, key_TD: Tensor, value_TD: Tensor, window: int
         last = min(first + _ROWS, len(key_TD))
         oldest = max(0, first - window) if window >= 0 else 0
         rows_GTD = query_GTD[:, first:last]
-        scores = _linear(rows_GTD.flatten(0, 1), key_TD[oldest:last]).unflatten(0, rows_GTD.shape[:2])
+        scores = linear(rows_GTD.flatten(0, 1), key_TD[oldest:last]).unflatten(0, rows_GTD.shape[:2])
         n_rows = last - first
         square = torch.ones(n_rows, n_rows, dtype=torch.bool)
         scores[..., first - oldest :].masked_fill_(square.triu(1), -torch.inf)
@@ -121,5 +122,5 @@ def _attend_one(query_GTD: Tensor, key_TD: Tensor, value_TD: Tensor, window: int
             # row k of these may look back to first + k - window, column c is token oldest + c
             reach = torch.arange(n_rows)[:, None] + (first - window - oldest)
             scores.masked_fill_(torch.arange(last - oldest) < reach, -torch.inf)
-        mixed = _linear(scores.softmax(-1).flatten(0, 1), value_TD[oldest:last].t())
+        mixed = linear(scores.softmax(-1).flatten(0, 1), value_TD[oldest:last].t())
         output_GTD[:, first:last] = mixed.unflatten(0, rows_GTD.shape[:2])

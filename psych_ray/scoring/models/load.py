@@ -6,7 +6,6 @@ place for; here both are errors. Knows no tokenizer, no adapter and no engine.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from psych_ray.checkpoints.cards import CONFIG, is_adapter, read_json
 from psych_ray.checkpoints.quantization import method_of, require_library
 from psych_ray.checkpoints.weight_files import weight_files
+from psych_ray.compat import silence_bitsandbytes
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, first_line
 from psych_ray.scoring.models.text_model import text_side
@@ -95,8 +95,7 @@ def _quantized_options(
 ) -> dict[str, Any]:
     """Where quantized weights go, as they cannot be moved later, and what bitsandbytes is to compute in: `dtype`."""
     options: dict[str, Any] = {"device_map": {"": device}}
-    # It tells of every layer and pass that inputs are cast.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    silence_bitsandbytes()
     stored = getattr(config, "quantization_config", None)
     if stored and method_of(stored) == "bitsandbytes":
         stored["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")

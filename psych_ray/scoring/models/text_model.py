@@ -12,11 +12,8 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    MODEL_FOR_MULTIMODAL_LM_MAPPING,
-)
+
+from psych_ray.compat import causal_model_classes, ignore_weights_on_load, text_decoder, weights_ignored_on_load
 
 # What get_encoder looks for, and what leads from there to the text.
 _TOWERS = (
@@ -43,28 +40,20 @@ def text_side(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrain
 
 def decoder_path(model: PreTrainedModel) -> str:
     """Where in a model the part stands that reads text, for example `model.language_model`."""
-    decoder = model.get_decoder()
+    decoder = text_decoder(model)
     return next(str(name) for name, module in model.named_modules() if module is decoder)
 
 
 def is_left_out(model: PreTrainedModel, name: str) -> bool:
     """Tell whether a weight belongs to a part that the model was built without, or has no use for."""
-    ignored: Any = model._keys_to_ignore_on_load_unexpected or ()
-    return any(re.search(pattern, name) for pattern in ignored)
+    return any(re.search(pattern, name) for pattern in weights_ignored_on_load(model))
 
 
 def _known_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    for known in (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        MODEL_FOR_MULTIMODAL_LM_MAPPING,
-    ):
-        found: Any = known.get(type(config), None)
-        candidates = found if isinstance(found, tuple | list) else [found] if found else []
-        named = [c for c in candidates if c.__name__ in (config.architectures or ())]
-        if candidates:
-            model_class: type[PreTrainedModel] = (named or candidates)[0]
-            return model_class
+    candidates = causal_model_classes(config)
+    named = [c for c in candidates if c.__name__ in (config.architectures or ())]
+    if candidates:
+        return (named or candidates)[0]
     raise ValueError(
         f"architecture {', '.join(config.architectures or [config.model_type])}: transformers has no model of it that "
         "predicts the next token of a text"
@@ -85,17 +74,12 @@ def _without_towers(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]
             setattr(self.get_submodule(parent), own_name, nn.Identity())
         _expect_unused(self, [*towers, *layers])
 
-    def get_decoder(self: Any) -> Any:
-        decoder = model_class.get_decoder(self)
-        return self.model if decoder is self else decoder  # Llama 3.2 Vision's text class does not find its own
-
     # The same name and module: transformers looks up how stored names map to modules by them.
-    parts = {"__init__": __init__, "get_decoder": get_decoder, "__module__": model_class.__module__}
-    return type(model_class.__name__, (model_class,), parts)
+    return type(model_class.__name__, (model_class,), {"__init__": __init__, "__module__": model_class.__module__})
 
 
 def _towers(model: PreTrainedModel) -> list[str]:
-    decoder = model.get_decoder()
+    decoder = text_decoder(model)
     towers = [model.get_encoder(modality=modality) for modality in ("image", "video", "audio")]
     return [
         name
@@ -106,12 +90,10 @@ def _towers(model: PreTrainedModel) -> list[str]:
 
 def _cross_attention_layers(model: PreTrainedModel) -> list[str]:
     """Layers that look at images only, which Llama 3.2 Vision has among those that read text, and skips for text."""
-    places = getattr(model.get_decoder(), "cross_attention_layers", None) or ()
-    return [f"{decoder_path(model)}.layers.{place}" for place in places]
+    indices = getattr(text_decoder(model), "cross_attention_layers", None) or ()
+    return [f"{decoder_path(model)}.layers.{index}" for index in indices]
 
 
 def _expect_unused(model: PreTrainedModel, names: list[str]) -> None:
     """Spare the log the names of weights that were left out on purpose."""
-    ignored: Any = model._keys_to_ignore_on_load_unexpected or ()
-    left_out = {rf"(^|\.){re.escape(name)}\." for name in names}
-    model._keys_to_ignore_on_load_unexpected = {*ignored, *left_out, _TOWERS}
+    ignore_weights_on_load(model, {_TOWERS} | {rf"(^|\.){re.escape(name)}\." for name in names})

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from psych_ray.compat import copy_load_marks, parameter_hook
 from psych_ray.scoring.engines.sharded.process_group import Ranks, rows_of
 
 
@@ -118,14 +118,11 @@ def cutting_experts(ranks: Ranks) -> Iterator[None]:
         if ranks.size == 1 or name not in _EXPERTS or weight is None or weight.ndim != 3 or weight.is_meta:
             return weight
         own = nn.Parameter(_EXPERTS[name](weight.detach(), ranks), requires_grad=False)
-        vars(own).update(vars(weight))  # transformers marks what it has loaded
+        copy_load_marks(weight, own)
         return own
 
-    handle = register_module_parameter_registration_hook(cut)
-    try:
+    with parameter_hook(cut):
         yield
-    finally:
-        handle.remove()
 
 
 def shard_experts(body: nn.Module, ranks: Ranks) -> list[str]:

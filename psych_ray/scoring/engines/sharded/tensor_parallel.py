@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,18 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.checkpoints.tensor_parallel_sizes import require_divisible
 from psych_ray.checkpoints.weight_files import safetensors_header, weight_files
+from psych_ray.compat import (
+    disable_shared_memory_all_reduce,
+    is_tensor_parallel,
+    restore_embedding_scale,
+    text_decoder,
+)
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.batching import PASS_TOKENS, packs
-from psych_ray.scoring.engines.base import NOTHING, Query, TokenScores, to_scores
-from psych_ray.scoring.engines.packed import Pack, VarlenAttention, kept_apart, use_varlen, varlen_for
+from psych_ray.scoring.engines.base import Query, TokenScores
+from psych_ray.scoring.engines.packed import DeviceScores, body_and_head, run_pack, score_in_packs
+from psych_ray.scoring.engines.packed_attention import VarlenAttention, enable_varlen_attention, varlen_attention_for
+from psych_ray.scoring.engines.packs import PASS_TOKENS
 from psych_ray.scoring.engines.sharded.head import ShardedHead
 from psych_ray.scoring.engines.sharded.modules import cutting_experts, shard_embedding, shard_experts, shard_norms
 from psych_ray.scoring.engines.sharded.process_group import Ranks
@@ -82,9 +90,9 @@ class TensorParallelEngine:
         attend: VarlenAttention | None = None,
         pass_tokens: int = PASS_TOKENS,
     ) -> None:
-        attend = attend or (varlen_for(body.device, body.dtype) if body.device.type == "cuda" else None)
+        attend = attend or (varlen_attention_for(body.device, body.dtype) if body.device.type == "cuda" else None)
         if attend is not None:
-            use_varlen(body)
+            enable_varlen_attention(body)
         self.name = f"deepspeed_tp, {ranks.size} ranks"
         self.pass_tokens = 1 if attend is None else pass_tokens
         self.body = body.eval()
@@ -99,21 +107,10 @@ class TensorParallelEngine:
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Run packs of queries, or one after the other; every rank gets all answers."""
-        scores = [NOTHING] * len(batch)
-        asked = [place for place, query in enumerate(batch) if len(query.at_R)]
-        for group in packs([batch[place].length for place in asked], self.pass_tokens):
-            places = [asked[k] for k in group]
-            for place, answer in zip(places, self._score([batch[place] for place in places]), strict=True):
-                scores[place] = answer
-        return scores
+        return score_in_packs(batch, self.pass_tokens, self._score)
 
-    def _score(self, queries: Sequence[Query]) -> list[TokenScores]:
-        pack = Pack.of(queries, self.body.device)
-        body: Any = self.body
-        with kept_apart(pack, self._attend):
-            hidden_1PD = body(input_ids=pack.ids_1P, position_ids=pack.positions_1P, use_cache=False).last_hidden_state
-        nll_R, top1_R = self.head.token_nll(hidden_1PD[0, pack.from_R], pack.targets_R)
-        return [to_scores(*both) for both in zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True)]
+    def _score(self, queries: Sequence[Query]) -> list[DeviceScores]:
+        return run_pack(queries, partial(body_and_head, self.body, self.head.token_nll), self._attend, self.body.device)
 
 
 def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[PreTrainedModel, ShardedHead]:
@@ -121,10 +118,12 @@ def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[Pre
 
     The weights of the model may be views of mapped files: only what this rank keeps is copied, a matrix at a time.
     """
-    body: Any = model.get_decoder()
+    body: Any = text_decoder(model)
     head = Head.of(model)
     is_tied = any(weight is head.weight_VD for weight in body.parameters())
-    buffers = [(module, name, buffer) for module in body.modules() for name, buffer in module._buffers.items()]
+    buffers = [
+        (module, name, buffer) for module in body.modules() for name, buffer in module.named_buffers(recurse=False)
+    ]
     own = ShardedHead.of(head, ranks)
     device = _auto_tp(body, ranks)
     shard_norms(body, ranks)
@@ -132,7 +131,7 @@ def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[Pre
     embedding = shard_embedding(body, ranks)
     _settle(body, device, dtype)
     for module, name, buffer in buffers:  # DeepSpeed cast them, and rotary frequencies do not survive bfloat16
-        module._buffers[name] = buffer if buffer is None else buffer.to(device)
+        setattr(module, name, buffer.to(device))
     _restore_scales(body, dtype)
     return body, own.copied_to(device, dtype, tied=embedding.weight if is_tied else None)
 
@@ -149,8 +148,7 @@ def _auto_tp(body: PreTrainedModel, ranks: Ranks) -> torch.device:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    # Else it compiles a shared-memory all-reduce on first use where it works on a CPU.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    disable_shared_memory_all_reduce()
     with redirect_stdout(io.StringIO()) as told:
         deepspeed.init_distributed()
         deepspeed.init_inference(
@@ -173,10 +171,8 @@ def _auto_tp(body: PreTrainedModel, ranks: Ranks) -> torch.device:
 
 def _settle(body: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
     """Bring the weights to the device in `dtype`, one at a time, and let go of the matrices that they are slices of."""
-    from deepspeed.module_inject.layers import TensorParallel_Layer
-
     for module in body.modules():
-        is_slice = isinstance(module, TensorParallel_Layer)
+        is_slice = is_tensor_parallel(module)
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(device, dtype, copy=is_slice)
 
@@ -184,9 +180,7 @@ def _settle(body: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> 
 def _restore_scales(body: PreTrainedModel, dtype: torch.dtype) -> None:
     """Set the buffers whose values were rounded to the type that the weights are stored in; Gemma has one."""
     for module in body.modules():
-        scale = getattr(module, "scalar_embed_scale", None)
-        if scale is not None:
-            module.embed_scale = nn.Buffer(torch.tensor(scale, dtype=dtype, device=body.device), persistent=False)
+        restore_embedding_scale(module, dtype, body.device)
     kept = {buffer.dtype for buffer in body.buffers() if buffer.is_floating_point()}
     assert kept <= {dtype, torch.float32}, (
         f"{type(body).__name__}: a buffer was rounded to what the weights are stored in"

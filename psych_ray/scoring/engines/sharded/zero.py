@@ -21,20 +21,27 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.checkpoints.cards import CONFIG, read_json
+from psych_ray.compat import release_zero_engine, text_decoder, zero_partition_directories
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.engines.base import NOTHING, Query, TokenScores, to_scores
-from psych_ray.scoring.engines.packed import Pack, VarlenAttention, kept_apart, require_packable, use_varlen, varlen_for
+from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores
+from psych_ray.scoring.engines.packed import DeviceScores, body_and_head, run_pack, to_host
+from psych_ray.scoring.engines.packed_attention import (
+    VarlenAttention,
+    enable_varlen_attention,
+    require_packable,
+    varlen_attention_for,
+)
 from psych_ray.scoring.engines.sharded.process_group import Ranks
 from psych_ray.scoring.engines.sharded.zero_partition import kept_in_shares, quietly, require_async_io, settings_of
-from psych_ray.scoring.likelihood import Head, token_nll
+from psych_ray.scoring.likelihood import Head
 from psych_ray.scoring.models.load import load_model
 
 _PASS_TOKENS = {"cpu": 2048, "cuda": 65_536}
 """Tokens a rank reads in one forward pass, at most."""
 
-_NOTHING_TO_DO = Query(np.zeros(2, np.int64), np.ones(1, np.int64))
-"""What a rank reads that has run out of queries, because gathering weights takes all ranks."""
+_DUMMY = Query(np.zeros(2, np.int64), np.ones(1, np.int64))
+"""Run by a rank without queries in a pass, because gathering weights is a collective of all ranks."""
 
 
 def load_zero(
@@ -82,7 +89,7 @@ class ZeroEngine:
         import deepspeed
 
         if attend is not None:
-            use_varlen(model)
+            enable_varlen_attention(model)
         self.name = f"deepspeed_zero, {ranks.size} rank{'s' if ranks.size > 1 else ''}"
         nvme = settings["zero_optimization"]["offload_param"].get("nvme_path")
         self._nvme = Path(nvme) if nvme else None
@@ -101,48 +108,34 @@ class ZeroEngine:
     @torch.no_grad()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Run this rank's share, as many passes as any other rank does, and exchange the answers."""
-        asked = [place for place, query in enumerate(batch) if len(query.at_R)]
-        lengths = [batch[place].length for place in asked]
+        wanted = [index for index, query in enumerate(batch) if len(query.at_R)]
+        lengths = [batch[index].length for index in wanted]
         limit = self.pass_tokens if self._attend else None
-        own: dict[int, TokenScores] = {}
-        for at_once in passes(lengths, self._ranks.size, limit):
-            places = [asked[k] for k in at_once[self._ranks.rank]]
-            scored = self._pass([batch[place] for place in places] or [_NOTHING_TO_DO])
-            own.update(zip(places, scored, strict=bool(places)))
-        answers = [NOTHING] * len(batch)
-        for theirs in self._exchanged(own) if asked else ():
-            for place, scores in theirs.items():
-                answers[place] = scores
-        return answers
+        own: dict[int, DeviceScores] = {}
+        for by_rank in passes(lengths, self._ranks.size, limit):
+            indices = [wanted[k] for k in by_rank[self._ranks.rank]]
+            results = run_pack(
+                [batch[index] for index in indices] or [_DUMMY], self._engine, self._attend, self._device
+            )
+            own.update(zip(indices, results, strict=bool(indices)))
+        scores = [NO_SCORES] * len(batch)
+        for of_rank in self._all_gather(to_host(own)) if wanted else ():
+            for index, of_query in of_rank.items():
+                scores[index] = of_query
+        return scores
 
     def close(self) -> None:
         """Let go of the weights, here and in DeepSpeed, which keeps every model that it has seen."""
-        from deepspeed.runtime.zero import parameter_offload
-
-        whole = self._engine.module
-        self._engine.optimizer.partition_all_parameters()
-        self._engine.destroy()
-        own = set(whole.modules())
-        stack = parameter_offload.FWD_MODULE_STACK
-        stack[:] = [module for module in stack if module not in own]
-        for parameter in whole.parameters():
-            parameter.ds_tensor = None
-        for files in self._nvme.glob(f"zero_stage_3/*/rank{self._ranks.rank}") if self._nvme else ():
-            shutil.rmtree(files, ignore_errors=True)
-        del self._engine, whole, own
+        release_zero_engine(self._engine)
+        for directory in zero_partition_directories(self._nvme, self._ranks.rank) if self._nvme else ():
+            shutil.rmtree(directory, ignore_errors=True)
+        del self._engine
         gc.collect()
 
-    def _exchanged(self, own: dict[int, TokenScores]) -> list[dict[int, TokenScores]]:
-        answers: list[Any] = [None] * self._ranks.size
-        distributed.all_gather_object(answers, own)
-        return answers
-
-    def _pass(self, queries: Sequence[Query]) -> list[TokenScores]:
-        pack = Pack.of(queries, self._device)
-        with kept_apart(pack, self._attend):
-            nll_R, top1_R = self._engine(pack.ids_1P, pack.positions_1P, pack.from_R, pack.targets_R)
-        nll_R, top1_R = nll_R.cpu(), top1_R.cpu()
-        return [to_scores(*both) for both in zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True)]
+    def _all_gather(self, own: dict[int, TokenScores]) -> list[dict[int, TokenScores]]:
+        by_rank: list[Any] = [None] * self._ranks.size
+        distributed.all_gather_object(by_rank, own)
+        return by_rank
 
 
 class _BodyAndHead(nn.Module):
@@ -150,15 +143,12 @@ class _BodyAndHead(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.body: Any = model.get_decoder()
-        if self.body is model:  # Llama 4's text class does not find its own
-            self.body = model.model
+        self.body = text_decoder(model)
         self.head = _ShardedHead(Head.of(model))
 
-    def forward(self, ids_1P: Tensor, positions_1P: Tensor | None, from_R: Tensor, targets_R: Tensor) -> Any:
+    def forward(self, ids_1P: Tensor, positions_1P: Tensor, from_R: Tensor, targets_R: Tensor) -> Any:
         """NLL and arg max of the targets, each read off the state before it."""
-        hidden_1PD = self.body(input_ids=ids_1P, position_ids=positions_1P, use_cache=False).last_hidden_state
-        return self.head(hidden_1PD[0, from_R], targets_R)
+        return body_and_head(self.body, self.head, ids_1P, positions_1P, from_R, targets_R)
 
 
 class _ShardedHead(nn.Module):
@@ -170,8 +160,8 @@ class _ShardedHead(nn.Module):
         self._scale, self._soft_cap = head.scale, head.soft_cap
 
     def forward(self, hidden_RD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
-        """As `token_nll`."""
-        return token_nll(hidden_RD, Head(self.weight, self.bias, self._scale, self._soft_cap), targets_R)
+        """As `Head.token_nll`."""
+        return Head(self.weight, self.bias, self._scale, self._soft_cap).token_nll(hidden_RD, targets_R)
 
 
 def _pass_tokens(model: PreTrainedModel) -> int:
@@ -248,4 +238,4 @@ def _attention_of(model: PreTrainedModel) -> VarlenAttention | None:
         require_packable(model)
     except ValueError:
         return None
-    return varlen_for(model.device, model.dtype)
+    return varlen_attention_for(model.device, model.dtype)

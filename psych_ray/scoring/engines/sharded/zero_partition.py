@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -18,9 +17,16 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig
 
+from psych_ray.compat import (
+    disable_shared_memory_all_reduce,
+    has_async_io,
+    is_partitioned,
+    load_weights_one_by_one,
+    parameter_hook,
+    zero_partition,
+)
 from psych_ray.config import ScoringConfig
 from psych_ray.errors import UnsupportedError
 from psych_ray.scoring.engines.sharded.process_group import Ranks
@@ -30,9 +36,7 @@ from psych_ray.scoring.models.text_model import text_side
 def require_async_io() -> None:
     """Raise UnsupportedError where DeepSpeed's file access is neither built nor can be."""
     with quietly():
-        from deepspeed.ops.op_builder import AsyncIOBuilder
-
-        if not AsyncIOBuilder().is_compatible(verbose=False):
+        if not has_async_io():
             raise UnsupportedError(
                 "weights cannot be kept on NVMe here: DeepSpeed's async_io needs libaio and its headers (apt install "
                 "libaio-dev); leave the NVMe directory out to keep them in CPU memory"
@@ -74,39 +78,25 @@ def kept_in_shares(settings: dict[str, Any]) -> Iterator[None]:
 
     transformers then loads as it always does, one weight after the other: converted, renamed and checked.
     """
-    from deepspeed import ops, zero
-
-    # DeepSpeed would compile a faster all-reduce for CPUs, which gathering weights has no use for.
-    ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    seed = nn.Parameter(torch.zeros(1, dtype=torch.float32), requires_grad=False)
-    zero.Init(module=nn.ParameterList([seed]), config_dict_or_path=settings)
-    cutting = seed.convert_to_zero_parameters  # type: ignore[attr-defined]
+    disable_shared_memory_all_reduce()
+    partition, device = zero_partition(settings)
 
     def cut(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
         if weight is None or weight.is_meta:
             return None
-        if hasattr(weight, "ds_id"):
-            held = module._parameters.get(name)
-            # Tied, though the files have both: shares cannot be compared as weights are, so each stays what it is.
-            return held if held is not None and hasattr(held, "ds_id") else None
+        if is_partitioned(weight):
+            held = getattr(module, name, None)
+            # Tied, but the files hold both: partitions cannot be compared as weights are, so each keeps its own.
+            return held if held is not None and is_partitioned(held) else None
         weight.requires_grad_(False)
-        if distributed.get_rank() and seed.device.type == "cpu":
-            # Rank 0's will be written over it, and a page of a mapped file that is written to is memory from then on.
+        if distributed.get_rank() and device.type == "cpu":
+            # Rank 0's values are written over it, and a page of a mapped file that is written to takes memory.
             weight.data = weight.data.clone()
-        cutting([weight])
+        partition(weight)
         return None
 
-    # Read ahead, all weights would stand in memory before the first of them is cut.
-    before = os.environ.get("HF_DEACTIVATE_ASYNC_LOAD")
-    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
-    handle = register_module_parameter_registration_hook(cut)  # type: ignore[arg-type]
-    try:
+    with load_weights_one_by_one(), parameter_hook(cut):
         yield
-    finally:
-        handle.remove()
-        del os.environ["HF_DEACTIVATE_ASYNC_LOAD"]
-        if before is not None:
-            os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = before
 
 
 @contextmanager

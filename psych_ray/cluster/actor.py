@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import ray
 
-from psych_ray.errors import PsychRayError, ResultsError, TranscriptError, first_line
+from psych_ray.errors import (
+    InsufficientMemoryError,
+    PsychRayError,
+    ResultsError,
+    TranscriptError,
+    TransientError,
+    first_line,
+)
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.replica import CheckpointReport, LoadReport, Replica, ReplicaSpec
@@ -79,8 +86,8 @@ def _failure(error: Exception) -> Failure:
     line = _SOURCE_PLACE.sub("", first_line(error))
     return Failure(
         reason=line if ours else f"{type(error).__name__}: {line}",
-        final=ours and not isinstance(error, TranscriptError),
+        final=ours and not isinstance(error, TranscriptError | TransientError),
         stops_sweep=isinstance(error, ResultsError),
         guilty=error.transcript_id if isinstance(error, TranscriptError) else None,
-        out_of_memory=type(error).__name__ == "OutOfMemoryError",
+        out_of_memory=isinstance(error, InsufficientMemoryError) or type(error).__name__ == "OutOfMemoryError",
     )

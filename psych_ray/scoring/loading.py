@@ -7,6 +7,7 @@ cluster, and nothing of what is scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from psych_ray.scoring.engines.packed import PackedEngine
 from psych_ray.scoring.engines.sharded.process_group import Ranks
 from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
 from psych_ray.scoring.engines.sharded.zero import ZeroEngine, load_zero
+from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors
 from psych_ray.scoring.models.load import load_model, one_line
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
 from psych_ray.scoring.tokens.alignment import require_offsets
@@ -63,12 +65,14 @@ def load_scorers(
 
     For a deepspeed engine this process is one of `ranks`, which all call this, and hold one checkpoint together;
     `pass_share` of the tokens that they would read at a time are what they read.
-    CheckpointError where one of them cannot be loaded whole.
+    CheckpointError where one of them cannot be loaded whole; InsufficientMemoryError, on the rank that runs out of
+    memory and at once, where one does not fit.
     """
     scoring = scoring or ScoringConfig()
     if ranks is not None:
         (checkpoint,) = checkpoints
-        return {checkpoint.slug: _load_sharded(checkpoint, scoring, ranks, pass_share, allow_pickle=allow_pickle)}
+        with _loading_memory_errors(checkpoint):
+            return {checkpoint.slug: _load_sharded(checkpoint, scoring, ranks, pass_share, allow_pickle=allow_pickle)}
     if scoring.engine not in {EngineName.auto, EngineName.transformers}:
         raise UnsupportedError(f"scoring.engine={scoring.engine} needs the ranks that psych-ray sweep starts")
     groups: dict[str, list[Checkpoint]] = {}
@@ -76,8 +80,13 @@ def load_scorers(
         groups.setdefault(load_group(checkpoint), []).append(checkpoint)
     scorers: dict[str, LanguageModelScorer] = {}
     for members in groups.values():
-        scorers |= _load_group(members, scoring, allow_pickle=allow_pickle)
+        with _loading_memory_errors(members[0]):
+            scorers |= _load_group(members, scoring, allow_pickle=allow_pickle)
     return scorers
+
+
+def _loading_memory_errors(checkpoint: Checkpoint) -> AbstractContextManager[None]:
+    return memory_errors(f"{checkpoint.card.id}: out of memory while loading", LOADING_ADVICE)
 
 
 def _load_group(

@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from psych_ray.errors import InsufficientMemoryError
 from psych_ray.scoring.batching import Ahead, Waiting, windows
 from psych_ray.scoring.engines.base import Query, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.packed import PackedEngine
@@ -113,8 +114,9 @@ def test_out_of_memory_halves_the_budget_for_good_and_loses_nothing(caplog):
     calls.clear()
     engine.score(queries())
     assert max(calls) <= 110, "it did not remember"
-    with pytest.raises(torch.OutOfMemoryError):
-        engine.score(queries((300,)))
+    (long, _) = queries((300,))
+    with pytest.raises(InsufficientMemoryError, match=f"forward pass of {long.length} tokens"):
+        engine.score([long])
 
 
 def test_token_zero_cannot_be_asked_for():

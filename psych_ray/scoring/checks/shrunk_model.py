@@ -19,8 +19,9 @@ import torch
 from torch import distributed
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from psych_ray.compat import is_out_of_memory
 from psych_ray.config import CheckpointCard, ScoringConfig
-from psych_ray.errors import PsychRayError, first_line
+from psych_ray.errors import InsufficientMemoryError, PsychRayError, first_line
 from psych_ray.scoring.checks.self_check import BOUND_NATS
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
 from psych_ray.scoring.engines.sharded.process_group import Ranks
@@ -62,6 +63,9 @@ def check_reduced(
 
     All ranks call it, and come to the same verdict. Nothing is left of the copy, in memory or on disk, so that the
     checkpoint itself can be loaded next; an engine that has a `close` is closed. `scoring`: device and dtype.
+
+    Running out of memory is no verdict on the engine and raises, on the rank that ran out and at once: the others may
+    be in a collective that it has left, so it cannot exchange a verdict with them.
     """
     scoring = scoring or ScoringConfig()
     bound = BOUND_NATS[getattr(torch, scoring.dtype)]
@@ -73,7 +77,11 @@ def check_reduced(
             expected = _slowly(card, directory, scoring, queries)
             found, name = _by(load, card, directory, queries)
         check = _compare(name, found, expected, bound)
+    except InsufficientMemoryError:
+        raise
     except _WRONG as error:
+        if is_out_of_memory(error):
+            raise
         check = Check(name, passed=False, detail=first_line(error))
     finally:
         gc.collect()

@@ -7,6 +7,7 @@ An engine knows nothing of transcripts, responses or files; whoever packs sequen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from psych_ray.compat import text_decoder
 from psych_ray.scoring.likelihood import Head
+from psych_ray.scoring.memory import SCORING_ADVICE, memory_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,10 @@ class TransformersEngine:
         return [self._score(query) if len(query.at_R) else NO_SCORES for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
+        with pass_memory_errors(query.length):
+            return self._score_alone(query)
+
+    def _score_alone(self, query: Query) -> TokenScores:
         device = self.model.device
         ids_1T = torch.from_numpy(query.token_ids_T[: query.length]).to(device)[None]
         hidden_TD = self._body(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
@@ -108,12 +114,21 @@ class WholeModelEngine:
         return [self._score(query) if len(query.at_R) else NO_SCORES for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
+        with pass_memory_errors(query.length):
+            return self._score_alone(query)
+
+    def _score_alone(self, query: Query) -> TokenScores:
         ids_T = torch.from_numpy(query.token_ids_T).to(self.model.device)
         logits_TV = self.model(input_ids=ids_T[None, : query.length], use_cache=False).logits[0]
         at_R = torch.from_numpy(query.at_R).to(self.model.device)
         log_p_RV = logits_TV[at_R - 1].float().log_softmax(-1)
         nll_R = -log_p_RV.gather(-1, ids_T[at_R, None])[:, 0]
         return to_scores(nll_R, log_p_RV.argmax(-1) == ids_T[at_R])
+
+
+def pass_memory_errors(n_tokens: int) -> AbstractContextManager[None]:
+    """Raise InsufficientMemoryError, with the number of tokens, where a forward pass does not fit in memory."""
+    return memory_errors(f"out of memory in a forward pass of {n_tokens} tokens", SCORING_ADVICE)
 
 
 def to_scores(nll_R: Tensor, top1_R: Tensor) -> TokenScores:

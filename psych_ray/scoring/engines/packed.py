@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from psych_ray.compat import text_decoder
-from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores
+from psych_ray.errors import InsufficientMemoryError
+from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores, pass_memory_errors
 from psych_ray.scoring.engines.packed_attention import (
     Pack,
     VarlenAttention,
@@ -59,8 +60,8 @@ class PackedEngine:
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Run packs of queries; one synchronization with the GPU in all.
 
-        A pack that does not fit in memory halves `batch_tokens`, permanently; a single sequence that does not fit
-        raises.
+        A pack that does not fit in memory halves `batch_tokens`, permanently; InsufficientMemoryError where a single
+        sequence does not fit.
         """
         return score_in_packs(batch, self.batch_tokens, self._score, halve=self._halve)
 
@@ -83,23 +84,25 @@ def score_in_packs(
 ) -> list[TokenScores]:
     """Score the queries that have scored tokens in packs of at most `pass_tokens`; one result per query, in order.
 
+    InsufficientMemoryError, with the number of tokens, where a pack does not fit and cannot be made smaller.
     `halve`: called with the tokens of a pack of several queries that ran out of memory; returns the new `pass_tokens`.
     """
     scored: dict[int, DeviceScores] = {}
     while waiting := [index for index, query in enumerate(batch) if len(query.at_R) and index not in scored]:
         for group in packs([batch[index].length for index in waiting], pass_tokens):
             indices = [waiting[k] for k in group]
+            n_tokens = sum(batch[index].length for index in indices)
             try:
-                results = score_pack([batch[index] for index in indices])
-            except torch.OutOfMemoryError:
+                with pass_memory_errors(n_tokens):
+                    results = score_pack([batch[index] for index in indices])
+            except InsufficientMemoryError:
                 if halve is None or len(indices) == 1:
                     raise
-                results = None
-            if results is None:  # outside of the except block, so that the tensors of the failed pass are freed
-                assert halve is not None
-                pass_tokens = halve(sum(batch[index].length for index in indices))
-                break
-            scored.update(zip(indices, results, strict=True))
+            else:
+                scored.update(zip(indices, results, strict=True))
+                continue
+            pass_tokens = halve(n_tokens)  # outside of the except block, which holds the tensors of the failed pass
+            break
     on_host = to_host(scored)
     return [on_host.get(index, NO_SCORES) for index in range(len(batch))]
 

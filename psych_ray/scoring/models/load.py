@@ -22,6 +22,7 @@ from psych_ray.checkpoints.weight_files import weight_files
 from psych_ray.compat import silence_bitsandbytes
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, first_line
+from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors
 from psych_ray.scoring.models.text_model import text_side
 
 _THEIRS = (
@@ -71,9 +72,13 @@ def load_model(
 
 @contextmanager
 def one_line(card: CheckpointCard, directory: Path) -> Iterator[None]:
-    """Turn what the libraries raise for unusable files into one line."""
+    """Raise CheckpointError, one line, for what the libraries raise for unusable files.
+
+    Running out of memory is no fault of the files: InsufficientMemoryError.
+    """
     try:
-        yield
+        with memory_errors(f"{card.id}: out of memory while loading {directory}", LOADING_ADVICE):
+            yield
     except _THEIRS as error:
         if "trust_remote_code" in str(error):
             raise CheckpointError(

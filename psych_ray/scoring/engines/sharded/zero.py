@@ -24,7 +24,7 @@ from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.compat import release_zero_engine, text_decoder, zero_partition_directories
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores
+from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores, pass_memory_errors
 from psych_ray.scoring.engines.packed import DeviceScores, body_and_head, run_pack, to_host
 from psych_ray.scoring.engines.packed_attention import (
     VarlenAttention,
@@ -114,9 +114,9 @@ class ZeroEngine:
         own: dict[int, DeviceScores] = {}
         for by_rank in passes(lengths, self._ranks.size, limit):
             indices = [wanted[k] for k in by_rank[self._ranks.rank]]
-            results = run_pack(
-                [batch[index] for index in indices] or [_DUMMY], self._engine, self._attend, self._device
-            )
+            queries = [batch[index] for index in indices] or [_DUMMY]
+            with pass_memory_errors(sum(query.length for query in queries)):
+                results = run_pack(queries, self._engine, self._attend, self._device)
             own.update(zip(indices, results, strict=bool(indices)))
         scores = [NO_SCORES] * len(batch)
         for of_rank in self._all_gather(to_host(own)) if wanted else ():

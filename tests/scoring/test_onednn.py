@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_packing import ARCHITECTURES, difference, queries, slow_attention, tiny
+from torch.overrides import _get_current_function_mode_stack
 
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import TransformersEngine, WholeModelEngine
@@ -50,6 +51,19 @@ def test_only_float32_products_are_taken(monkeypatch):
     assert taken == [torch.float32]
     layer(rows)
     assert len(taken) == 1, "it ends with the block"
+
+
+def test_the_mode_ends_with_the_call_also_when_nested_and_after_an_exception():
+    class Raises:
+        name, batch_tokens = "raises", 1
+
+        def score(self, batch):
+            assert len(_get_current_function_mode_stack()) == 2
+            raise KeyError("no score")
+
+    with pytest.raises(KeyError, match="no score"):
+        OneDnnEngine(OneDnnEngine(Raises())).score([])
+    assert not _get_current_function_mode_stack()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -14,6 +14,7 @@ from psych_ray.errors import InsufficientMemoryError
 from psych_ray.scoring.batching import Ahead, Waiting, windows
 from psych_ray.scoring.engines.base import Query, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.packed import PackedEngine
+from psych_ray.scoring.engines.packed_attention import Pack, enable_varlen_attention, packed_attention
 from psych_ray.scoring.engines.packs import packs
 
 
@@ -117,6 +118,28 @@ def test_out_of_memory_halves_the_budget_for_good_and_loses_nothing(caplog):
     (long, _) = queries((300,))
     with pytest.raises(InsufficientMemoryError, match=f"forward pass of {long.length} tokens"):
         engine.score([long])
+
+
+def test_packed_attention_ends_with_its_context_also_when_nested_and_after_an_exception():
+    model = tiny("Qwen3")
+    expected = WholeModelEngine(model).score(queries())
+    enable_varlen_attention(model)
+    asked = queries((9, 12))[:2]
+    outer, inner = Pack.of(asked, model.device), Pack.of(asked[:1], model.device)
+
+    def running(pack):
+        return body(input_ids=pack.ids_1P, position_ids=pack.positions_1P, use_cache=False).last_hidden_state
+
+    def fails(*_, **__):
+        raise KeyError("no kernel")
+
+    body = model.model
+    with packed_attention(outer, slow_attention):
+        before = running(outer)
+        with pytest.raises(KeyError, match="no kernel"), packed_attention(inner, fails):
+            running(inner)
+        assert torch.equal(running(outer), before)
+    assert difference(WholeModelEngine(model).score(queries()), expected) == 0.0
 
 
 def test_token_zero_cannot_be_asked_for():

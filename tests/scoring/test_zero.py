@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring.engines.base import Query, TokenScores, WholeModelEngine
 from psych_ray.scoring.engines.sharded.process_group import Ranks
 from psych_ray.scoring.engines.sharded.zero import load_zero, passes
+from psych_ray.scoring.engines.sharded.zero_partition import suppress_output
 
 LENGTHS = (150, 7, 101, 2, 64, 33, 5)
 WINDOW = 64
@@ -330,6 +333,19 @@ def test_passes_hold_every_query_once_and_load_ranks_evenly(seed, n_ranks):
 
 def test_a_query_beyond_the_limit_is_read_alone():
     assert passes([1000, 10, 10], 1, 100) == [[[0]], [[1, 2]]]
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.DEBUG])
+def test_output_is_suppressed_and_everything_then_as_before(level, capsys):
+    logger, filters, stdout = logging.getLogger("DeepSpeed"), list(warnings.filters), sys.stdout
+    before, logger.level = logger.level, level
+    try:
+        with pytest.raises(KeyError, match=rf"6, {logging.WARNING}"), suppress_output(), suppress_output():
+            raise KeyError(sys.stdout.write("hidden"), logger.level)
+        assert (logger.level, warnings.filters, sys.stdout) == (level, filters, stdout)
+    finally:
+        logger.setLevel(before)
+    assert capsys.readouterr().out == ""
 
 
 def config_with(directory: Path, **more: Any) -> Path:

@@ -64,7 +64,8 @@ class SharedBase:
             unexpected = [key for key in loaded.unexpected_keys if not is_left_out(self.model, key)]
             _require_fit(card, missing, unexpected)
             self.model.eval()
-            self._switch(None)
+            self._peft.base_model.disable_adapter_layers()  # peft activates what it adds
+            self._active = None
         return name
 
     def changes_head(self, name: str) -> bool:
@@ -74,13 +75,21 @@ class SharedBase:
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[None]:
-        """Have one adapter active, or with None the base as it was before there were any; one thread at a time."""
+        """Within the context one adapter is active, or with None none, as the base was loaded; one thread at a time.
+
+        Which one was active before is so again afterwards.
+        """
         with self._lock:
-            if name != self._active:
-                self._switch(name)
-            yield
+            before = self._active
+            self._switch(name)
+            try:
+                yield
+            finally:
+                self._switch(before)
 
     def _switch(self, name: str | None) -> None:
+        if name == self._active:
+            return
         if name is None:
             self._peft.base_model.disable_adapter_layers()
         else:
@@ -100,7 +109,7 @@ class AdapterEngine:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The shared base. What it computes outside of `active` belongs to whoever scored last."""
+        """The shared base, with no adapter active."""
         return self._shared.model
 
     @property

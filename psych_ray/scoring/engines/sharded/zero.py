@@ -33,7 +33,12 @@ from psych_ray.scoring.engines.packed_attention import (
     varlen_attention_for,
 )
 from psych_ray.scoring.engines.sharded.process_group import Ranks
-from psych_ray.scoring.engines.sharded.zero_partition import kept_in_shares, quietly, require_async_io, settings_of
+from psych_ray.scoring.engines.sharded.zero_partition import (
+    kept_in_shares,
+    require_async_io,
+    settings_of,
+    suppress_output,
+)
 from psych_ray.scoring.likelihood import Head
 from psych_ray.scoring.models.load import load_model
 
@@ -63,7 +68,7 @@ def load_zero(
     _refuse(card, directory)
     if nvme is not None:
         require_async_io()
-    with quietly():
+    with suppress_output():
         settings = settings_of(directory, scoring, ranks, nvme)
         with kept_in_shares(settings):
             model, config = load_model(card, directory, scoring, allow_pickle=allow_pickle)

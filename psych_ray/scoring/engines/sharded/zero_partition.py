@@ -35,7 +35,7 @@ from psych_ray.scoring.models.text_model import text_side
 
 def require_async_io() -> None:
     """Raise UnsupportedError where DeepSpeed's file access is neither built nor can be."""
-    with quietly():
+    with suppress_output():
         if not has_async_io():
             raise UnsupportedError(
                 "weights cannot be kept on NVMe here: DeepSpeed's async_io needs libaio and its headers (apt install "
@@ -100,9 +100,17 @@ def kept_in_shares(settings: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Leave out what DeepSpeed and PyTorch tell each other, and what is no concern of who scores."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
-    with redirect_stdout(io.StringIO()):
-        yield
+def suppress_output() -> Iterator[None]:
+    """Within the context, drop what DeepSpeed prints and logs below a warning, and PyTorch's warning of its gathers.
+
+    Standard output, the level of the logger and the warning filters are then what they were before.
+    """
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
+            logger.setLevel(logging.WARNING)
+            yield
+    finally:
+        logger.setLevel(level)

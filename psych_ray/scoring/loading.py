@@ -20,17 +20,17 @@ from psych_ray.checkpoints.hub import fetch
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring.checks.self_check import self_check, sharded_self_check
-from psych_ray.scoring.checks.shrunk_model import check_reduced
+from psych_ray.scoring.checks.shrunk_model import check_shrunk_model
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import Engine, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.lora import AdapterEngine, SharedBase, require_adapter
 from psych_ray.scoring.engines.onednn import OneDnnEngine
 from psych_ray.scoring.engines.packed import PackedEngine
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
 from psych_ray.scoring.engines.sharded.zero import ZeroEngine, load_zero
 from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors
-from psych_ray.scoring.models.load import load_model, one_line
+from psych_ray.scoring.models.load import load_model, loading_errors
 from psych_ray.scoring.scorer import Cut, LanguageModelScorer
 from psych_ray.scoring.tokens.alignment import require_offsets
 from psych_ray.scoring.tokens.chat_templates import template_of
@@ -58,7 +58,7 @@ def load_scorers(
     scoring: ScoringConfig | None = None,
     *,
     allow_pickle: bool = False,
-    ranks: Ranks | None = None,
+    rank: Rank | None = None,
     pass_share: float = 1.0,
 ) -> dict[str, LanguageModelScorer]:
     """Load checkpoints on this process's device, by slug; a base and its adapters share one copy of the weights.
@@ -69,10 +69,10 @@ def load_scorers(
     memory and at once, where one does not fit.
     """
     scoring = scoring or ScoringConfig()
-    if ranks is not None:
+    if rank is not None:
         (checkpoint,) = checkpoints
         with _loading_memory_errors(checkpoint):
-            return {checkpoint.slug: _load_sharded(checkpoint, scoring, ranks, pass_share, allow_pickle=allow_pickle)}
+            return {checkpoint.slug: _load_sharded(checkpoint, scoring, rank, pass_share, allow_pickle=allow_pickle)}
     if scoring.engine not in {EngineName.auto, EngineName.transformers}:
         raise UnsupportedError(f"scoring.engine={scoring.engine} needs the ranks that psych-ray sweep starts")
     groups: dict[str, list[Checkpoint]] = {}
@@ -105,7 +105,7 @@ def _load_group(
     base_tokenizer = _tokenizer(base.card, base_directory, config, rows)
     # Before any adapter is put in: the base's engine is the same whether it shares its weights or not.
     engine, checks = self_check(
-        model, base_tokenizer, fastest_first(model), name=base.card.id, directory=base_directory, context=cut.tokens
+        model, base_tokenizer, candidate_engines(model), name=base.card.id, directory=base_directory, context=cut.tokens
     )
     engines = {base.slug: engine}
     if adapters:
@@ -131,14 +131,14 @@ def _load_group(
 
 
 def _load_sharded(
-    checkpoint: Checkpoint, scoring: ScoringConfig, ranks: Ranks, pass_share: float, *, allow_pickle: bool
+    checkpoint: Checkpoint, scoring: ScoringConfig, rank: Rank, pass_share: float, *, allow_pickle: bool
 ) -> LanguageModelScorer:
     card = checkpoint.card
     directory = _directory(card, allow_pickle=allow_pickle)
-    with one_line(card, directory):
+    with loading_errors(card, directory):
         whole_config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
-    for load in sharded_ways(scoring, ranks, allow_pickle=allow_pickle):
-        reduced = check_reduced(lambda card, directory: load(card, directory)[0], whole_config, ranks, scoring)  # noqa: B023
+    for load in sharded_loaders(scoring, rank, allow_pickle=allow_pickle):
+        reduced = check_shrunk_model(lambda card, directory: load(card, directory)[0], whole_config, rank, scoring)  # noqa: B023
         if reduced.passed:
             break
     else:
@@ -153,19 +153,19 @@ def _load_sharded(
     )
 
 
-ShardedWay = Callable[[CheckpointCard, Path], tuple[TensorParallelEngine | ZeroEngine, PreTrainedConfig]]
+ShardedLoader = Callable[[CheckpointCard, Path], tuple[TensorParallelEngine | ZeroEngine, PreTrainedConfig]]
 
 
-def sharded_ways(scoring: ScoringConfig, ranks: Ranks, *, allow_pickle: bool) -> list[ShardedWay]:
+def sharded_loaders(scoring: ScoringConfig, rank: Rank, *, allow_pickle: bool) -> list[ShardedLoader]:
     """Ways to hold a checkpoint on these ranks with the engine that was chosen, the fastest first."""
     if scoring.engine == EngineName.deepspeed_tp:
-        return [partial(load_tensor_parallel, scoring=scoring, ranks=ranks, allow_pickle=allow_pickle)]
+        return [partial(load_tensor_parallel, scoring=scoring, rank=rank, allow_pickle=allow_pickle)]
     nvme = Path(scoring.nvme) if scoring.nvme else None
-    load = partial(load_zero, scoring=scoring, ranks=ranks, allow_pickle=allow_pickle, nvme=nvme)
+    load = partial(load_zero, scoring=scoring, rank=rank, allow_pickle=allow_pickle, nvme=nvme)
     return [load, partial(load, packed=False)]
 
 
-def fastest_first(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]:
+def candidate_engines(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]:
     """Ways to score with this model, by name."""
     plain = TransformersEngine(model)
     if model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):  # what its kernels can do
@@ -187,7 +187,7 @@ def _directory(card: CheckpointCard, *, allow_pickle: bool) -> Path:
 
 def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, rows: int) -> PreTrainedTokenizerBase:
     """Load a tokenizer that reports offsets and belongs to the weights; CheckpointError for any other."""
-    with one_line(card, directory):
+    with loading_errors(card, directory):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=card.trust_remote_code
         )

@@ -90,9 +90,9 @@ def measure_zero(shape: str, n: int) -> dict[str, object]:
         random_model(shape, dtype=torch.bfloat16, device="cuda").save_pretrained(place)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        ranks = Rendezvous("127.0.0.1", 1, timeout_s=600).join(1, device="cuda")
+        rank = Rendezvous("127.0.0.1", 1, timeout_s=600).join(1, device="cuda")
         card, scoring = CheckpointCard(id=shape, path=place), ScoringConfig(dtype=Dtype.bfloat16)
-        engine, _ = load_zero(card, Path(place), scoring, ranks, allow_pickle=False)
+        engine, _ = load_zero(card, Path(place), scoring, rank, allow_pickle=False)
         seconds = milliseconds(lambda: engine.score(queries), 1) / 1e3
         engine.close()
     return {

@@ -18,9 +18,9 @@ import peft
 import pytest
 import torch
 import transformers
-from inside import model_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support_engines import model_of
 from transformers import AutoTokenizer
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints

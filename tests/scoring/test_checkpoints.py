@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from inside import model_of
 from safetensors.torch import load_file, save_file
+from support_engines import model_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from psych_ray.checkpoints import quantization

@@ -13,9 +13,9 @@ from test_zero import EXPERTS, tiny
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, FailureKind, InsufficientMemoryError
 from psych_ray.scoring.checks.self_check import self_check
-from psych_ray.scoring.checks.shrunk_model import check_reduced
+from psych_ray.scoring.checks.shrunk_model import check_shrunk_model
 from psych_ray.scoring.engines.base import Query, TransformersEngine, WholeModelEngine
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.loading import load_scorer
 from psych_ray.scoring.memory import memory_errors
 from psych_ray.scoring.models.load import load_model
@@ -72,7 +72,7 @@ def test_while_transformers_converts_weights_it_is_seen_as_well(tmp_path, monkey
 def test_the_shrunk_model_does_not_take_it_for_a_wrong_engine(error):
     """Without `load_scorers` around it, what a library raises passes through."""
     with pytest.raises(InsufficientMemoryError), memory_errors("here", "do something"):
-        check_reduced(raising(error), transformers.LlamaConfig(), Ranks(0, 1), SCORING)
+        check_shrunk_model(raising(error), transformers.LlamaConfig(), Rank(0, 1), SCORING)
 
 
 @pytest.mark.parametrize("error", FORMS, ids=str)

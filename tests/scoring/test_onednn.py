@@ -11,7 +11,7 @@ from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.onednn import OneDnnEngine
 from psych_ray.scoring.engines.packed import PackedEngine
-from psych_ray.scoring.loading import fastest_first
+from psych_ray.scoring.loading import candidate_engines
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of PyTorch has no oneDNN for this CPU")
 
@@ -76,7 +76,7 @@ def test_scores_are_those_of_the_model_itself(architecture):
 
 def test_it_is_the_first_choice_for_float32_on_a_cpu():
     model = tiny("Llama")
-    names = list(fastest_first(model))
+    names = list(candidate_engines(model))
     assert names == ["transformers, packed, oneDNN", "transformers, oneDNN", "transformers"]
-    assert names == [build().name for build in fastest_first(model).values()]
-    assert list(fastest_first(model.bfloat16())) == ["transformers"]
+    assert names == [build().name for build in candidate_engines(model).values()]
+    assert list(candidate_engines(model.bfloat16())) == ["transformers"]

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from gangs import on_ranks
+from support_ranks import on_ranks
 from test_zero import EXPERTS, FAMILIES, LINEAR, SCORING, WINDOWED, difference, queries, tiny
 
 from psych_ray.compat import partition_of
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.checks.shrunk_model import check_reduced, reduced_config
+from psych_ray.scoring.checks.shrunk_model import check_shrunk_model, shrunk_config
 from psych_ray.scoring.engines.base import Engine, TransformersEngine, WholeModelEngine
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.engines.sharded.zero import load_zero
 from psych_ray.scoring.models.load import load_model
 from psych_ray.scoring.scored import Check
 
-ONE = Ranks(0, 1)
+ONE = Rank(0, 1)
 LARGE: dict[str, Any] = {
     "hidden_size": 5120, "intermediate_size": 27_648, "num_hidden_layers": 64, "num_attention_heads": 40,
     "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936, "max_position_embeddings": 65_536,
@@ -98,7 +98,7 @@ def with_fault(fault: Callable[[Any], None]) -> Callable[[CheckpointCard, Path],
 @pytest.mark.parametrize("name", LARGE_FAMILIES)
 @pytest.mark.parametrize("n_ranks", [1, 4])
 def test_the_small_copy_keeps_what_decides_how_weights_are_cut(name, n_ranks):
-    whole, small = LARGE_FAMILIES[name], reduced_config(LARGE_FAMILIES[name], n_ranks)
+    whole, small = LARGE_FAMILIES[name], shrunk_config(LARGE_FAMILIES[name], n_ranks)
     assert type(small) is type(whole)
     whole, small = (config.get_text_config(decoder=True) for config in (whole, small))
     heads, key_heads = small.num_attention_heads, small.num_key_value_heads
@@ -117,12 +117,12 @@ def test_the_small_copy_keeps_what_decides_how_weights_are_cut(name, n_ranks):
 
 
 def test_heads_that_do_not_divide_among_ranks_do_not_in_the_small_copy_either():
-    assert reduced_config(LARGE_FAMILIES["llama"], 3).num_key_value_heads % 3 != 0
+    assert shrunk_config(LARGE_FAMILIES["llama"], 3).num_key_value_heads % 3 != 0
 
 
 @pytest.mark.parametrize("name", LARGE_FAMILIES)
 def test_a_right_way_passes(name):
-    check = check_reduced(plainly, LARGE_FAMILIES[name], ONE, SCORING)
+    check = check_shrunk_model(plainly, LARGE_FAMILIES[name], ONE, SCORING)
     assert check.passed, check.detail
     assert check.name == "transformers = slow way, small copy"
     assert "bound" in check.detail
@@ -182,7 +182,7 @@ FAULTS: list[tuple[str, Callable[[Any], None]]] = [
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_wrong_way_does_not_pass(name, fault):
-    check = check_reduced(with_fault(fault), LARGE_FAMILIES[name], ONE, SCORING)
+    check = check_shrunk_model(with_fault(fault), LARGE_FAMILIES[name], ONE, SCORING)
     assert not check.passed, check.detail
 
 
@@ -190,35 +190,35 @@ def test_a_way_that_fails_or_is_refused_does_not_pass_and_says_why():
     def fails(card: CheckpointCard, directory: Path) -> Engine:
         raise CheckpointError(f"{card.id}: 8 heads do not divide among 3 ranks")
 
-    check = check_reduced(fails, LARGE_FAMILIES["llama"], ONE, SCORING)
+    check = check_shrunk_model(fails, LARGE_FAMILIES["llama"], ONE, SCORING)
     assert not check.passed
     assert check.detail == "small copy of llama: 8 heads do not divide among 3 ranks"
 
 
 def test_a_kind_of_which_no_small_copy_can_be_made_does_not_pass_and_says_why():
-    check = check_reduced(plainly, transformers.BambaConfig(), ONE, SCORING)
+    check = check_shrunk_model(plainly, transformers.BambaConfig(), ONE, SCORING)
     assert not check.passed
     assert check.detail.startswith("no small copy of bamba can be made: ")
 
 
-def checked_on_ranks(ranks: Ranks, kinds: dict[str, Any], directory: Path) -> dict[str, Any]:
+def checked_on_ranks(rank: Rank, kinds: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Verdicts for ZeRO, then for a way that is wrong on the last rank only; then a real one in the same process."""
 
     def by_zero(card: CheckpointCard, place: Path) -> Engine:
-        return load_zero(card, place, SCORING, ranks, allow_pickle=False)[0]
+        return load_zero(card, place, SCORING, rank, allow_pickle=False)[0]
 
     def by_zero_scaled(card: CheckpointCard, place: Path) -> Engine:
-        engine, _ = load_zero(card, place, SCORING, ranks, allow_pickle=False)
+        engine, _ = load_zero(card, place, SCORING, rank, allow_pickle=False)
         for name, weight in engine._engine.module.named_parameters():
             if name.endswith("layers.1.input_layernorm.weight"):
                 partition_of(weight).mul_(1.2)
         return engine
 
-    found: dict[str, Any] = {name: check_reduced(by_zero, config, ranks, SCORING) for name, config in kinds.items()}
-    wrong = with_fault(scale_a_norm) if ranks.rank == ranks.size - 1 else plainly
-    found["one rank wrong"] = check_reduced(wrong, kinds["llama"], ranks, SCORING)
-    found["scaled"] = check_reduced(by_zero_scaled, kinds["llama"], ranks, SCORING)
-    engine, _ = load_zero(CheckpointCard(id="next"), directory, SCORING, ranks, allow_pickle=False)
+    found: dict[str, Any] = {name: check_shrunk_model(by_zero, config, rank, SCORING) for name, config in kinds.items()}
+    wrong = with_fault(scale_a_norm) if rank.index == rank.world_size - 1 else plainly
+    found["one rank wrong"] = check_shrunk_model(wrong, kinds["llama"], rank, SCORING)
+    found["scaled"] = check_shrunk_model(by_zero_scaled, kinds["llama"], rank, SCORING)
+    engine, _ = load_zero(CheckpointCard(id="next"), directory, SCORING, rank, allow_pickle=False)
     found["next"] = engine.score(queries())
     return found
 

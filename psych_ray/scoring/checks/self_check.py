@@ -27,7 +27,7 @@ from psych_ray.transcripts.status import Status
 BOUND_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Mean difference a token between two ways of the same weights; round-off stays an order of magnitude below."""
 
-_NASTY = 'Say "<<A>>", (<<b>>)\nthen <<-3.5>>\nor <<🙂>>? <<non->>, $<<12>>: <<two words>><<next>>.'
+_PROBE_TEXT = 'Say "<<A>>", (<<b>>)\nthen <<-3.5>>\nor <<🙂>>? <<non->>, $<<12>>: <<two words>><<next>>.'
 _PROBE_TOKENS = 256
 _FIRST_TOKENS = 16
 
@@ -143,7 +143,7 @@ def _finite(scores: Sequence[TokenScores]) -> Check:
 
 def _responses_found(tokenizer: PreTrainedTokenizerBase) -> Check:
     """Every response of a nasty text stands in the tokens that are scored for it."""
-    transcript = Transcript(study="probe", experiment="probe", participant="probe", text=_NASTY)
+    transcript = Transcript(study="probe", experiment="probe", participant="probe", text=_PROBE_TEXT)
     alignment = align(condition_named("plain").render(transcript, None), tokenizer, None)
     lost = []
     for response, first, last in zip(transcript.responses, alignment.first_R, alignment.last_R, strict=True):

@@ -24,9 +24,9 @@ from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import InsufficientMemoryError, PsychRayError, first_line
 from psych_ray.scoring.checks.self_check import BOUND_NATS
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.models.load import load_model
-from psych_ray.scoring.models.text_model import text_side
+from psych_ray.scoring.models.text_model import text_model
 from psych_ray.scoring.scored import Check
 from psych_ray.temporary import temporary_directory
 
@@ -40,7 +40,7 @@ _DEPTHS = ("num_hidden_layers", "depth", "num_layers", "encoder_layers", "num_gl
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
-_WRONG = (
+_VERDICTS = (
     PsychRayError,
     ArithmeticError,
     AssertionError,
@@ -53,10 +53,10 @@ _WRONG = (
 )
 
 
-def check_reduced(
+def check_shrunk_model(
     load: Callable[[CheckpointCard, Path], Engine],
     config: PreTrainedConfig,
-    ranks: Ranks,
+    rank: Rank,
     scoring: ScoringConfig | None = None,
 ) -> Check:
     """Load a small random copy of the kind of `config` by `load` and plainly, and compare what they score.
@@ -71,21 +71,21 @@ def check_reduced(
     bound = BOUND_NATS[getattr(torch, scoring.dtype)]
     name = "sharded way = slow way, small copy"
     try:
-        with _small_copy(config, ranks, getattr(torch, scoring.dtype)) as directory:
+        with _small_copy(config, rank, getattr(torch, scoring.dtype)) as directory:
             card = CheckpointCard(id=f"small copy of {config.model_type}", path=str(directory))
-            queries = _queries(_vocabulary(config, ranks.size))
+            queries = _queries(_vocabulary(config, rank.world_size))
             expected = _slowly(card, directory, scoring, queries)
             found, name = _by(load, card, directory, queries)
         check = _compare(name, found, expected, bound)
     except InsufficientMemoryError:
         raise
-    except _WRONG as error:
+    except _VERDICTS as error:
         if is_out_of_memory(error):
             raise
         check = Check(name, passed=False, detail=first_line(error))
     finally:
         gc.collect()
-    return _agreed(check, ranks)
+    return _agreed(check, rank)
 
 
 def _slowly(card: CheckpointCard, directory: Path, scoring: ScoringConfig, queries: Sequence[Query]) -> list[Any]:
@@ -112,11 +112,11 @@ def _compare(name: str, found: Sequence[TokenScores], expected: Sequence[TokenSc
     return Check(name, mean <= bound, f"{mean:.1e} nats a token, at most {largest:.1e} (bound {bound:g})")
 
 
-def _agreed(check: Check, ranks: Ranks) -> Check:
+def _agreed(check: Check, rank: Rank) -> Check:
     """The verdict of the first rank that found fault, else of rank 0."""
-    if ranks.size == 1:
+    if rank.world_size == 1:
         return check
-    verdicts = [check] * ranks.size
+    verdicts = [check] * rank.world_size
     distributed.all_gather_object(verdicts, check)
     return next((verdict for verdict in verdicts if not verdict.passed), verdicts[0])
 
@@ -127,23 +127,23 @@ def _queries(vocabulary: int) -> list[Query]:
 
 
 @contextmanager
-def _small_copy(config: PreTrainedConfig, ranks: Ranks, dtype: torch.dtype) -> Iterator[Path]:
+def _small_copy(config: PreTrainedConfig, rank: Rank, dtype: torch.dtype) -> Iterator[Path]:
     """Directory of the small copy, in the hub's layout; each rank has its own, as they may not share a disk.
 
     Rank 0 draws the weights and sends the files. RuntimeError on all ranks where no copy can be made.
     """
     with temporary_directory() as directory:
         sent: list[Any] = [None]
-        if ranks.is_first:
+        if rank.is_first:
             try:
-                small = reduced_config(config, ranks.size)
+                small = shrunk_config(config, rank.world_size)
                 model: Any = _random_model(small)
                 model.to(dtype).save_pretrained(directory)
                 small.save_pretrained(directory)  # over that of the text side, which may not say what it belongs to
-                sent = [{path.name: path.read_bytes() for path in directory.iterdir()} if ranks.size > 1 else {}]
+                sent = [{path.name: path.read_bytes() for path in directory.iterdir()} if rank.world_size > 1 else {}]
             except Exception as error:  # noqa: BLE001  whatever it is, the other ranks wait to be told
                 sent = [first_line(error)]
-        if ranks.size > 1:
+        if rank.world_size > 1:
             distributed.broadcast_object_list(sent, src=0)
         if isinstance(sent[0], str):
             raise RuntimeError(f"no small copy of {config.model_type} can be made: {sent[0]}")  # noqa: TRY004
@@ -154,7 +154,7 @@ def _small_copy(config: PreTrainedConfig, ranks: Ranks, dtype: torch.dtype) -> I
 
 def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
     """Draw weights with which every layer, norm and bias matters, and predictions are far from uniform."""
-    model_class, model_config = text_side(config)
+    model_class, model_config = text_model(config)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(201)
         model = model_class(model_config)
@@ -166,7 +166,7 @@ def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def reduced_config(config: PreTrainedConfig, n_ranks: int) -> PreTrainedConfig:
+def shrunk_config(config: PreTrainedConfig, n_ranks: int) -> PreTrainedConfig:
     """Make the configuration of a small model of the same kind.
 
     Kept: each kind of layer, heads that share keys, whether heads divide among ranks, experts, tied head, positions,

@@ -23,8 +23,8 @@ from psych_ray.checkpoints.weight_files import ADAPTER, weight_files
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
-from psych_ray.scoring.models.load import one_line
-from psych_ray.scoring.models.text_model import decoder_path, is_left_out
+from psych_ray.scoring.models.load import loading_errors
+from psych_ray.scoring.models.text_model import decoder_path, is_unused_weight
 
 # Adapters of vision checkpoints are made on the whole model or on its text side, and name their weights accordingly.
 _OF_TEXT = re.compile(r"^base_model\.model\.(model\.)?(language_model\.)?(model\.)?(?=(layers|embed_tokens|norm)\.)")
@@ -49,7 +49,7 @@ class SharedBase:
         """
         peft: Any = importlib.import_module("peft")
         name = f"adapter_{len(self._peft.peft_config) if self._peft else 0}"
-        with self._lock, one_line(card, directory):
+        with self._lock, loading_errors(card, directory):
             config = peft.LoraConfig.from_pretrained(directory, inference_mode=True)
             config.init_lora_weights = False  # all of them are read from the files
             if self._peft is None:
@@ -61,7 +61,7 @@ class SharedBase:
             weights = {_OF_TEXT.sub(here, key): weight for key, weight in weights.items()}
             loaded = peft.set_peft_model_state_dict(self._peft, weights, adapter_name=name)
             missing = [key for key in loaded.missing_keys if f".{name}." in f"{key}."]
-            unexpected = [key for key in loaded.unexpected_keys if not is_left_out(self.model, key)]
+            unexpected = [key for key in loaded.unexpected_keys if not is_unused_weight(self.model, key)]
             _require_fit(card, missing, unexpected)
             self.model.eval()
             self._peft.base_model.disable_adapter_layers()  # peft activates what it adds

@@ -23,9 +23,9 @@ from psych_ray.compat import silence_bitsandbytes
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, first_line
 from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors
-from psych_ray.scoring.models.text_model import text_side
+from psych_ray.scoring.models.text_model import text_model
 
-_THEIRS = (
+_LIBRARY_ERRORS = (
     AttributeError,
     ImportError,
     LookupError,
@@ -50,7 +50,7 @@ def load_model(
     device, dtype = device_of(scoring.device), getattr(torch, scoring.dtype)
     model_class: Any
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": files[0].suffix == ".safetensors"}
-    with one_line(card, directory):
+    with loading_errors(card, directory):
         config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
         if quantized or card.quantization:
             options |= _quantized_options(card, config, dtype, device)
@@ -58,7 +58,7 @@ def load_model(
             model_class, model_config = AutoModelForCausalLM, config
             options["trust_remote_code"] = True
         else:
-            model_class, model_config = text_side(config)
+            model_class, model_config = text_model(config)
         loaded: Any = model_class.from_pretrained(directory, config=model_config, output_loading_info=True, **options)
         model, loading = loaded
         _require_whole(card, loading)
@@ -71,7 +71,7 @@ def load_model(
 
 
 @contextmanager
-def one_line(card: CheckpointCard, directory: Path) -> Iterator[None]:
+def loading_errors(card: CheckpointCard, directory: Path) -> Iterator[None]:
     """Raise CheckpointError, one line, for what the libraries raise for unusable files.
 
     Running out of memory is no fault of the files: InsufficientMemoryError.
@@ -79,7 +79,7 @@ def one_line(card: CheckpointCard, directory: Path) -> Iterator[None]:
     try:
         with memory_errors(f"{card.id}: out of memory while loading {directory}", LOADING_ADVICE):
             yield
-    except _THEIRS as error:
+    except _LIBRARY_ERRORS as error:
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{card.id}: it comes with modelling code of its own ({directory}/*.py), which is not run unless asked "

@@ -22,7 +22,7 @@ _TOWERS = (
 )
 
 
-def text_side(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
+def text_model(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
     """Class that scores text with such a checkpoint, and the configuration to build it with.
 
     ValueError where transformers has none that predicts the next token.
@@ -44,7 +44,7 @@ def decoder_path(model: PreTrainedModel) -> str:
     return next(str(name) for name, module in model.named_modules() if module is decoder)
 
 
-def is_left_out(model: PreTrainedModel, name: str) -> bool:
+def is_unused_weight(model: PreTrainedModel, name: str) -> bool:
     """Tell whether a weight belongs to a part that the model was built without, or has no use for."""
     return any(re.search(pattern, name) for pattern in weights_ignored_on_load(model))
 

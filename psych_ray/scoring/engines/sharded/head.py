@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, ReduceOp
 
-from psych_ray.scoring.engines.sharded.process_group import Ranks, rows_of
+from psych_ray.scoring.engines.sharded.process_group import Rank, shard_bounds
 from psych_ray.scoring.likelihood import Head, LogitSummary, summarize
 
 
@@ -29,10 +29,10 @@ class ShardedHead:
     """The ranks that hold the other rows; None: all ranks."""
 
     @classmethod
-    def of(cls, head: Head, ranks: Ranks) -> ShardedHead:
+    def of(cls, head: Head, rank: Rank) -> ShardedHead:
         """Select this rank's rows, as views of the whole head."""
         vocabulary = head.weight_VD.shape[0]
-        first, end = rows_of(vocabulary, ranks)
+        first, end = shard_bounds(vocabulary, rank)
         bias_V = None if head.bias_V is None else head.bias_V[first:end]
         return cls(replace(head, weight_VD=head.weight_VD[first:end], bias_V=bias_V), first, vocabulary)
 

@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 
 from psych_ray.compat import copy_load_marks, parameter_hook
-from psych_ray.scoring.engines.sharded.process_group import Ranks, rows_of
+from psych_ray.scoring.engines.sharded.process_group import Rank, shard_bounds
 
 
 class ShardedRMSNorm(nn.Module):
@@ -36,7 +36,7 @@ class ShardedRMSNorm(nn.Module):
         self.group = group
 
     @classmethod
-    def of(cls, norm: nn.Module, ranks: Ranks) -> ShardedRMSNorm:
+    def of(cls, norm: nn.Module, rank: Rank) -> ShardedRMSNorm:
         """Take this rank's slice of a norm. ValueError where that norm computes in another way than this one."""
         weight_D: Any = norm.weight
         weight_D = weight_D.detach()
@@ -45,7 +45,7 @@ class ShardedRMSNorm(nn.Module):
         probe_2D = torch.linspace(-3, 5, 2 * width).view(2, width).to(weight_D.dtype)
         if not torch.equal(norm(probe_2D), whole(probe_2D)):
             raise ValueError(f"{type(norm).__name__} spans all heads, and is no RMSNorm that can be sharded")
-        return cls(weight_D.chunk(ranks.size)[ranks.rank].clone(), whole.eps, width)
+        return cls(weight_D.chunk(rank.world_size)[rank.index].clone(), whole.eps, width)
 
     def forward(self, states: Tensor) -> Tensor:
         """Normalise this rank's heads [..., d]; all ranks must call it together."""
@@ -57,7 +57,7 @@ class ShardedRMSNorm(nn.Module):
         return (self.weight * exact).to(states.dtype)
 
 
-def shard_norms(body: nn.Module, ranks: Ranks) -> list[str]:
+def shard_norms(body: nn.Module, rank: Rank) -> list[str]:
     """Replace each norm `x_norm` whose width is that of `x_proj` on all ranks together; the names of those it was.
 
     To be called when the projections are cut. ValueError for a norm that spans all heads and cannot be replaced.
@@ -69,8 +69,8 @@ def shard_norms(body: nn.Module, ranks: Ranks) -> list[str]:
             projection = getattr(parent, f"{name.removesuffix('_norm')}_proj", None)
             if projection is None or weight is None or weight.ndim != 1:
                 continue
-            if len(weight) == ranks.size * len(projection.weight) > len(projection.weight):
-                setattr(parent, name, ShardedRMSNorm.of(norm, ranks))
+            if len(weight) == rank.world_size * len(projection.weight) > len(projection.weight):
+                setattr(parent, name, ShardedRMSNorm.of(norm, rank))
                 replaced.append(f"{parent_name}.{name}")
     return replaced
 
@@ -96,18 +96,18 @@ class ShardedEmbedding(nn.Module):
         return states_1PD
 
 
-def shard_embedding(body: Any, ranks: Ranks) -> nn.Embedding:
+def shard_embedding(body: Any, rank: Rank) -> nn.Embedding:
     """Keep this rank's rows of the embedding, a copy of them, and have the ranks look up together; the rows."""
     embedding: nn.Embedding = body.get_input_embeddings()
-    if ranks.size > 1:
-        first, end = rows_of(len(embedding.weight), ranks)
+    if rank.world_size > 1:
+        first, end = shard_bounds(len(embedding.weight), rank)
         embedding.weight = nn.Parameter(embedding.weight.detach()[first:end].clone(), requires_grad=False)
         body.set_input_embeddings(ShardedEmbedding(embedding, first))
     return embedding
 
 
 @contextmanager
-def cutting_experts(ranks: Ranks) -> Iterator[None]:
+def experts_sharded_on_load(rank: Rank) -> Iterator[None]:
     """While it lasts, fused experts that are loaded into a module are cut at once.
 
     Files hold experts one by one, and transformers joins them in new memory, so that without this each rank would hold
@@ -115,9 +115,9 @@ def cutting_experts(ranks: Ranks) -> Iterator[None]:
     """
 
     def cut(module: nn.Module, name: str, weight: nn.Parameter | None) -> Any:
-        if ranks.size == 1 or name not in _EXPERTS or weight is None or weight.ndim != 3 or weight.is_meta:
+        if rank.world_size == 1 or name not in _EXPERTS or weight is None or weight.ndim != 3 or weight.is_meta:
             return weight
-        own = nn.Parameter(_EXPERTS[name](weight.detach(), ranks), requires_grad=False)
+        own = nn.Parameter(_EXPERTS[name](weight.detach(), rank), requires_grad=False)
         copy_load_marks(weight, own)
         return own
 
@@ -125,7 +125,7 @@ def cutting_experts(ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def shard_experts(body: nn.Module, ranks: Ranks) -> list[str]:
+def shard_experts(body: nn.Module, rank: Rank) -> list[str]:
     """Have each rank compute with some hidden units of every fused expert; the names of the modules that hold them.
 
     Cuts those that are still whole. Routing is the same on all ranks, and what the experts answer is the sum of what
@@ -134,28 +134,28 @@ def shard_experts(body: nn.Module, ranks: Ranks) -> list[str]:
     sharded = []
     for name, module in body.named_modules():
         gate_up: Any = getattr(module, "gate_up_proj", None)
-        if ranks.size == 1 or not isinstance(gate_up, nn.Parameter) or gate_up.ndim != 3:
+        if rank.world_size == 1 or not isinstance(gate_up, nn.Parameter) or gate_up.ndim != 3:
             continue
         experts: Any = module
         if experts.down_proj.shape[2] == experts.intermediate_dim:
             for weight, units_of in _EXPERTS.items():
-                setattr(experts, weight, nn.Parameter(units_of(getattr(experts, weight).detach(), ranks), False))
+                setattr(experts, weight, nn.Parameter(units_of(getattr(experts, weight).detach(), rank), False))
         n_units = experts.down_proj.shape[2]
-        if experts.gate_up_proj.shape[1] != 2 * n_units or n_units * ranks.size != experts.intermediate_dim:
+        if experts.gate_up_proj.shape[1] != 2 * n_units or n_units * rank.world_size != experts.intermediate_dim:
             raise ValueError(f"{type(module).__name__}: its experts are not laid out in a way that could be sharded")
         experts.register_forward_hook(_sum_over_ranks)
         sharded.append(name)
     return sharded
 
 
-def _units(weight_EDI: Tensor, ranks: Ranks, dim: int) -> Tensor:
+def _units(weight_EDI: Tensor, rank: Rank, dim: int) -> Tensor:
     """Take this rank's hidden units."""
-    return weight_EDI.chunk(ranks.size, dim)[ranks.rank]
+    return weight_EDI.chunk(rank.world_size, dim)[rank.index]
 
 
-_EXPERTS: dict[str, Callable[[Tensor, Ranks], Tensor]] = {
-    "gate_up_proj": lambda weight, ranks: torch.cat([_units(half, ranks, 1) for half in weight.chunk(2, dim=1)], dim=1),
-    "down_proj": lambda weight, ranks: _units(weight, ranks, 2).clone(),
+_EXPERTS: dict[str, Callable[[Tensor, Rank], Tensor]] = {
+    "gate_up_proj": lambda weight, rank: torch.cat([_units(half, rank, 1) for half in weight.chunk(2, dim=1)], dim=1),
+    "down_proj": lambda weight, rank: _units(weight, rank, 2).clone(),
 }
 """How this rank's part of an expert's weight is cut out; of the first, gate and up lie one after the other."""
 

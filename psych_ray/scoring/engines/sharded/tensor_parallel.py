@@ -38,17 +38,22 @@ from psych_ray.scoring.engines.packed import DeviceScores, body_and_head, run_pa
 from psych_ray.scoring.engines.packed_attention import VarlenAttention, enable_varlen_attention, varlen_attention_for
 from psych_ray.scoring.engines.packs import PASS_TOKENS
 from psych_ray.scoring.engines.sharded.head import ShardedHead
-from psych_ray.scoring.engines.sharded.modules import cutting_experts, shard_embedding, shard_experts, shard_norms
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.modules import (
+    experts_sharded_on_load,
+    shard_embedding,
+    shard_experts,
+    shard_norms,
+)
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.likelihood import Head
-from psych_ray.scoring.models.load import load_model, one_line
+from psych_ray.scoring.models.load import load_model, loading_errors
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def load_tensor_parallel(
-    card: CheckpointCard, directory: Path, scoring: ScoringConfig, ranks: Ranks, *, allow_pickle: bool
+    card: CheckpointCard, directory: Path, scoring: ScoringConfig, rank: Rank, *, allow_pickle: bool
 ) -> tuple[TensorParallelEngine, PreTrainedConfig]:
     """Load this rank's slice of a checkpoint; all ranks call it together, in a process group that exists already.
 
@@ -57,7 +62,7 @@ def load_tensor_parallel(
     stored = read_json(directory / CONFIG)
     if card.quantization:
         stored["quantization_config"] = card.quantization
-    require_divisible(stored, ranks.size, card.id)
+    require_divisible(stored, rank.world_size, card.id)
     if card.trust_remote_code:
         raise CheckpointError(
             f"{card.id}: it runs modelling code of its own, which scoring.engine=deepspeed_tp cannot cut; score it "
@@ -66,12 +71,12 @@ def load_tensor_parallel(
     files = weight_files(directory, allow_pickle=allow_pickle)
     held: Any = _dtype_to_map(files) or scoring.dtype
     on_host = replace(scoring, device="cpu", dtype=held)
-    with cutting_experts(ranks):
+    with experts_sharded_on_load(rank):
         model, config = load_model(card, directory, on_host, allow_pickle=allow_pickle)
-    require_divisible(model.config.get_text_config(decoder=True).to_dict(), ranks.size, card.id)
-    with one_line(card, directory):
-        body, head = shard(model, ranks, getattr(torch, scoring.dtype))
-    return TensorParallelEngine(body, head, ranks), config
+    require_divisible(model.config.get_text_config(decoder=True).to_dict(), rank.world_size, card.id)
+    with loading_errors(card, directory):
+        body, head = shard(model, rank, getattr(torch, scoring.dtype))
+    return TensorParallelEngine(body, head, rank), config
 
 
 class TensorParallelEngine:
@@ -85,7 +90,7 @@ class TensorParallelEngine:
         self,
         body: PreTrainedModel,
         head: ShardedHead,
-        ranks: Ranks,
+        rank: Rank,
         *,
         attend: VarlenAttention | None = None,
         pass_tokens: int = PASS_TOKENS,
@@ -93,7 +98,7 @@ class TensorParallelEngine:
         attend = attend or (varlen_attention_for(body.device, body.dtype) if body.device.type == "cuda" else None)
         if attend is not None:
             enable_varlen_attention(body)
-        self.name = f"deepspeed_tp, {ranks.size} ranks"
+        self.name = f"deepspeed_tp, {rank.world_size} ranks"
         self.pass_tokens = 1 if attend is None else pass_tokens
         self.body = body.eval()
         self.head = head
@@ -113,7 +118,7 @@ class TensorParallelEngine:
         return run_pack(queries, partial(body_and_head, self.body, self.head.token_nll), self._attend, self.body.device)
 
 
-def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[PreTrainedModel, ShardedHead]:
+def shard(model: PreTrainedModel, rank: Rank, dtype: torch.dtype) -> tuple[PreTrainedModel, ShardedHead]:
     """Cut a whole model on the host, which is used up, into this rank's body and head, on its device, in `dtype`.
 
     The weights of the model may be views of mapped files: only what this rank keeps is copied, a matrix at a time.
@@ -124,12 +129,12 @@ def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[Pre
     buffers = [
         (module, name, buffer) for module in body.modules() for name, buffer in module.named_buffers(recurse=False)
     ]
-    own = ShardedHead.of(head, ranks)
-    device = _auto_tp(body, ranks)
-    shard_norms(body, ranks)
-    shard_experts(body, ranks)
-    embedding = shard_embedding(body, ranks)
-    _settle(body, device, dtype)
+    own = ShardedHead.of(head, rank)
+    device = _auto_tp(body, rank)
+    shard_norms(body, rank)
+    shard_experts(body, rank)
+    embedding = shard_embedding(body, rank)
+    _move_to_device(body, device, dtype)
     for module, name, buffer in buffers:  # DeepSpeed cast them, and rotary frequencies do not survive bfloat16
         setattr(module, name, buffer.to(device))
     _restore_scales(body, dtype)
@@ -143,7 +148,7 @@ class _AllRanks:
         return distributed.group.WORLD
 
 
-def _auto_tp(body: PreTrainedModel, ranks: Ranks) -> torch.device:
+def _auto_tp(body: PreTrainedModel, rank: Rank) -> torch.device:
     """Have DeepSpeed cut the matrices of the body, as views of the whole ones; the device that it works on."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
@@ -154,7 +159,7 @@ def _auto_tp(body: PreTrainedModel, ranks: Ranks) -> torch.device:
         deepspeed.init_inference(
             body,
             tensor_parallel={
-                "tp_size": ranks.size,
+                "tp_size": rank.world_size,
                 "tp_grain_size": 1,  # with the default of 64 hidden units the ranks' shares may differ, or be empty
                 "mpu": _AllRanks(),
                 "tp_group": distributed.group.WORLD,
@@ -164,12 +169,12 @@ def _auto_tp(body: PreTrainedModel, ranks: Ranks) -> torch.device:
             keep_module_on_host=True,
         )
     _log.debug("DeepSpeed: %s", told.getvalue().strip())
-    whole = [name for name, module in body.named_modules() if ranks.size > 1 and isinstance(module, nn.Linear)]
+    whole = [name for name, module in body.named_modules() if rank.world_size > 1 and isinstance(module, nn.Linear)]
     assert not whole, f"{type(body).__name__}: not cut: {whole[:3]}"
     return torch.device(get_accelerator().current_device_name())
 
 
-def _settle(body: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+def _move_to_device(body: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
     """Bring the weights to the device in `dtype`, one at a time, and let go of the matrices that they are slices of."""
     for module in body.modules():
         is_slice = is_tensor_parallel(module)

@@ -32,11 +32,11 @@ from psych_ray.scoring.engines.packed_attention import (
     require_packable,
     varlen_attention_for,
 )
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.engines.sharded.zero_partition import (
-    kept_in_shares,
+    deepspeed_config,
+    partitioned_on_load,
     require_async_io,
-    settings_of,
     suppress_output,
 )
 from psych_ray.scoring.likelihood import Head
@@ -53,7 +53,7 @@ def load_zero(
     card: CheckpointCard,
     directory: Path,
     scoring: ScoringConfig,
-    ranks: Ranks,
+    rank: Rank,
     *,
     allow_pickle: bool,
     nvme: Path | None = None,
@@ -69,11 +69,11 @@ def load_zero(
     if nvme is not None:
         require_async_io()
     with suppress_output():
-        settings = settings_of(directory, scoring, ranks, nvme)
-        with kept_in_shares(settings):
+        settings = deepspeed_config(directory, scoring, rank, nvme)
+        with partitioned_on_load(settings):
             model, config = load_model(card, directory, scoring, allow_pickle=allow_pickle)
         attend = _attention_of(model) if packed else None
-        return ZeroEngine(model, settings, ranks, attend=attend), config
+        return ZeroEngine(model, settings, rank, attend=attend), config
 
 
 class ZeroEngine:
@@ -86,7 +86,7 @@ class ZeroEngine:
         self,
         model: PreTrainedModel,
         settings: dict[str, Any],
-        ranks: Ranks,
+        rank: Rank,
         *,
         attend: VarlenAttention | None,
         pass_tokens: int | None = None,
@@ -95,10 +95,10 @@ class ZeroEngine:
 
         if attend is not None:
             enable_varlen_attention(model)
-        self.name = f"deepspeed_zero, {ranks.size} rank{'s' if ranks.size > 1 else ''}"
+        self.name = f"deepspeed_zero, {rank.world_size} rank{'s' if rank.world_size > 1 else ''}"
         nvme = settings["zero_optimization"]["offload_param"].get("nvme_path")
         self._nvme = Path(nvme) if nvme else None
-        self._ranks = ranks
+        self._rank = rank
         self._attend = attend
         self._device = model.device
         self.pass_tokens = pass_tokens or _agreed_minimum(_pass_tokens(model))
@@ -108,7 +108,7 @@ class ZeroEngine:
     @property
     def batch_tokens(self) -> int:
         """One pass of all ranks."""
-        return self.pass_tokens * self._ranks.size
+        return self.pass_tokens * self._rank.world_size
 
     @torch.no_grad()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
@@ -117,8 +117,8 @@ class ZeroEngine:
         lengths = [batch[index].length for index in wanted]
         limit = self.pass_tokens if self._attend else None
         own: dict[int, DeviceScores] = {}
-        for by_rank in passes(lengths, self._ranks.size, limit):
-            indices = [wanted[k] for k in by_rank[self._ranks.rank]]
+        for by_rank in passes(lengths, self._rank.world_size, limit):
+            indices = [wanted[k] for k in by_rank[self._rank.index]]
             queries = [batch[index] for index in indices] or [_DUMMY]
             with pass_memory_errors(sum(query.length for query in queries)):
                 results = run_pack(queries, self._engine, self._attend, self._device)
@@ -132,13 +132,13 @@ class ZeroEngine:
     def close(self) -> None:
         """Let go of the weights, here and in DeepSpeed, which keeps every model that it has seen."""
         release_zero_engine(self._engine)
-        for directory in zero_partition_directories(self._nvme, self._ranks.rank) if self._nvme else ():
+        for directory in zero_partition_directories(self._nvme, self._rank.index) if self._nvme else ():
             shutil.rmtree(directory, ignore_errors=True)
         del self._engine
         gc.collect()
 
     def _all_gather(self, own: dict[int, TokenScores]) -> list[dict[int, TokenScores]]:
-        by_rank: list[Any] = [None] * self._ranks.size
+        by_rank: list[Any] = [None] * self._rank.world_size
         distributed.all_gather_object(by_rank, own)
         return by_rank
 

@@ -29,8 +29,8 @@ from psych_ray.compat import (
 )
 from psych_ray.config import ScoringConfig
 from psych_ray.errors import UnsupportedError
-from psych_ray.scoring.engines.sharded.process_group import Ranks
-from psych_ray.scoring.models.text_model import text_side
+from psych_ray.scoring.engines.sharded.process_group import Rank
+from psych_ray.scoring.models.text_model import text_model
 
 
 def require_async_io() -> None:
@@ -43,12 +43,16 @@ def require_async_io() -> None:
             )
 
 
-def settings_of(directory: Path, scoring: ScoringConfig, ranks: Ranks, nvme: Path | None) -> dict[str, Any]:
+def deepspeed_config(directory: Path, scoring: ScoringConfig, rank: Rank, nvme: Path | None) -> dict[str, Any]:
     """DeepSpeed's configuration: no optimizer, weights in shares outside the GPU."""
     on_gpu = scoring.device != "cpu" and torch.cuda.is_available()
     where: dict[str, Any] = {"device": "cpu", "pin_memory": on_gpu}
     if nvme is not None:
-        where |= {"device": "nvme", "nvme_path": str(nvme), "buffer_size": -(-_largest_weight(directory) // ranks.size)}
+        where |= {
+            "device": "nvme",
+            "nvme_path": str(nvme),
+            "buffer_size": -(-_largest_weight(directory) // rank.world_size),
+        }
     zero = {
         "stage": 3,
         "offload_param": where,
@@ -67,13 +71,13 @@ def settings_of(directory: Path, scoring: ScoringConfig, ranks: Ranks, nvme: Pat
 
 def _largest_weight(directory: Path) -> int:
     """Elements of the largest parameter, experts that are stored apart put together."""
-    model_class, config = text_side(AutoConfig.from_pretrained(directory))
+    model_class, config = text_model(AutoConfig.from_pretrained(directory))
     with torch.device("meta"):
         return max(weight.numel() for weight in model_class(config).parameters())
 
 
 @contextmanager
-def kept_in_shares(settings: dict[str, Any]) -> Iterator[None]:
+def partitioned_on_load(settings: dict[str, Any]) -> Iterator[None]:
     """While it lasts, a weight that is given to a module is cut, and only this rank's share of it is kept.
 
     transformers then loads as it always does, one weight after the other: converted, renamed and checked.

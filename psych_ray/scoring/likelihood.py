@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 _CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
+"""Size of the float32 logits that are in memory together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Loads checkpoints into scorers: weights, tokenizer, engine and cut, one base for it and all its adapters.
+"""Loads checkpoints as scorers: weights, tokenizer, engine and cut, with one base for all of its adapters.
 
-What its files would score without being what they say is refused in the modules that this one puts together. Knows no
-cluster, and nothing of what is scored.
+The modules that this one combines raise CheckpointError where weights are not what the files describe. Does not depend
+on clusters or on what is scored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from psych_ray.scoring.tokens.alignment import require_offsets
 from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
 
-# Beyond so many rows oneDNN's products gain nothing any more.
+# With more rows, oneDNN's products are no faster.
 _CPU_BATCH = 2048
 
 
@@ -63,8 +63,8 @@ def load_scorers(
 ) -> dict[str, LanguageModelScorer]:
     """Load checkpoints on this process's device, by slug; a base and its adapters share one copy of the weights.
 
-    For a deepspeed engine this process is one of `ranks`, which all call this, and hold one checkpoint together;
-    `pass_share` of the tokens that they would read at a time are what they read.
+    For a deepspeed engine this process is the `rank` of a gang, all ranks of which call this and hold one checkpoint
+    together; `pass_share` is the fraction of the default tokens per forward pass that they run.
     CheckpointError where one of them cannot be loaded whole; InsufficientMemoryError, on the rank that runs out of
     memory and at once, where one does not fit.
     """
@@ -95,7 +95,7 @@ def _load_group(
     base = members[0].base_of_adapter or members[0]
     directories = {member.slug: _directory(member.card, allow_pickle=allow_pickle) for member in members}
     adapters = [member for member in members if member.base_of_adapter]
-    for member in adapters:  # before minutes are spent on the base
+    for member in adapters:  # before the base is loaded, which takes minutes
         require_adapter(member.card, directories[member.slug], allow_pickle=allow_pickle)
     base_directory = directories.get(base.slug) or _directory(base.card, allow_pickle=allow_pickle)
     model, config = load_model(base.card, base_directory, scoring, allow_pickle=allow_pickle)
@@ -103,7 +103,7 @@ def _load_group(
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
     base_tokenizer = _tokenizer(base.card, base_directory, config, rows)
-    # Before any adapter is put in: the base's engine is the same whether it shares its weights or not.
+    # Before any adapter is added: the base's engine does not depend on whether it shares its weights.
     engine, checks = self_check(
         model, base_tokenizer, candidate_engines(model), name=base.card.id, directory=base_directory, context=cut.tokens
     )
@@ -113,8 +113,8 @@ def _load_group(
         engines = {base.slug: AdapterEngine(engine, shared, None)}
         for member in adapters:
             name = shared.add(member.card, directories[member.slug])
-            on_its_head = WholeModelEngine(model) if shared.changes_head(name) else engine
-            engines[member.slug] = AdapterEngine(on_its_head, shared, name)
+            own_engine = WholeModelEngine(model) if shared.changes_head(name) else engine
+            engines[member.slug] = AdapterEngine(own_engine, shared, name)
     scorers = {}
     for member in members:
         own = member.base_of_adapter and (directories[member.slug] / "tokenizer.json").is_file()
@@ -138,16 +138,16 @@ def _load_sharded(
     with loading_errors(card, directory):
         whole_config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
     for load in sharded_loaders(scoring, rank, allow_pickle=allow_pickle):
-        reduced = check_shrunk_model(lambda card, directory: load(card, directory)[0], whole_config, rank, scoring)  # noqa: B023
-        if reduced.passed:
+        shrunk = check_shrunk_model(lambda card, directory: load(card, directory)[0], whole_config, rank, scoring)  # noqa: B023
+        if shrunk.passed:
             break
     else:
-        raise CheckpointError(f"{card.id} fails its self-check: {reduced.name}: {reduced.detail}")
+        raise CheckpointError(f"{card.id} fails its self-check: {shrunk.name}: {shrunk.detail}")
     engine, config = load(card, directory)
     engine.pass_tokens = max(1, int(engine.pass_tokens * pass_share))
     cut = _cut(scoring, config)
     tokenizer = _tokenizer(card, directory, config, config.get_text_config(decoder=True).vocab_size)
-    checks = sharded_self_check(engine, tokenizer, reduced, name=card.id, context=cut.tokens)
+    checks = sharded_self_check(engine, tokenizer, shrunk, name=card.id, context=cut.tokens)
     return LanguageModelScorer(
         engine, tokenizer, cut, template=template_of(tokenizer), parity=scoring.parity, checks=checks
     )
@@ -157,7 +157,7 @@ ShardedLoader = Callable[[CheckpointCard, Path], tuple[TensorParallelEngine | Ze
 
 
 def sharded_loaders(scoring: ScoringConfig, rank: Rank, *, allow_pickle: bool) -> list[ShardedLoader]:
-    """Ways to hold a checkpoint on these ranks with the engine that was chosen, the fastest first."""
+    """Functions that load a checkpoint on these ranks with the chosen engine, the fastest first."""
     if scoring.engine == EngineName.deepspeed_tp:
         return [partial(load_tensor_parallel, scoring=scoring, rank=rank, allow_pickle=allow_pickle)]
     nvme = Path(scoring.nvme) if scoring.nvme else None
@@ -166,9 +166,9 @@ def sharded_loaders(scoring: ScoringConfig, rank: Rank, *, allow_pickle: bool) -
 
 
 def candidate_engines(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]:
-    """Ways to score with this model, by name."""
+    """Functions that build an engine for this model, by name, the fastest first."""
     plain = TransformersEngine(model)
-    if model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):  # what its kernels can do
+    if model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):  # the dtypes of its kernels
         return {PackedEngine.name: lambda: PackedEngine(model), plain.name: lambda: plain}
     if model.device.type == "cpu" and model.dtype == torch.float32 and onednn.available():
         return {
@@ -198,9 +198,9 @@ def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, 
 
 
 def _cut(scoring: ScoringConfig, config: PreTrainedConfig) -> Cut:
-    """Where transcripts end for this checkpoint; never beyond its context, whatever the setting.
+    """Where transcripts are truncated for this checkpoint; never beyond its context, whatever the setting.
 
-    With `parity` the conditions cut, as the study's authors did, and nothing else does.
+    With `parity` the conditions truncate, as the study's authors did, and nothing else does.
     """
     if scoring.parity:
         return Cut()

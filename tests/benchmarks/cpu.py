@@ -91,7 +91,7 @@ def speed(shape: str, n: int, rounds: int) -> dict[str, object]:
 
 
 def fastest(model: PreTrainedModel) -> Engine:
-    """Build the engine that a replica would take here."""
+    """Build the engine that a replica uses on this machine."""
     return next(iter(candidate_engines(model).values()))()
 
 

@@ -296,8 +296,8 @@ def widen(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lose_a_weight, "lack weights that its configuration asks for"),
-        (rename_a_weight, "its base has no place for some of its weights"),
+        (lose_a_weight, "lack weights that its configuration requires"),
+        (rename_a_weight, "its base has no parameters for some of its weights"),
         (widen, "cannot be loaded .*size mismatch"),
         (lambda d: rewrite(d / "adapter_config.json", bias="all"), "with bias: all .* merge it into its base"),
         (lambda d: rewrite(d / "adapter_config.json", init_lora_weights="pissa"), "pissa .* merge it into its base"),

@@ -20,13 +20,13 @@ pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of Py
 @pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (6, 6)])
 def test_attention_is_the_mask_written_out(window, heads, groups):
     torch.manual_seed(0)
-    lengths = (1, 700, 256, 300)  # below, at, and above the rows that it takes at a time
-    boundaries = torch.tensor([0, *lengths]).cumsum(0).int()
+    lengths = (1, 700, 256, 300)  # below, at, and above the number of rows per product
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
     query = torch.randn(sum(lengths), heads, 16)
     key, value = (torch.randn(sum(lengths), heads // groups, 16) for _ in range(2))
-    asked = (query, key, value, boundaries, boundaries, max(lengths), max(lengths))
+    given = (query, key, value, cu_seqlens, cu_seqlens, max(lengths), max(lengths))
     how = {"scale": 0.3, "window_size": (window, 0), "enable_gqa": groups > 1}
-    torch.testing.assert_close(onednn.attend(*asked, **how), slow_attention(*asked, **how), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(onednn.attend(*given, **how), slow_attention(*given, **how), rtol=1e-5, atol=2e-6)
 
 
 def test_the_default_scale_is_that_of_the_head_width():

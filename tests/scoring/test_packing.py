@@ -18,11 +18,11 @@ from psych_ray.scoring.engines.packed_attention import Pack, enable_varlen_atten
 from psych_ray.scoring.engines.packs import packs
 
 
-def slow_attention(query, key, value, boundaries, _, longest, __, *, scale, window_size, enable_gqa):
-    """Each sequence by itself, the mask written out; what varlen_attn promises."""
+def slow_attention(query, key, value, cu_seqlens, _, max_seqlen, __, *, scale, window_size, enable_gqa):
+    """Each sequence alone, with an explicit mask: what `varlen_attn` computes."""
     output = torch.empty_like(query)
-    ends = boundaries.tolist()
-    assert max(b - a for a, b in itertools.pairwise(ends)) == longest
+    ends = cu_seqlens.tolist()
+    assert max(b - a for a, b in itertools.pairwise(ends)) == max_seqlen
     for start, end in itertools.pairwise(ends):
         i = torch.arange(end - start)
         mask = i[:, None] >= i[None]

@@ -206,7 +206,7 @@ def test_all_ranks_score_as_one_whole_model_does(size, saved, tmp_path):
         assert difference_packed < 1e-4, family
         assert difference_alone < 1e-4, family
     assert re.search(rf"^lost: .*do not hold all weights.*{re.escape(lost)}", answers[0]["lost"])
-    assert re.search(rf"^grown: .*no place for.*{re.escape(grown)}", answers[0]["grown"])
+    assert re.search(rf"^grown: .*no parameter for.*{re.escape(grown)}", answers[0]["grown"])
     assert answers[0]["shape"].startswith("shape: ")
     assert answers[0]["linear is torch's"]
     if isinstance(said := answers[0]["nvme"], str):
@@ -253,7 +253,7 @@ def tokens_at_a_time(rank: Rank, directory: Path) -> tuple[int, int]:
     return made[0].pass_tokens, made[1].pass_tokens
 
 
-def test_a_gang_may_be_told_to_read_a_share_of_the_tokens_at_a_time(tiny_checkpoint, byte_tokenizer_directory):
+def test_a_gang_may_run_a_fraction_of_the_tokens_per_pass(tiny_checkpoint, byte_tokenizer_directory):
     (found,) = on_ranks(1, tokens_at_a_time, tiny_checkpoint("Llama", byte_tokenizer_directory))
     assert found == (2048, 512)
 
@@ -318,16 +318,16 @@ def test_passes_hold_every_query_once_and_load_ranks_evenly(seed, n_ranks):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 300, rng.integers(1, 40)).tolist()
     dealt = passes(lengths, n_ranks, 400)
-    assert all(len(at_once) == n_ranks for at_once in dealt)
-    shares = [share for at_once in dealt for share in at_once]
-    assert sorted(place for share in shares for place in share) == list(range(len(lengths)))
-    loads = [sum(lengths[place] for place in share) for share in shares]
-    assert all(load <= 400 for share, load in zip(shares, loads, strict=True) if len(share) > 1)
-    assert loads == sorted(loads, reverse=True), "those that are read at the same time are alike"
+    assert all(len(by_rank) == n_ranks for by_rank in dealt)
+    groups = [group for by_rank in dealt for group in by_rank]
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    loads = [sum(lengths[index] for index in group) for group in groups]
+    assert all(load <= 400 for group, load in zip(groups, loads, strict=True) if len(group) > 1)
+    assert loads == sorted(loads, reverse=True), "the ranks of a pass have similar loads"
     assert len(dealt) <= 2 * -(-sum(lengths) // (400 * n_ranks))
     alone = passes(lengths, n_ranks, None)
     assert len(alone) == -(-len(lengths) // n_ranks)
-    assert all(len(share) <= 1 for at_once in alone for share in at_once)
+    assert all(len(group) <= 1 for by_rank in alone for group in by_rank)
     assert passes([], n_ranks, 400) == []
 
 

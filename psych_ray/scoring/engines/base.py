@@ -1,7 +1,7 @@
-"""Engines: how a replica holds the weights. One seam for all of them: token ids in, likelihoods of chosen tokens out.
+"""Engines: how a replica holds and runs the weights. One protocol: token ids in, likelihoods of chosen tokens out.
 
-An engine knows nothing of transcripts, responses or files; whoever packs sequences or shards weights does it behind
-`Engine.score`. Shapes: T tokens of one sequence, P tokens of a pack, R wanted tokens, D width, V vocabulary.
+Does not depend on transcripts, responses or files; packing sequences and sharding weights happen inside `Engine.score`.
+Shapes: T tokens of one sequence, R scored tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from psych_ray.scoring.memory import SCORING_ADVICE, memory_errors
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One sequence of tokens [T] and the places [R] of those whose likelihood is wanted, ascending, none of them 0."""
+    """One sequence of tokens [T] and the indices [R] of those to be scored, ascending, none of them 0."""
 
     token_ids_T: NDArray[np.int64]
     at_R: NDArray[np.int64]
@@ -35,13 +35,13 @@ class Query:
 
     @property
     def length(self) -> int:
-        """Tokens that must be read: nothing from the last wanted token on changes a wanted likelihood."""
+        """Tokens to run: those from the last scored token on change no score."""
         return int(self.at_R[-1]) if len(self.at_R) else 0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """For the wanted tokens of one query: NLL in nats, float32 [R]; is it the arg max of the vocabulary, bool [R]."""
+    """For the scored tokens of one query: NLL in nats, float32 [R]; is it the arg max of the vocabulary, bool [R]."""
 
     nll_R: NDArray[np.float32]
     top1_R: NDArray[np.bool_]
@@ -57,28 +57,31 @@ class Engine(Protocol):
 
     @property
     def batch_tokens(self) -> int:
-        """How many tokens it likes to be asked about at a time; one query may hold more."""
+        """Tokens per call of `score` with which it runs fastest; one query may have more."""
 
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Teacher-forced likelihoods of the wanted tokens, one answer a query, in their order."""
+        """Teacher-forced likelihoods of the scored tokens, one result per query, in order.
+
+        InsufficientMemoryError where they do not fit in memory.
+        """
 
 
 class TransformersEngine:
-    """One transformers model in one process on one device: body over the whole sequence, head where it is wanted."""
+    """One transformers model on one device: body over the whole sequence, head at the scored tokens only."""
 
     name = "transformers"
     batch_tokens = 1
-    """One sequence at a time: on a CPU a batch is no faster, and padding would cost."""
+    """One sequence at a time: on a CPU a batch is no faster, and padding costs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
-        # Sequences run alone: no padding, so no mask, and a causal kernel can be used.
+        # Sequences run alone, without padding, so that no mask is needed and a causal kernel can be used.
         self._body: Any = text_decoder(model)
         self._head = Head.of(model)
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run each sequence by itself."""
+        """Run each sequence alone."""
         return [self._score(query) if len(query.at_R) else NO_SCORES for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
@@ -110,7 +113,7 @@ class WholeModelEngine:
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run each sequence by itself, through the head at every token."""
+        """Run each sequence alone, with the head at every token."""
         return [self._score(query) if len(query.at_R) else NO_SCORES for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
@@ -132,5 +135,5 @@ def pass_memory_errors(n_tokens: int) -> AbstractContextManager[None]:
 
 
 def to_scores(nll_R: Tensor, top1_R: Tensor) -> TokenScores:
-    """Bring the likelihoods of one query to numpy."""
+    """Bring the scores of one query to numpy."""
     return TokenScores(nll_R.cpu().numpy(), top1_R.cpu().numpy())

@@ -1,8 +1,8 @@
-"""The part of an architecture that reads text. Vision checkpoints are scored on text alone, without their towers.
+"""The text model of an architecture. Vision checkpoints are scored on text alone, without their towers.
 
-transformers knows three kinds: classes for text; composite configurations for which it has a text-only class (Llama
-3.2 Vision, Qwen3.5); and those it builds only whole (Qwen2.5-VL, Qwen3-VL, Gemma 3). Of the last, the towers are taken
-out before weights are loaded, so they are neither read nor kept. Knows no files and no image processors.
+transformers has three kinds: classes for text; composite configurations with a text-only class (Llama 3.2 Vision,
+Qwen3.5); and composite configurations without one (Qwen2.5-VL, Qwen3-VL, Gemma 3). Of the last, the towers are removed
+before weights are loaded, so they are neither read nor kept. Does not depend on files or image processors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.compat import causal_model_classes, ignore_weights_on_load, text_decoder, weights_ignored_on_load
 
-# What get_encoder looks for, and what leads from there to the text.
+# Towers as `get_encoder` finds them, and their projections to the text model.
 _TOWERS = (
     r"(^|\.)(vision_tower|visual|vision_model|vision_encoder|image_tower|audio_tower|audio_encoder|speech_encoder"
     r"|multi_modal_projector)\."
@@ -23,7 +23,7 @@ _TOWERS = (
 
 
 def text_model(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
-    """Class that scores text with such a checkpoint, and the configuration to build it with.
+    """Class that predicts text with such a checkpoint, and the configuration to build it with.
 
     ValueError where transformers has none that predicts the next token.
     """
@@ -39,13 +39,13 @@ def text_model(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrai
 
 
 def decoder_path(model: PreTrainedModel) -> str:
-    """Where in a model the part stands that reads text, for example `model.language_model`."""
+    """Name of the module that is the decoder of a model, for example `model.language_model`."""
     decoder = text_decoder(model)
     return next(str(name) for name, module in model.named_modules() if module is decoder)
 
 
 def is_unused_weight(model: PreTrainedModel, name: str) -> bool:
-    """Tell whether a weight belongs to a part that the model was built without, or has no use for."""
+    """Whether a stored weight belongs to a part that the model was built without, or does not use."""
     return any(re.search(pattern, name) for pattern in weights_ignored_on_load(model))
 
 
@@ -61,7 +61,7 @@ def _known_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def _without_towers(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Derive the class whose instances never have the parts that only images, video or sound reach."""
+    """Derive a class without the modules that only images, video or sound pass through."""
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         model_class.__init__(self, config, *args, **kwargs)
@@ -74,7 +74,7 @@ def _without_towers(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]
             setattr(self.get_submodule(parent), own_name, nn.Identity())
         _expect_unused(self, [*towers, *layers])
 
-    # The same name and module: transformers looks up how stored names map to modules by them.
+    # The same name and module: by them transformers finds how stored names map to modules.
     return type(model_class.__name__, (model_class,), {"__init__": __init__, "__module__": model_class.__module__})
 
 
@@ -89,11 +89,11 @@ def _towers(model: PreTrainedModel) -> list[str]:
 
 
 def _cross_attention_layers(model: PreTrainedModel) -> list[str]:
-    """Layers that look at images only, which Llama 3.2 Vision has among those that read text, and skips for text."""
+    """Layers that attend to images only: Llama 3.2 Vision has them in its decoder, and skips them for text."""
     indices = getattr(text_decoder(model), "cross_attention_layers", None) or ()
     return [f"{decoder_path(model)}.layers.{index}" for index in indices]
 
 
 def _expect_unused(model: PreTrainedModel, names: list[str]) -> None:
-    """Spare the log the names of weights that were left out on purpose."""
+    """Keep the names of weights that are ignored on purpose out of the log."""
     ignore_weights_on_load(model, {_TOWERS} | {rf"(^|\.){re.escape(name)}\." for name in names})

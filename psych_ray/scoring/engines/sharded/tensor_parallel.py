@@ -1,9 +1,8 @@
-"""The engine `deepspeed_tp`: one checkpoint over several ranks, each with a slice of every matrix.
+"""The engine `deepspeed_tp`: one checkpoint over several ranks, each with a shard of every matrix.
 
-DeepSpeed's AutoTP cuts the body, what it leaves or gets wrong is cut in `sharded_modules`, the head in `sharded_head`.
-Every rank scores the same queries in the same order and gets the same answers. Weights come through `load_model`, with
-all its checks, never through DeepSpeed's own loading from the meta device, which fills Gemma 3 with garbage in silence.
-Knows no files beyond that, and no tokenizers. Shapes: P tokens of a pack, R wanted tokens, D width.
+DeepSpeed's AutoTP shards the body, `modules` what AutoTP leaves whole or computes wrongly, `head` the head. Every rank
+scores the same queries in the same order and gets the same results. Weights are loaded by `load_model`, with all its
+checks, not by DeepSpeed from the meta device, which loads wrong weights for Gemma 3 without an error.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 def load_tensor_parallel(
     card: CheckpointCard, directory: Path, scoring: ScoringConfig, rank: Rank, *, allow_pickle: bool
 ) -> tuple[TensorParallelEngine, PreTrainedConfig]:
-    """Load this rank's slice of a checkpoint; all ranks call it together, in a process group that exists already.
+    """Load this rank's shard of a checkpoint, and its configuration; all ranks call it together, in a process group.
 
-    Also the whole configuration. CheckpointError where the ranks cannot share it, or it cannot be loaded whole.
+    CheckpointError where it cannot be sharded over these ranks, or cannot be loaded whole.
     """
     stored = read_json(directory / CONFIG)
     if card.quantization:
@@ -65,12 +64,12 @@ def load_tensor_parallel(
     require_divisible(stored, rank.world_size, card.id)
     if card.trust_remote_code:
         raise CheckpointError(
-            f"{card.id}: it runs modelling code of its own, which scoring.engine=deepspeed_tp cannot cut; score it "
-            "with scoring.engine=transformers, or leave it out with checkpoints.only"
+            f"{card.id}: it runs modelling code of its own, which scoring.engine=deepspeed_tp cannot shard; score it "
+            "with scoring.engine=transformers, or exclude it with checkpoints.only"
         )
     files = weight_files(directory, allow_pickle=allow_pickle)
-    held: Any = _dtype_to_map(files) or scoring.dtype
-    on_host = replace(scoring, device="cpu", dtype=held)
+    stored_dtype: Any = _dtype_to_map(files) or scoring.dtype
+    on_host = replace(scoring, device="cpu", dtype=stored_dtype)
     with experts_sharded_on_load(rank):
         model, config = load_model(card, directory, on_host, allow_pickle=allow_pickle)
     require_divisible(model.config.get_text_config(decoder=True).to_dict(), rank.world_size, card.id)
@@ -80,10 +79,10 @@ def load_tensor_parallel(
 
 
 class TensorParallelEngine:
-    """This rank's slice of a checkpoint. All ranks must score the same batches, or they wait for each other forever.
+    """This rank's shard of a checkpoint. All ranks must score the same batches, or they wait for each other.
 
     Where `attend` is given, as by default on a GPU in half precision, sequences are packed as in `PackedEngine`; else
-    each runs by itself. A pack that does not fit in memory raises: one rank alone cannot take a smaller one.
+    each runs alone. A pack that does not fit in memory raises: one rank alone cannot run a smaller one.
     """
 
     def __init__(
@@ -106,12 +105,12 @@ class TensorParallelEngine:
 
     @property
     def batch_tokens(self) -> int:
-        """One pass."""
+        """The tokens of one pass."""
         return self.pass_tokens
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run packs of queries, or one after the other; every rank gets all answers."""
+        """Run packs of queries, or one after the other; every rank gets all results."""
         return score_in_packs(batch, self.pass_tokens, self._score)
 
     def _score(self, queries: Sequence[Query]) -> list[DeviceScores]:
@@ -119,9 +118,9 @@ class TensorParallelEngine:
 
 
 def shard(model: PreTrainedModel, rank: Rank, dtype: torch.dtype) -> tuple[PreTrainedModel, ShardedHead]:
-    """Cut a whole model on the host, which is used up, into this rank's body and head, on its device, in `dtype`.
+    """Shard a whole model on the host, which is modified, to this rank's body and head, on its device, in `dtype`.
 
-    The weights of the model may be views of mapped files: only what this rank keeps is copied, a matrix at a time.
+    The weights of the model may be views of mapped files: only this rank's shards are copied, a matrix at a time.
     """
     body: Any = text_decoder(model)
     head = Head.of(model)
@@ -135,32 +134,32 @@ def shard(model: PreTrainedModel, rank: Rank, dtype: torch.dtype) -> tuple[PreTr
     shard_experts(body, rank)
     embedding = shard_embedding(body, rank)
     _move_to_device(body, device, dtype)
-    for module, name, buffer in buffers:  # DeepSpeed cast them, and rotary frequencies do not survive bfloat16
+    for module, name, buffer in buffers:  # DeepSpeed casts them, and bfloat16 is too coarse for rotary frequencies
         setattr(module, name, buffer.to(device))
     _restore_scales(body, dtype)
     return body, own.copied_to(device, dtype, tied=embedding.weight if is_tied else None)
 
 
 class _AllRanks:
-    """Tells DeepSpeed to use the process group that is there: one of its own would not have its timeout."""
+    """Has DeepSpeed use the existing process group: one that it creates would not have its timeout."""
 
     def get_model_parallel_group(self) -> ProcessGroup | None:
         return distributed.group.WORLD
 
 
 def _auto_tp(body: PreTrainedModel, rank: Rank) -> torch.device:
-    """Have DeepSpeed cut the matrices of the body, as views of the whole ones; the device that it works on."""
+    """Have DeepSpeed shard the matrices of the body, as views of the whole ones; returns the device that it uses."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
     disable_shared_memory_all_reduce()
-    with redirect_stdout(io.StringIO()) as told:
+    with redirect_stdout(io.StringIO()) as output:
         deepspeed.init_distributed()
         deepspeed.init_inference(
             body,
             tensor_parallel={
                 "tp_size": rank.world_size,
-                "tp_grain_size": 1,  # with the default of 64 hidden units the ranks' shares may differ, or be empty
+                "tp_grain_size": 1,  # with the default of 64 hidden units the ranks' shards may differ, or be empty
                 "mpu": _AllRanks(),
                 "tp_group": distributed.group.WORLD,
             },
@@ -168,35 +167,35 @@ def _auto_tp(body: PreTrainedModel, rank: Rank) -> torch.device:
             replace_with_kernel_inject=False,
             keep_module_on_host=True,
         )
-    _log.debug("DeepSpeed: %s", told.getvalue().strip())
+    _log.debug("DeepSpeed: %s", output.getvalue().strip())
     whole = [name for name, module in body.named_modules() if rank.world_size > 1 and isinstance(module, nn.Linear)]
-    assert not whole, f"{type(body).__name__}: not cut: {whole[:3]}"
+    assert not whole, f"{type(body).__name__}: not sharded: {whole[:3]}"
     return torch.device(get_accelerator().current_device_name())
 
 
 def _move_to_device(body: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
-    """Bring the weights to the device in `dtype`, one at a time, and let go of the matrices that they are slices of."""
+    """Move the weights to the device in `dtype`, one at a time, and free the matrices that they are views of."""
     for module in body.modules():
-        is_slice = is_tensor_parallel(module)
+        is_view = is_tensor_parallel(module)
         for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.data.to(device, dtype, copy=is_slice)
+            parameter.data = parameter.data.to(device, dtype, copy=is_view)
 
 
 def _restore_scales(body: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Set the buffers whose values were rounded to the type that the weights are stored in; Gemma has one."""
+    """Set the buffers whose values were rounded to the dtype in which the weights are stored; Gemma has one."""
     for module in body.modules():
         restore_embedding_scale(module, dtype, body.device)
     kept = {buffer.dtype for buffer in body.buffers() if buffer.is_floating_point()}
     assert kept <= {dtype, torch.float32}, (
-        f"{type(body).__name__}: a buffer was rounded to what the weights are stored in"
+        f"{type(body).__name__}: a buffer was rounded to the dtype in which the weights are stored"
     )
 
 
 def _dtype_to_map(files: Sequence[Path]) -> str | None:
-    """Name the type that all weights are stored in, so that they can be mapped as they are.
+    """Name of the dtype in which all weights are stored, with which their files can be mapped without a copy.
 
-    None where they differ, or DeepSpeed does not take that type on this device: then all are cast, and each rank holds
-    the whole checkpoint in memory while it loads.
+    None where they differ, or DeepSpeed does not support the dtype on this device: then all are cast, and each rank
+    holds the whole checkpoint in memory while it loads.
     """
     from deepspeed.accelerator import get_accelerator
 

@@ -1,8 +1,8 @@
-"""Weights in shares: how each rank comes to keep its part of every weight, and DeepSpeed to know of it.
+"""Partitions weights for ZeRO while they are loaded: each rank keeps its part of every weight.
 
-transformers has a way of its own to load for ZeRO, but reports there neither weights that are left over nor those of
-another shape. So it is let load as it does for one process, with all checks, and each weight is cut the moment it is
-in its place. Knows no engine and no queries.
+transformers can load for ZeRO itself, but then reports neither unused weights nor those of another shape. So it loads
+as for one process, with all checks, and each weight is partitioned as soon as it is assigned to its module.
+Does not depend on engines or queries.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from psych_ray.scoring.models.text_model import text_model
 
 
 def require_async_io() -> None:
-    """Raise UnsupportedError where DeepSpeed's file access is neither built nor can be."""
+    """Raise UnsupportedError where DeepSpeed's asynchronous file access is neither built nor can be."""
     with suppress_output():
         if not has_async_io():
             raise UnsupportedError(
@@ -44,22 +44,22 @@ def require_async_io() -> None:
 
 
 def deepspeed_config(directory: Path, scoring: ScoringConfig, rank: Rank, nvme: Path | None) -> dict[str, Any]:
-    """DeepSpeed's configuration: no optimizer, weights in shares outside the GPU."""
+    """DeepSpeed's configuration: no optimizer, weights partitioned and outside the GPU."""
     on_gpu = scoring.device != "cpu" and torch.cuda.is_available()
-    where: dict[str, Any] = {"device": "cpu", "pin_memory": on_gpu}
+    offload: dict[str, Any] = {"device": "cpu", "pin_memory": on_gpu}
     if nvme is not None:
-        where |= {
+        offload |= {
             "device": "nvme",
             "nvme_path": str(nvme),
             "buffer_size": -(-_largest_weight(directory) // rank.world_size),
         }
     zero = {
         "stage": 3,
-        "offload_param": where,
-        # it would replace torch.nn.functional.linear for the whole process
+        "offload_param": offload,
+        # True would replace torch.nn.functional.linear in the whole process
         "memory_efficient_linear": False,
     }
-    if not on_gpu:  # where weights come no sooner for being asked for ahead, and what is put together is memory as well
+    if not on_gpu:  # prefetching does not help, and gathered weights take the same memory as partitions
         zero |= {"stage3_prefetch_bucket_size": 0, "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0}
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -70,7 +70,7 @@ def deepspeed_config(directory: Path, scoring: ScoringConfig, rank: Rank, nvme: 
 
 
 def _largest_weight(directory: Path) -> int:
-    """Elements of the largest parameter, experts that are stored apart put together."""
+    """Elements of the largest parameter, where experts that are stored one by one count as fused."""
     model_class, config = text_model(AutoConfig.from_pretrained(directory))
     with torch.device("meta"):
         return max(weight.numel() for weight in model_class(config).parameters())
@@ -78,14 +78,14 @@ def _largest_weight(directory: Path) -> int:
 
 @contextmanager
 def partitioned_on_load(settings: dict[str, Any]) -> Iterator[None]:
-    """While it lasts, a weight that is given to a module is cut, and only this rank's share of it is kept.
+    """Within the context, a weight that is assigned to a module is partitioned, and only this rank's part is kept.
 
-    transformers then loads as it always does, one weight after the other: converted, renamed and checked.
+    transformers loads one weight after the other as for one process: converts, renames and checks them.
     """
     disable_shared_memory_all_reduce()
     partition, device = zero_partition(settings)
 
-    def cut(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
+    def replace_by_partition(module: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
         if weight is None or weight.is_meta:
             return None
         if is_partitioned(weight):
@@ -99,7 +99,7 @@ def partitioned_on_load(settings: dict[str, Any]) -> Iterator[None]:
         partition(weight)
         return None
 
-    with load_weights_one_by_one(), parameter_hook(cut):
+    with load_weights_one_by_one(), parameter_hook(replace_by_partition):
         yield
 
 

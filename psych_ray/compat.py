@@ -1,15 +1,263 @@
-"""Private and undocumented interfaces of other libraries, each with its reason and the version it was seen in."""
+"""Private and undocumented interfaces of libraries, each with its reason and the version it was seen in.
+
+Everything that may change with a release of a library without notice is here, and nowhere else. Each library is
+imported inside the functions that use it: importing this module imports none of them. `tests/test_compat.py` has a
+test for each interface that names it in one line when it is gone.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     import wandb
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# --- torch ---
+
+ParameterHook = Callable[..., Any]
+"""Called with module, name and parameter; what it returns, unless None, is registered instead."""
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "cannot allocate memory", "defaultcpuallocator", "alloc_failed")
+
+
+@contextmanager
+def parameter_hook(hook: ParameterHook) -> Iterator[None]:
+    """Within the context, `hook` sees every parameter that is registered with any module.
+
+    The only point at which weights can be sharded one by one while transformers loads them. Documented as
+    experimental (torch 2.13).
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    handle = register_module_parameter_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def has_onednn_linear() -> bool:
+    """Whether this build of PyTorch has oneDNN's linear layer for this CPU."""
+    import torch
+
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN, to which PyTorch gives float32 only inside Inductor (torch 2.13)."""
+    import torch
+
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return product
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that a device or the host ran out of memory.
+
+    Only CUDA's allocator has a type for it (`torch.OutOfMemoryError`, a RuntimeError); the CPU's, cuBLAS, NCCL and
+    memory maps raise RuntimeError or OSError and differ by their text (torch 2.13).
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if not isinstance(error, RuntimeError | OSError):
+        return False
+    text = f"{type(error).__name__} {error} {conversion_errors(error)}".lower()
+    return "outofmemoryerror" in text or any(said in text for said in _OUT_OF_MEMORY)
+
+
+# --- transformers ---
+
+
+def text_decoder(model: PreTrainedModel) -> Any:
+    """Decoder of a model: the part that turns token ids into hidden states.
+
+    `get_decoder` returns the model itself for some classes, among them the text classes of Llama 3.2 Vision and
+    Llama 4; the decoder is then its `model` (transformers 5.23).
+    """
+    decoder: Any = model.get_decoder()
+    return getattr(model, "model", decoder) if decoder is model else decoder
+
+
+def causal_model_classes(config: PretrainedConfig) -> list[type[PreTrainedModel]]:
+    """Classes that predict the next token for a configuration, text-only ones first; empty where there are none.
+
+    The mappings behind the auto classes, which give a class without an instance (transformers 5.23).
+    """
+    from transformers.models.auto import modeling_auto
+
+    for mapping in (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    ):
+        found: Any = mapping.get(type(config), None)
+        if found:
+            return list(found) if isinstance(found, tuple | list) else [found]
+    return []
+
+
+def weights_ignored_on_load(model: PreTrainedModel) -> set[str]:
+    """Patterns of names of stored weights that a model does not use and does not report (transformers 5.23)."""
+    return set(model._keys_to_ignore_on_load_unexpected or ())
+
+
+def ignore_weights_on_load(model: PreTrainedModel, patterns: set[str]) -> None:
+    """Add to `weights_ignored_on_load`."""
+    model._keys_to_ignore_on_load_unexpected = weights_ignored_on_load(model) | patterns
+
+
+@contextmanager
+def load_weights_one_by_one() -> Iterator[None]:
+    """Within the context, transformers does not read weights ahead, which would hold all of them in memory.
+
+    An environment variable that its documentation does not list (transformers 5.23).
+    """
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def copy_load_marks(source: nn.Parameter, target: nn.Parameter) -> None:
+    """Mark a parameter as loaded where `source` is: an unmarked one is initialized anew (transformers 5.23)."""
+    vars(target).update(vars(source))
+
+
+def conversion_errors(error: BaseException) -> str:
+    """What went wrong while transformers converted stored weights, empty if nothing did.
+
+    It collects these errors, out of memory among them, prints a report, and raises a RuntimeError that says only that
+    there were some; they are in the frame that raises it (transformers 5.23, `log_state_dict_report`).
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    found = getattr(trace.tb_frame.f_locals.get("loading_info"), "conversion_errors", None) if trace else None
+    return " ".join(map(str, found.values())) if found else ""
+
+
+def restore_embedding_scale(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Set the scale of an embedding, if the module is one that has it, to its exact value in `dtype`.
+
+    Gemma's is a buffer, rounded to the dtype that the model was built in; the exact number is an attribute
+    (transformers 5.23).
+    """
+    import torch
+
+    scale = getattr(module, "scalar_embed_scale", None)
+    if scale is not None:
+        module.embed_scale = torch.nn.Buffer(torch.tensor(scale, dtype=dtype, device=device), persistent=False)
+
+
+def sdpa_attention(*args: Any, **kwargs: Any) -> Any:
+    """The attention that transformers registers as "sdpa" (transformers 5.23)."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward(*args, **kwargs)
+
+
+def sdpa_mask(*args: Any, **kwargs: Any) -> Any:
+    """The mask that belongs to `sdpa_attention` (transformers 5.23)."""
+    from transformers.masking_utils import sdpa_mask
+
+    return sdpa_mask(*args, **kwargs)
+
+
+def silence_bitsandbytes() -> None:
+    """Drop its warning, for every layer and pass, that inputs are cast."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+# --- DeepSpeed ---
+
+
+def disable_shared_memory_all_reduce() -> None:
+    """Keep DeepSpeed from compiling an all-reduce for CPUs on first use, which takes a compiler (deepspeed 0.19.8)."""
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def has_async_io() -> bool:
+    """Whether DeepSpeed's file access is built or can be (deepspeed 0.19.8)."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    return bool(AsyncIOBuilder().is_compatible(verbose=False))
+
+
+def is_tensor_parallel(module: nn.Module) -> bool:
+    """Whether AutoTP made a module, whose weights are then views of whole ones (deepspeed 0.19.8)."""
+    from deepspeed.module_inject.layers import TensorParallel_Layer
+
+    return isinstance(module, TensorParallel_Layer)
+
+
+def zero_partition(config: dict[str, Any]) -> tuple[Callable[[nn.Parameter], None], torch.device]:
+    """Function that replaces a weight by this rank's partition of it, and the device on which it expects weights.
+
+    `zero.Init` partitions whole modules when they are built; the function for one parameter is an attribute of those
+    that it has partitioned (deepspeed 0.19.8).
+    """
+    import torch
+    from deepspeed import zero
+
+    seed: Any = torch.nn.Parameter(torch.zeros(1, dtype=torch.float32), requires_grad=False)
+    zero.Init(module=torch.nn.ParameterList([seed]), config_dict_or_path=config)
+
+    def partition(weight: nn.Parameter) -> None:
+        seed.convert_to_zero_parameters([weight])
+
+    return partition, seed.device
+
+
+def is_partitioned(weight: nn.Parameter) -> bool:
+    """Whether ZeRO has partitioned a weight (deepspeed 0.19.8)."""
+    return hasattr(weight, "ds_id")
+
+
+def partition_of(weight: nn.Parameter) -> Tensor:
+    """This rank's partition of a weight [elements] (deepspeed 0.19.8)."""
+    partition: Any = weight
+    found: Tensor = partition.ds_tensor
+    return found
+
+
+def release_zero_engine(engine: Any) -> None:
+    """Free the weights of an engine that `deepspeed.initialize` made without an optimizer.
+
+    `destroy` leaves the partitions, and a global list of modules keeps every model alive (deepspeed 0.19.8).
+    """
+    from deepspeed.runtime.zero import parameter_offload
+
+    whole = engine.module
+    engine.optimizer.partition_all_parameters()
+    engine.destroy()
+    own = set(whole.modules())
+    stack = parameter_offload.FWD_MODULE_STACK
+    stack[:] = [module for module in stack if module not in own]
+    for parameter in whole.parameters():
+        parameter.ds_tensor = None
+
+
+def zero_partition_directories(nvme: Path, rank: int) -> list[Path]:
+    """Where ZeRO stores the partitions of a rank, which it does not delete (deepspeed 0.19.8)."""
+    return list(nvme.glob(f"zero_stage_3/*/rank{rank}"))
+
 
 # --- wandb ---
 # Seen in 0.31.0. tests/test_compat_wandb.py fails where one of these is gone.

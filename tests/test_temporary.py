@@ -65,7 +65,7 @@ def owner(folder):
         os.kill(child, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("pid", [DEAD_PID, LIVE_PID])
+@pytest.mark.parametrize("pid", [DEAD_PID, LIVE_PID], ids=["dead", "live"])
 def test_a_killed_process_leaves_a_directory_that_the_next_one_removes(folder, owner, pid):
     process = owner(pid)
     process.kill()
@@ -76,7 +76,7 @@ def test_a_killed_process_leaves_a_directory_that_the_next_one_removes(folder, o
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("pid", [DEAD_PID, LIVE_PID])
+@pytest.mark.parametrize("pid", [DEAD_PID, LIVE_PID], ids=["dead", "live"])
 def test_a_live_process_keeps_its_directory_whatever_its_process_id(folder, owner, pid):
     process = owner(pid)
     (directory,) = folder.iterdir()

@@ -1,12 +1,13 @@
-"""Loads checkpoints into scorers: weights, tokenizer, engine and cut, one base for it and all its adapters.
+"""Loads checkpoints as scorers: weights, tokenizer, engine and cut, with one base for all of its adapters.
 
-What its files would score without being what they say is refused in the modules that this one puts together. Knows no
-cluster, and nothing of what is scored.
+The modules that this one combines raise CheckpointError where weights are not what the files describe. Does not depend
+on clusters or on what is scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,23 @@ from psych_ray.checkpoints.hub import fetch
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring.checks.self_check import self_check, sharded_self_check
-from psych_ray.scoring.checks.shrunk_model import check_reduced
+from psych_ray.scoring.checks.shrunk_model import check_shrunk_model
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import Engine, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.lora import AdapterEngine, SharedBase, require_adapter
 from psych_ray.scoring.engines.onednn import OneDnnEngine
 from psych_ray.scoring.engines.packed import PackedEngine
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
 from psych_ray.scoring.engines.sharded.zero import ZeroEngine, load_zero
-from psych_ray.scoring.models.load import load_model, one_line
+from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors
+from psych_ray.scoring.models.load import load_model, loading_errors
 from psych_ray.scoring.scorer import LanguageModelScorer, Truncation
 from psych_ray.scoring.tokens.alignment import require_offsets
 from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
 
-# Beyond so many rows oneDNN's products gain nothing any more.
+# With more rows, oneDNN's products are no faster.
 _CPU_BATCH = 2048
 
 
@@ -56,19 +58,21 @@ def load_scorers(
     scoring: ScoringConfig | None = None,
     *,
     allow_pickle: bool = False,
-    ranks: Ranks | None = None,
+    rank: Rank | None = None,
     pass_share: float = 1.0,
 ) -> dict[str, LanguageModelScorer]:
     """Load checkpoints on this process's device, by slug; a base and its adapters share one copy of the weights.
 
-    For a deepspeed engine this process is one of `ranks`, which all call this, and hold one checkpoint together;
-    `pass_share` of the tokens that they would read at a time are what they read.
-    CheckpointError where one of them cannot be loaded whole.
+    For a deepspeed engine this process is the `rank` of a gang, all ranks of which call this and hold one checkpoint
+    together; `pass_share` is the fraction of the default tokens per forward pass that they run.
+    CheckpointError where one of them cannot be loaded whole; InsufficientMemoryError, on the rank that runs out of
+    memory and at once, where one does not fit.
     """
     scoring = scoring or ScoringConfig()
-    if ranks is not None:
+    if rank is not None:
         (checkpoint,) = checkpoints
-        return {checkpoint.slug: _load_sharded(checkpoint, scoring, ranks, pass_share, allow_pickle=allow_pickle)}
+        with _loading_memory_errors(checkpoint):
+            return {checkpoint.slug: _load_sharded(checkpoint, scoring, rank, pass_share, allow_pickle=allow_pickle)}
     if scoring.engine not in {EngineName.auto, EngineName.transformers}:
         raise UnsupportedError(f"scoring.engine={scoring.engine} needs the ranks that psych-ray sweep starts")
     groups: dict[str, list[Checkpoint]] = {}
@@ -76,8 +80,13 @@ def load_scorers(
         groups.setdefault(load_group(checkpoint), []).append(checkpoint)
     scorers: dict[str, LanguageModelScorer] = {}
     for members in groups.values():
-        scorers |= _load_group(members, scoring, allow_pickle=allow_pickle)
+        with _loading_memory_errors(members[0]):
+            scorers |= _load_group(members, scoring, allow_pickle=allow_pickle)
     return scorers
+
+
+def _loading_memory_errors(checkpoint: Checkpoint) -> AbstractContextManager[None]:
+    return memory_errors(f"{checkpoint.card.id}: out of memory while loading", LOADING_ADVICE)
 
 
 def _load_group(
@@ -86,7 +95,7 @@ def _load_group(
     base = members[0].base_of_adapter or members[0]
     directories = {member.slug: _directory(member.card, allow_pickle=allow_pickle) for member in members}
     adapters = [member for member in members if member.base_of_adapter]
-    for member in adapters:  # before minutes are spent on the base
+    for member in adapters:  # before the base is loaded, which takes minutes
         require_adapter(member.card, directories[member.slug], allow_pickle=allow_pickle)
     base_directory = directories.get(base.slug) or _directory(base.card, allow_pickle=allow_pickle)
     model, config = load_model(base.card, base_directory, scoring, allow_pickle=allow_pickle)
@@ -94,9 +103,9 @@ def _load_group(
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
     base_tokenizer = _tokenizer(base.card, base_directory, config, rows)
-    # Before any adapter is put in: the base's engine is the same whether it shares its weights or not.
+    # Before any adapter is added: the base's engine does not depend on whether it shares its weights.
     engine, checks = self_check(
-        model, base_tokenizer, fastest_first(model), name=base.card.id, directory=base_directory, context=cut.tokens
+        model, base_tokenizer, candidate_engines(model), name=base.card.id, directory=base_directory, context=cut.tokens
     )
     engines = {base.slug: engine}
     if adapters:
@@ -104,8 +113,8 @@ def _load_group(
         engines = {base.slug: AdapterEngine(engine, shared, None)}
         for member in adapters:
             name = shared.add(member.card, directories[member.slug])
-            on_its_head = WholeModelEngine(model) if shared.changes_head(name) else engine
-            engines[member.slug] = AdapterEngine(on_its_head, shared, name)
+            own_engine = WholeModelEngine(model) if shared.changes_head(name) else engine
+            engines[member.slug] = AdapterEngine(own_engine, shared, name)
     scorers = {}
     for member in members:
         own = member.base_of_adapter and (directories[member.slug] / "tokenizer.json").is_file()
@@ -122,44 +131,44 @@ def _load_group(
 
 
 def _load_sharded(
-    checkpoint: Checkpoint, scoring: ScoringConfig, ranks: Ranks, pass_share: float, *, allow_pickle: bool
+    checkpoint: Checkpoint, scoring: ScoringConfig, rank: Rank, pass_share: float, *, allow_pickle: bool
 ) -> LanguageModelScorer:
     card = checkpoint.card
     directory = _directory(card, allow_pickle=allow_pickle)
-    with one_line(card, directory):
+    with loading_errors(card, directory):
         whole_config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
-    for load in sharded_ways(scoring, ranks, allow_pickle=allow_pickle):
-        reduced = check_reduced(lambda card, directory: load(card, directory)[0], whole_config, ranks, scoring)  # noqa: B023
-        if reduced.passed:
+    for load in sharded_loaders(scoring, rank, allow_pickle=allow_pickle):
+        shrunk = check_shrunk_model(lambda card, directory: load(card, directory)[0], whole_config, rank, scoring)  # noqa: B023
+        if shrunk.passed:
             break
     else:
-        raise CheckpointError(f"{card.id} fails its self-check: {reduced.name}: {reduced.detail}")
+        raise CheckpointError(f"{card.id} fails its self-check: {shrunk.name}: {shrunk.detail}")
     engine, config = load(card, directory)
     engine.pass_tokens = max(1, int(engine.pass_tokens * pass_share))
     cut = _cut(scoring, config)
     tokenizer = _tokenizer(card, directory, config, config.get_text_config(decoder=True).vocab_size)
-    checks = sharded_self_check(engine, tokenizer, reduced, name=card.id, context=cut.tokens)
+    checks = sharded_self_check(engine, tokenizer, shrunk, name=card.id, context=cut.tokens)
     return LanguageModelScorer(
         engine, tokenizer, cut, template=template_of(tokenizer), parity=scoring.parity, checks=checks
     )
 
 
-ShardedWay = Callable[[CheckpointCard, Path], tuple[TensorParallelEngine | ZeroEngine, PreTrainedConfig]]
+ShardedLoader = Callable[[CheckpointCard, Path], tuple[TensorParallelEngine | ZeroEngine, PreTrainedConfig]]
 
 
-def sharded_ways(scoring: ScoringConfig, ranks: Ranks, *, allow_pickle: bool) -> list[ShardedWay]:
-    """Ways to hold a checkpoint on these ranks with the engine that was chosen, the fastest first."""
+def sharded_loaders(scoring: ScoringConfig, rank: Rank, *, allow_pickle: bool) -> list[ShardedLoader]:
+    """Functions that load a checkpoint on these ranks with the chosen engine, the fastest first."""
     if scoring.engine == EngineName.deepspeed_tp:
-        return [partial(load_tensor_parallel, scoring=scoring, ranks=ranks, allow_pickle=allow_pickle)]
+        return [partial(load_tensor_parallel, scoring=scoring, rank=rank, allow_pickle=allow_pickle)]
     nvme = Path(scoring.nvme) if scoring.nvme else None
-    load = partial(load_zero, scoring=scoring, ranks=ranks, allow_pickle=allow_pickle, nvme=nvme)
+    load = partial(load_zero, scoring=scoring, rank=rank, allow_pickle=allow_pickle, nvme=nvme)
     return [load, partial(load, packed=False)]
 
 
-def fastest_first(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]:
-    """Ways to score with this model, by name."""
+def candidate_engines(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]:
+    """Functions that build an engine for this model, by name, the fastest first."""
     plain = TransformersEngine(model)
-    if model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):  # what its kernels can do
+    if model.device.type == "cuda" and model.dtype in (torch.bfloat16, torch.float16):  # the dtypes of its kernels
         return {PackedEngine.name: lambda: PackedEngine(model), plain.name: lambda: plain}
     if model.device.type == "cpu" and model.dtype == torch.float32 and onednn.available():
         return {
@@ -178,7 +187,7 @@ def _directory(card: CheckpointCard, *, allow_pickle: bool) -> Path:
 
 def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, rows: int) -> PreTrainedTokenizerBase:
     """Load a tokenizer that reports offsets and belongs to the weights; CheckpointError for any other."""
-    with one_line(card, directory):
+    with loading_errors(card, directory):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=card.trust_remote_code
         )
@@ -189,9 +198,9 @@ def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, 
 
 
 def _cut(scoring: ScoringConfig, config: PreTrainedConfig) -> Truncation:
-    """Where transcripts end for this checkpoint; never beyond its context, whatever the setting.
+    """Where transcripts are truncated for this checkpoint; never beyond its context, whatever the setting.
 
-    With `parity` the conditions cut, as the study's authors did, and nothing else does.
+    With `parity` the conditions truncate, as the study's authors did, and nothing else does.
     """
     if scoring.parity:
         return Truncation()

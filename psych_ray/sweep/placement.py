@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from psych_ray.checkpoints.shape import CheckpointShape
 from psych_ray.config import Dtype, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.batching import PASS_TOKENS
+from psych_ray.scoring.engines.packs import PASS_TOKENS
 from psych_ray.sweep.cluster_shape import ClusterShape
 from psych_ray.sweep.cost import tokens_at_most
 

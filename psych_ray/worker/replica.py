@@ -26,7 +26,7 @@ from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.spec import CheckpointReport, LoadReport, ReplicaSpec
 
 if TYPE_CHECKING:
-    from psych_ray.scoring.engines.sharded.process_group import Ranks, Rendezvous
+    from psych_ray.scoring.engines.sharded.process_group import Rank, Rendezvous
 
 
 class Replica:
@@ -62,12 +62,12 @@ class Replica:
 
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
-        ranks = self._join(address) if address else None
+        rank = self._join(address) if address else None
         scorers = load_scorers(
             spec.checkpoints,
             spec.scoring,
             allow_pickle=spec.allow_pickle,
-            ranks=ranks,
+            rank=rank,
             pass_share=spec.pass_share,
         )
         self._scorers |= scorers
@@ -79,7 +79,7 @@ class Replica:
         }
         return LoadReport(seconds=time.monotonic() - began, notes=tuple(sorted(notes)))
 
-    def _join(self, address: tuple[str, int]) -> Ranks:
+    def _join(self, address: tuple[str, int]) -> Rank:
         from psych_ray.scoring.engines.sharded.process_group import join
         from psych_ray.scoring.models.load import device_of
 

@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 from psych_ray.scoring.engines.base import Engine, Query
-from psych_ray.scoring.loading import fastest_first
+from psych_ray.scoring.loading import candidate_engines
 from psych_ray.scoring.scorer import LanguageModelScorer, Truncation
 from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named
@@ -91,8 +91,8 @@ def speed(shape: str, n: int, rounds: int) -> dict[str, object]:
 
 
 def fastest(model: PreTrainedModel) -> Engine:
-    """Build the engine that a replica would take here."""
-    return next(iter(fastest_first(model).values()))()
+    """Build the engine that a replica uses on this machine."""
+    return next(iter(candidate_engines(model).values()))()
 
 
 def preparing(shape: str, *, n: int = 4, tokens: int = 2048) -> dict[str, object]:

@@ -86,13 +86,13 @@ def measure_zero(shape: str, n: int) -> dict[str, object]:
     from psych_ray.scoring.engines.sharded.zero import load_zero
 
     queries = like_real(n=n)
-    with tempfile.TemporaryDirectory() as place:
-        random_model(shape, dtype=torch.bfloat16, device="cuda").save_pretrained(place)
+    with tempfile.TemporaryDirectory() as directory:
+        random_model(shape, dtype=torch.bfloat16, device="cuda").save_pretrained(directory)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        ranks = Rendezvous("127.0.0.1", 1, timeout_s=600).join(1, device="cuda")
-        card, scoring = CheckpointCard(id=shape, path=place), ScoringConfig(dtype=Dtype.bfloat16)
-        engine, _ = load_zero(card, Path(place), scoring, ranks, allow_pickle=False)
+        rank = Rendezvous("127.0.0.1", 1, timeout_s=600).join(1, device="cuda")
+        card, scoring = CheckpointCard(id=shape, path=directory), ScoringConfig(dtype=Dtype.bfloat16)
+        engine, _ = load_zero(card, Path(directory), scoring, rank, allow_pickle=False)
         seconds = milliseconds(lambda: engine.score(queries), 1) / 1e3
         engine.close()
     return {

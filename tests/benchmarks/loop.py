@@ -1,4 +1,4 @@
-"""The loop to beat: what everybody would write, and what the study's published scripts do, told in our own words.
+"""The baseline: the loop that the study's published scripts run, written anew.
 
 For each transcript a full forward pass with the logits of every token, cross-entropy over all of them in float32, a
 Python loop over tokens to sum them up by response, and a clean-up after each transcript. Accuracy takes a second run.

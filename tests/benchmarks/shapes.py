@@ -52,7 +52,7 @@ def real_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def real_queries(*, tokens: int, n: int) -> list[Query]:
-    """Ask for the responses of real transcripts that have more than `tokens` tokens, cut there."""
+    """Queries for the responses of real transcripts with more than `tokens` tokens, truncated there."""
     from psych_ray.scoring.scorer import token_indices
     from psych_ray.scoring.tokens.alignment import align
     from psych_ray.transcripts.conditions import condition_named
@@ -68,10 +68,10 @@ def real_queries(*, tokens: int, n: int) -> list[Query]:
 
 
 def like_real(*, n: int, seed: int = 0) -> list[Query]:
-    """Queries with lengths and answer places drawn like those of the real studies, for a machine without the data.
+    """Queries with lengths and scored tokens drawn like those of the real studies, for a machine without the data.
 
     Lengths: quantiles of 24 studies of Psych-201 with Qwen3's tokenizer (median 3,300, a quarter above 8,192, one in a
-    hundred above 16,384); 5.4 % of the tokens are wanted.
+    hundred above 16,384); 5.4 % of the tokens are scored.
     """
     rng = np.random.default_rng(seed)
     at, quantiles = [0, 0.25, 0.5, 0.75, 0.99, 1], [400, 1000, 3300, 8192, 16_384, 30_000]

@@ -62,15 +62,15 @@ def scores(scorer: LanguageModelScorer, transcripts: list[Transcript]) -> NDArra
 
 
 def packed(engine: Any) -> Engine:
-    """Pack sixteen thousand tokens a pass, on a CPU by one attention a sequence."""
+    """Pack sixteen thousand tokens per pass, on a CPU with one attention per sequence."""
     return PackedEngine(engine.model, batch_tokens=16_384, attend=one_by_one)
 
 
-def one_by_one(query, key, value, boundaries, _, longest, __, *, scale, window_size, enable_gqa):
-    """What varlen_attn promises, for sequences that see all that is before them."""
+def one_by_one(query, key, value, cu_seqlens, _, max_seqlen, __, *, scale, window_size, enable_gqa):
+    """As `varlen_attn`, for attention without a window."""
     assert window_size[0] < 0
     output = []
-    for states in zip(*(x.split(boundaries.diff().tolist()) for x in (query, key, value)), strict=True):
+    for states in zip(*(x.split(cu_seqlens.diff().tolist()) for x in (query, key, value)), strict=True):
         q, k, v = (x.transpose(0, 1)[None] for x in states)
         attended = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scale, enable_gqa=enable_gqa

@@ -136,7 +136,7 @@ def forget_the_vocabulary(directory: Path) -> None:
     ("damage", "message"),
     [
         (lose_a_weight, r"do not hold all weights.*model\.layers\.1\.mlp\.up_proj\.weight"),
-        (add_a_bias, r"no place for some of its weights \(model\.layers\.0\.self_attn\.q_proj\.bias\)"),
+        (add_a_bias, r"no parameter for some of its weights \(model\.layers\.0\.self_attn\.q_proj\.bias\)"),
         (lambda d: rewrite(d / "config.json", hidden_size="wide"), "cannot be loaded"),
         (lambda d: rewrite(d / "config.json", hidden_size=64), "cannot be loaded|do not hold all"),
         (forget_the_vocabulary, "not a pair"),

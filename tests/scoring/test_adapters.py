@@ -219,6 +219,27 @@ def test_a_comparison_on_the_shared_weights_is_made_with_the_same_adapter(base, 
     assert np.abs(nll(scorers["first"], transcripts) - expected).max() < 1e-4
 
 
+def test_the_adapter_that_was_active_is_so_again_also_when_nested_and_after_an_exception(base, first, second):
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    shared = lora.SharedBase(model)
+    one, other = (shared.add(CheckpointCard(id=path.name), path) for path in (first, second))
+
+    @torch.no_grad()
+    def logits():
+        return model(input_ids=torch.arange(20)[None]).logits
+
+    alone = logits()
+    with shared.active(one):
+        adapted = logits()
+        with pytest.raises(KeyError), shared.active(other), shared.active(None):
+            raise KeyError
+        assert torch.equal(logits(), adapted)
+        with shared.active(None):
+            assert torch.equal(logits(), alone)
+    assert not torch.equal(adapted, alone)
+    assert torch.equal(logits(), alone)
+
+
 def test_bfloat16_is_finite(base, first, transcripts):
     scorers = load_scorers(find(base, first), ScoringConfig(dtype="bfloat16"))
     assert all(np.isfinite(nll(scorer, transcripts)).all() for scorer in scorers.values())
@@ -275,8 +296,8 @@ def widen(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lose_a_weight, "lack weights that its configuration asks for"),
-        (rename_a_weight, "its base has no place for some of its weights"),
+        (lose_a_weight, "lack weights that its configuration requires"),
+        (rename_a_weight, "its base has no parameters for some of its weights"),
         (widen, "cannot be loaded .*size mismatch"),
         (lambda d: rewrite(d / "adapter_config.json", bias="all"), "with bias: all .* merge it into its base"),
         (lambda d: rewrite(d / "adapter_config.json", init_lora_weights="pissa"), "pissa .* merge it into its base"),

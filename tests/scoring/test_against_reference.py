@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inside import model_of
+from support_engines import model_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from psych_ray.checkpoints.find import find_checkpoints

@@ -18,9 +18,9 @@ import peft
 import pytest
 import torch
 import transformers
-from inside import model_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support_engines import model_of
 from transformers import AutoTokenizer
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints
@@ -312,6 +312,7 @@ def test_adapters_made_on_the_whole_model_are_put_on_its_text_side(
 ):
     directory = directory_of(name, byte_tokenizer_directory)
     model = getattr(transformers, ARCHITECTURES[name].model).from_pretrained(directory, dtype=torch.float32)
+    torch.manual_seed(0)
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     for parameter_name, parameter in adapted.named_parameters():
         if "lora_" in parameter_name:

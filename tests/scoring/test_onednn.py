@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from test_packing import ARCHITECTURES, difference, queries, slow_attention, tiny
+from torch.overrides import _get_current_function_mode_stack
 
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.onednn import OneDnnEngine
 from psych_ray.scoring.engines.packed import PackedEngine
-from psych_ray.scoring.loading import fastest_first
+from psych_ray.scoring.loading import candidate_engines
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of PyTorch has no oneDNN for this CPU")
 
@@ -19,13 +20,13 @@ pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of Py
 @pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (6, 6)])
 def test_attention_is_the_mask_written_out(window, heads, groups):
     torch.manual_seed(0)
-    lengths = (1, 700, 256, 300)  # below, at, and above the rows that it takes at a time
-    boundaries = torch.tensor([0, *lengths]).cumsum(0).int()
+    lengths = (1, 700, 256, 300)  # below, at, and above the number of rows per product
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
     query = torch.randn(sum(lengths), heads, 16)
     key, value = (torch.randn(sum(lengths), heads // groups, 16) for _ in range(2))
-    asked = (query, key, value, boundaries, boundaries, max(lengths), max(lengths))
+    given = (query, key, value, cu_seqlens, cu_seqlens, max(lengths), max(lengths))
     how = {"scale": 0.3, "window_size": (window, 0), "enable_gqa": groups > 1}
-    torch.testing.assert_close(onednn.attend(*asked, **how), slow_attention(*asked, **how), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(onednn.attend(*given, **how), slow_attention(*given, **how), rtol=1e-5, atol=2e-6)
 
 
 def test_the_default_scale_is_that_of_the_head_width():
@@ -38,8 +39,8 @@ def test_the_default_scale_is_that_of_the_head_width():
 
 def test_only_float32_products_are_taken(monkeypatch):
     taken = []
-    linear = onednn._linear
-    monkeypatch.setattr(onednn, "_linear", lambda *given: taken.append(given[0].dtype) or linear(*given))
+    linear = onednn.linear
+    monkeypatch.setattr(onednn, "linear", lambda *given: taken.append(given[0].dtype) or linear(*given))
     layer, half = torch.nn.Linear(8, 4), torch.nn.Linear(8, 4, dtype=torch.bfloat16)
     rows = torch.randn(3, 8)
     plain, plain_half = layer(rows), half(rows.bfloat16())
@@ -52,6 +53,19 @@ def test_only_float32_products_are_taken(monkeypatch):
     assert len(taken) == 1, "it ends with the block"
 
 
+def test_the_mode_ends_with_the_call_also_when_nested_and_after_an_exception():
+    class Raises:
+        name, batch_tokens = "raises", 1
+
+        def score(self, batch):
+            assert len(_get_current_function_mode_stack()) == 2
+            raise KeyError("no score")
+
+    with pytest.raises(KeyError, match="no score"):
+        OneDnnEngine(OneDnnEngine(Raises())).score([])
+    assert not _get_current_function_mode_stack()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_scores_are_those_of_the_model_itself(architecture):
     model = tiny(architecture, **ARCHITECTURES[architecture])
@@ -62,7 +76,7 @@ def test_scores_are_those_of_the_model_itself(architecture):
 
 def test_it_is_the_first_choice_for_float32_on_a_cpu():
     model = tiny("Llama")
-    names = list(fastest_first(model))
+    names = list(candidate_engines(model))
     assert names == ["transformers, packed, oneDNN", "transformers, oneDNN", "transformers"]
-    assert names == [build().name for build in fastest_first(model).values()]
-    assert list(fastest_first(model.bfloat16())) == ["transformers"]
+    assert names == [build().name for build in candidate_engines(model).values()]
+    assert list(candidate_engines(model.bfloat16())) == ["transformers"]

@@ -10,16 +10,18 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from psych_ray.scoring.batching import packs
+from psych_ray.errors import InsufficientMemoryError
 from psych_ray.scoring.engines.base import Query, TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.packed import PackedEngine
+from psych_ray.scoring.engines.packed_attention import Pack, enable_varlen_attention, packed_attention
+from psych_ray.scoring.engines.packs import packs
 
 
-def slow_attention(query, key, value, boundaries, _, longest, __, *, scale, window_size, enable_gqa):
-    """Each sequence by itself, the mask written out; what varlen_attn promises."""
+def slow_attention(query, key, value, cu_seqlens, _, max_seqlen, __, *, scale, window_size, enable_gqa):
+    """Each sequence alone, with an explicit mask: what `varlen_attn` computes."""
     output = torch.empty_like(query)
-    ends = boundaries.tolist()
-    assert max(b - a for a, b in itertools.pairwise(ends)) == longest
+    ends = cu_seqlens.tolist()
+    assert max(b - a for a, b in itertools.pairwise(ends)) == max_seqlen
     for start, end in itertools.pairwise(ends):
         i = torch.arange(end - start)
         mask = i[:, None] >= i[None]
@@ -108,12 +110,35 @@ def test_out_of_memory_halves_the_budget_for_good_and_loses_nothing(caplog):
     engine = PackedEngine(model, batch_tokens=1000, attend=small_memory)
     assert difference(engine.score(queries()), expected) < 1e-4
     assert engine.batch_tokens < 120
-    assert "out of GPU memory" in caplog.text
+    assert "out of memory with" in caplog.text
     calls.clear()
     engine.score(queries())
     assert max(calls) <= 110, "it did not remember"
-    with pytest.raises(torch.OutOfMemoryError):
-        engine.score(queries((300,)))
+    (long, _) = queries((300,))
+    with pytest.raises(InsufficientMemoryError, match=f"forward pass of {long.length} tokens"):
+        engine.score([long])
+
+
+def test_packed_attention_ends_with_its_context_also_when_nested_and_after_an_exception():
+    model = tiny("Qwen3")
+    expected = WholeModelEngine(model).score(queries())
+    enable_varlen_attention(model)
+    asked = queries((9, 12))[:2]
+    outer, inner = Pack.of(asked, model.device), Pack.of(asked[:1], model.device)
+
+    def running(pack):
+        return body(input_ids=pack.ids_1P, position_ids=pack.positions_1P, use_cache=False).last_hidden_state
+
+    def fails(*_, **__):
+        raise KeyError("no kernel")
+
+    body = model.model
+    with packed_attention(outer, slow_attention):
+        before = running(outer)
+        with pytest.raises(KeyError, match="no kernel"), packed_attention(inner, fails):
+            running(inner)
+        assert torch.equal(running(outer), before)
+    assert difference(WholeModelEngine(model).score(queries()), expected) == 0.0
 
 
 def test_token_zero_cannot_be_asked_for():
@@ -126,6 +151,6 @@ def test_packs_hold_everything_once_and_fit(seed):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 120, rng.integers(1, 40)).tolist()
     groups = packs(sizes, 100)
-    assert sorted(place for group in groups for place in group) == list(range(len(sizes)))
+    assert sorted(index for group in groups for index in group) == list(range(len(sizes)))
     assert all(len(group) == 1 or sum(sizes[p] for p in group) <= 100 for group in groups)
     assert len(groups) <= 2 * sum(sizes) / 100 + 1

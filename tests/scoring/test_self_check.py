@@ -1,4 +1,4 @@
-"""The self-check sees what would score garbage: each fault is made on purpose and must be caught."""
+"""The self-check fails for what would give wrong scores: each fault is made on purpose."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def loaded(tiny_checkpoint, byte_tokenizer_directory):
     return model, AutoTokenizer.from_pretrained(directory), directory
 
 
-def ways(model, attend=slow_attention):
+def candidates(model, attend=slow_attention):
     return {
         "transformers, packed": lambda: PackedEngine(model, attend=attend),
         "transformers": lambda: TransformersEngine(model),
     }
 
 
-def test_a_sound_checkpoint_takes_the_fastest_way(loaded):
+def test_a_sound_checkpoint_is_scored_by_the_fastest_engine(loaded):
     model, tokenizer, directory = loaded
-    engine, checks = self_check(model, tokenizer, ways(model), directory=directory)
+    engine, checks = self_check(model, tokenizer, candidates(model), directory=directory)
     assert isinstance(engine, PackedEngine)
     assert all(check.passed for check in checks)
     assert [check.name for check in checks] == [
         "responses found", "begin-of-text at most once", "head is the file's", "likelihoods are finite",
-        "transformers, packed = slow way",
+        "transformers, packed matches the reference",
     ]  # fmt: skip
 
 
 def test_packing_that_leaks_is_not_used(loaded):
-    def leaking(query, key, value, boundaries, *more, **options):
+    def leaking(query, key, value, cu_seqlens, *more, **options):
         whole = torch.tensor([0, query.shape[0]], dtype=torch.int32)
         return slow_attention(query, key, value, whole, None, query.shape[0], None, **options)
 
     model, tokenizer, _ = loaded
-    engine, checks = self_check(model, tokenizer, ways(model, leaking))
+    engine, checks = self_check(model, tokenizer, candidates(model, leaking))
     assert isinstance(engine, TransformersEngine)
     assert [check.passed for check in checks[-2:]] == [False, True]
 
@@ -54,16 +54,16 @@ def test_packing_that_leaks_is_not_used(loaded):
 def test_a_leak_that_fades_at_once_is_seen(loaded):
     """A convolution over three tokens: lost in the mean over whole probes, not at a text's first tokens."""
 
-    def leaking(query, key, value, boundaries, *more, **options):
-        output = slow_attention(query, key, value, boundaries, *more, **options)
-        for start in boundaries[1:-1].tolist():
+    def leaking(query, key, value, cu_seqlens, *more, **options):
+        output = slow_attention(query, key, value, cu_seqlens, *more, **options)
+        for start in cu_seqlens[1:-1].tolist():
             output[start] += 0.01 * output[start - 1]
         return output
 
     model, tokenizer, _ = loaded
-    engine, checks = self_check(model, tokenizer, ways(model, leaking))
+    engine, checks = self_check(model, tokenizer, candidates(model, leaking))
     assert isinstance(engine, TransformersEngine)
-    assert "what stands beside a text changes it" in checks[-2].detail
+    assert "the sequence before it changes a sequence by" in checks[-2].detail
 
 
 def test_layers_that_are_known_to_leak_are_not_packed(loaded):
@@ -77,12 +77,12 @@ def test_layers_that_are_known_to_leak_are_not_packed(loaded):
         finally:
             model.config.layer_types = kinds
 
-    engine, checks = self_check(model, tokenizer, ways(model) | {"transformers, packed": packed})
+    engine, checks = self_check(model, tokenizer, candidates(model) | {"transformers, packed": packed})
     assert isinstance(engine, TransformersEngine)
     assert checks[-2].detail == "layers of linear_attention cannot be packed"
 
 
-def test_a_way_that_fails_or_loads_garbage_is_not_used(loaded):
+def test_an_engine_that_fails_or_is_wrong_is_not_used(loaded):
     model, tokenizer, _ = loaded
 
     def garbage():
@@ -112,7 +112,7 @@ def test_likelihoods_that_are_not_finite_refuse_the_checkpoint(loaded):
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
     with pytest.raises(CheckpointError, match="likelihoods are finite"):
-        self_check(model, tokenizer, ways(model))
+        self_check(model, tokenizer, candidates(model))
 
 
 def test_a_head_that_is_not_the_files_refuses_the_checkpoint(loaded):
@@ -121,14 +121,14 @@ def test_a_head_that_is_not_the_files_refuses_the_checkpoint(loaded):
     weights["lm_head.weight"] = weights["lm_head.weight"].flip(0).clone()
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"head is the file's: lm_head\.weight differs"):
-        self_check(model, tokenizer, ways(model), directory=directory)
+        self_check(model, tokenizer, candidates(model), directory=directory)
 
 
 def test_a_head_tied_by_mistake_refuses_the_checkpoint(loaded):
     model, tokenizer, directory = loaded
     model.lm_head.weight = model.model.embed_tokens.weight
     with pytest.raises(CheckpointError, match="head is the file's"):
-        self_check(model, tokenizer, ways(model), directory=directory)
+        self_check(model, tokenizer, candidates(model), directory=directory)
 
 
 def test_two_begin_of_texts_refuse_the_checkpoint(loaded):
@@ -140,4 +140,4 @@ def test_two_begin_of_texts_refuse_the_checkpoint(loaded):
         single="<s> <s> $0", special_tokens=[("<s>", bos)]
     )
     with pytest.raises(CheckpointError, match="begin-of-text at most once: 2 times"):
-        self_check(model, tokenizer, ways(model))
+        self_check(model, tokenizer, candidates(model))

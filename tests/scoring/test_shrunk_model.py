@@ -1,4 +1,4 @@
-"""The check on a small copy passes for every kind of checkpoint, and sees each fault that is made on purpose."""
+"""The check on a shrunk model passes for every kind of checkpoint, and fails for each fault made on purpose."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from gangs import on_ranks
+from support_ranks import on_ranks
 from test_zero import EXPERTS, FAMILIES, LINEAR, SCORING, WINDOWED, difference, queries, tiny
 
+from psych_ray.compat import partition_of
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.checks.shrunk_model import check_reduced, reduced_config
+from psych_ray.scoring.checks.shrunk_model import check_shrunk_model, shrunk_config
 from psych_ray.scoring.engines.base import Engine, TransformersEngine, WholeModelEngine
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.engines.sharded.zero import load_zero
 from psych_ray.scoring.models.load import load_model
 from psych_ray.scoring.scored import Check
 
-ONE = Ranks(0, 1)
+ONE = Rank(0, 1)
 LARGE: dict[str, Any] = {
     "hidden_size": 5120, "intermediate_size": 27_648, "num_hidden_layers": 64, "num_attention_heads": 40,
     "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936, "max_position_embeddings": 65_536,
@@ -42,12 +43,12 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
     """No file may be left there."""
-    place = tmp_path / "temporary"
-    place.mkdir()
-    monkeypatch.setenv("TMPDIR", str(place))
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    yield place
-    assert not list(place.iterdir())
+    yield directory
+    assert not list(directory.iterdir())
 
 
 def large(architecture: str, **more: Any) -> transformers.PreTrainedConfig:
@@ -96,8 +97,8 @@ def with_fault(fault: Callable[[Any], None]) -> Callable[[CheckpointCard, Path],
 
 @pytest.mark.parametrize("name", LARGE_FAMILIES)
 @pytest.mark.parametrize("n_ranks", [1, 4])
-def test_the_small_copy_keeps_what_decides_how_weights_are_cut(name, n_ranks):
-    whole, small = LARGE_FAMILIES[name], reduced_config(LARGE_FAMILIES[name], n_ranks)
+def test_the_shrunk_model_keeps_what_decides_how_weights_are_sharded(name, n_ranks):
+    whole, small = LARGE_FAMILIES[name], shrunk_config(LARGE_FAMILIES[name], n_ranks)
     assert type(small) is type(whole)
     whole, small = (config.get_text_config(decoder=True) for config in (whole, small))
     heads, key_heads = small.num_attention_heads, small.num_key_value_heads
@@ -115,15 +116,15 @@ def test_the_small_copy_keeps_what_decides_how_weights_are_cut(name, n_ranks):
     assert whole.num_hidden_layers > 2, "the configuration that was given has changed"
 
 
-def test_heads_that_do_not_divide_among_ranks_do_not_in_the_small_copy_either():
-    assert reduced_config(LARGE_FAMILIES["llama"], 3).num_key_value_heads % 3 != 0
+def test_heads_that_do_not_divide_among_ranks_do_not_in_the_shrunk_model_either():
+    assert shrunk_config(LARGE_FAMILIES["llama"], 3).num_key_value_heads % 3 != 0
 
 
 @pytest.mark.parametrize("name", LARGE_FAMILIES)
-def test_a_right_way_passes(name):
-    check = check_reduced(plainly, LARGE_FAMILIES[name], ONE, SCORING)
+def test_a_right_engine_passes(name):
+    check = check_shrunk_model(plainly, LARGE_FAMILIES[name], ONE, SCORING)
     assert check.passed, check.detail
-    assert check.name == "transformers = slow way, small copy"
+    assert check.name == "transformers matches the reference on a shrunk model"
     assert "bound" in check.detail
 
 
@@ -180,57 +181,57 @@ FAULTS: list[tuple[str, Callable[[Any], None]]] = [
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
-def test_a_wrong_way_does_not_pass(name, fault):
-    check = check_reduced(with_fault(fault), LARGE_FAMILIES[name], ONE, SCORING)
+def test_a_wrong_engine_does_not_pass(name, fault):
+    check = check_shrunk_model(with_fault(fault), LARGE_FAMILIES[name], ONE, SCORING)
     assert not check.passed, check.detail
 
 
-def test_a_way_that_fails_or_is_refused_does_not_pass_and_says_why():
+def test_an_engine_that_cannot_load_does_not_pass_and_says_why():
     def fails(card: CheckpointCard, directory: Path) -> Engine:
         raise CheckpointError(f"{card.id}: 8 heads do not divide among 3 ranks")
 
-    check = check_reduced(fails, LARGE_FAMILIES["llama"], ONE, SCORING)
+    check = check_shrunk_model(fails, LARGE_FAMILIES["llama"], ONE, SCORING)
     assert not check.passed
-    assert check.detail == "small copy of llama: 8 heads do not divide among 3 ranks"
+    assert check.detail == "shrunk llama: 8 heads do not divide among 3 ranks"
 
 
-def test_a_kind_of_which_no_small_copy_can_be_made_does_not_pass_and_says_why():
-    check = check_reduced(plainly, transformers.BambaConfig(), ONE, SCORING)
+def test_a_kind_of_which_no_shrunk_model_can_be_made_does_not_pass_and_says_why():
+    check = check_shrunk_model(plainly, transformers.BambaConfig(), ONE, SCORING)
     assert not check.passed
-    assert check.detail.startswith("no small copy of bamba can be made: ")
+    assert check.detail.startswith("no shrunk model of bamba can be made: ")
 
 
-def checked_on_ranks(ranks: Ranks, kinds: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Verdicts for ZeRO, then for a way that is wrong on the last rank only; then a real one in the same process."""
+def checked_on_ranks(rank: Rank, kinds: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Checks of ZeRO, then of an engine that is wrong on the last rank only; then a checkpoint in the same process."""
 
-    def by_zero(card: CheckpointCard, place: Path) -> Engine:
-        return load_zero(card, place, SCORING, ranks, allow_pickle=False)[0]
+    def by_zero(card: CheckpointCard, path: Path) -> Engine:
+        return load_zero(card, path, SCORING, rank, allow_pickle=False)[0]
 
-    def by_zero_scaled(card: CheckpointCard, place: Path) -> Engine:
-        engine, _ = load_zero(card, place, SCORING, ranks, allow_pickle=False)
+    def by_zero_scaled(card: CheckpointCard, path: Path) -> Engine:
+        engine, _ = load_zero(card, path, SCORING, rank, allow_pickle=False)
         for name, weight in engine._engine.module.named_parameters():
             if name.endswith("layers.1.input_layernorm.weight"):
-                weight.ds_tensor.mul_(1.2)
+                partition_of(weight).mul_(1.2)
         return engine
 
-    found: dict[str, Any] = {name: check_reduced(by_zero, config, ranks, SCORING) for name, config in kinds.items()}
-    wrong = with_fault(scale_a_norm) if ranks.rank == ranks.size - 1 else plainly
-    found["one rank wrong"] = check_reduced(wrong, kinds["llama"], ranks, SCORING)
-    found["scaled"] = check_reduced(by_zero_scaled, kinds["llama"], ranks, SCORING)
-    engine, _ = load_zero(CheckpointCard(id="next"), directory, SCORING, ranks, allow_pickle=False)
+    found: dict[str, Any] = {name: check_shrunk_model(by_zero, config, rank, SCORING) for name, config in kinds.items()}
+    wrong = with_fault(scale_a_norm) if rank.index == rank.world_size - 1 else plainly
+    found["one rank wrong"] = check_shrunk_model(wrong, kinds["llama"], rank, SCORING)
+    found["scaled"] = check_shrunk_model(by_zero_scaled, kinds["llama"], rank, SCORING)
+    engine, _ = load_zero(CheckpointCard(id="next"), directory, SCORING, rank, allow_pickle=False)
     found["next"] = engine.score(queries())
     return found
 
 
 @pytest.mark.slow
-def test_ranks_come_to_one_verdict_and_load_the_checkpoint_itself_next(tmp_path):
+def test_ranks_return_the_same_check_and_load_the_checkpoint_itself_next(tmp_path):
     model = tiny(*FAMILIES["olmo3"][:1], **WINDOWED)
     model.save_pretrained(tmp_path / "next")
     answers = on_ranks(2, checked_on_ranks, LARGE_FAMILIES, tmp_path / "next")
-    verdicts = [{name: one for name, one in answer.items() if isinstance(one, Check)} for answer in answers]
-    assert verdicts[0] == verdicts[1]
-    failed = {name: check.detail for name, check in verdicts[0].items() if not check.passed}
+    checks = [{name: one for name, one in answer.items() if isinstance(one, Check)} for answer in answers]
+    assert checks[0] == checks[1]
+    failed = {name: check.detail for name, check in checks[0].items() if not check.passed}
     assert failed.keys() == {"one rank wrong", "scaled"}, failed
-    assert verdicts[0]["llama"].name == "deepspeed_zero, 2 ranks = slow way, small copy"
+    assert checks[0]["llama"].name == "deepspeed_zero, 2 ranks matches the reference on a shrunk model"
     expected = WholeModelEngine(model).score(queries())
     assert all(difference(answer["next"], expected) < 1e-4 for answer in answers)

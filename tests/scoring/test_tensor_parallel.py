@@ -19,18 +19,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from gangs import on_ranks
+from support_ranks import on_ranks
 from test_packing import slow_attention
 from transformers import AutoTokenizer
 
+from psych_ray.compat import text_decoder
 from psych_ray.config import CheckpointCard, Dtype, ScoringConfig, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.engines.base import Query, WholeModelEngine
 from psych_ray.scoring.engines.sharded.head import ShardedHead
 from psych_ray.scoring.engines.sharded.modules import ShardedRMSNorm
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
-from psych_ray.scoring.likelihood import Head, token_nll
+from psych_ray.scoring.likelihood import Head
 from psych_ray.scoring.models.load import load_model
 from psych_ray.scoring.scorer import token_indices
 from psych_ray.scoring.tokens.alignment import align
@@ -144,8 +145,8 @@ def by_one_process(directory: Path, queries: list[Query], dtype: str = "float32"
     return scored_by(WholeModelEngine(model), queries)
 
 
-def on_rank(ranks: Ranks, directory: Path, queries: list[Query], dtype: str = "float32", wrong: str = "") -> Answers:
-    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in(dtype), ranks, allow_pickle=False)
+def on_rank(rank: Rank, directory: Path, queries: list[Query], dtype: str = "float32", wrong: str = "") -> Answers:
+    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in(dtype), rank, allow_pickle=False)
     for module in engine.body.modules():
         if wrong == "norms" and isinstance(module, ShardedRMSNorm):
             module.width = len(module.weight)
@@ -154,10 +155,10 @@ def on_rank(ranks: Ranks, directory: Path, queries: list[Query], dtype: str = "f
     return scored_by(engine, queries)
 
 
-def packed(ranks: Ranks, directory: Path, queries: list[Query]) -> Answers:
-    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in(), ranks, allow_pickle=False)
+def packed(rank: Rank, directory: Path, queries: list[Query]) -> Answers:
+    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in(), rank, allow_pickle=False)
     return scored_by(
-        TensorParallelEngine(engine.body, engine.head, ranks, attend=slow_attention, pass_tokens=500), queries
+        TensorParallelEngine(engine.body, engine.head, rank, attend=slow_attention, pass_tokens=500), queries
     )
 
 
@@ -168,8 +169,8 @@ def buffers_of(body: torch.nn.Module) -> dict[str, tuple[str, list[float]]]:
     }
 
 
-def in_bfloat16(ranks: Ranks, directory: Path, queries: list[Query]) -> tuple[Answers, Any]:
-    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in("bfloat16"), ranks, allow_pickle=False)
+def in_bfloat16(rank: Rank, directory: Path, queries: list[Query]) -> tuple[Answers, Any]:
+    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in("bfloat16"), rank, allow_pickle=False)
     return scored_by(engine, queries), buffers_of(engine.body)
 
 
@@ -196,9 +197,9 @@ def heads() -> dict[str, tuple[Head, torch.Tensor, torch.Tensor]]:
     return made
 
 
-def by_sharded_heads(ranks: Ranks) -> dict[str, list[np.ndarray]]:
+def by_sharded_heads(rank: Rank) -> dict[str, list[np.ndarray]]:
     return {
-        name: [answer.numpy() for answer in ShardedHead.of(head, ranks).token_nll(hidden_RD, targets_R)]
+        name: [answer.numpy() for answer in ShardedHead.of(head, rank).token_nll(hidden_RD, targets_R)]
         for name, (head, hidden_RD, targets_R) in heads().items()
     }
 
@@ -209,7 +210,7 @@ def anonymous_mib() -> float:
     return int(found[1]) / 1024
 
 
-def peak_mib(ranks: Ranks, directory: Path) -> float:
+def peak_mib(rank: Rank, directory: Path) -> float:
     """How much memory of its own a rank takes while it loads a checkpoint, at most."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # else it would grow into what earlier checkpoints have left
@@ -221,24 +222,22 @@ def peak_mib(ranks: Ranks, directory: Path) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    loaded = load_tensor_parallel(card_of(directory), directory, scoring_in("bfloat16"), ranks, allow_pickle=False)
+    loaded = load_tensor_parallel(card_of(directory), directory, scoring_in("bfloat16"), rank, allow_pickle=False)
     done.set()
     watcher.join()
     del loaded
     return max(seen)
 
 
-def everything(
-    ranks: Ranks, directories: dict[str, Path], queries: dict[str, list[Query]], big: dict[str, Path]
-) -> Any:
+def everything(rank: Rank, directories: dict[str, Path], queries: dict[str, list[Query]], big: dict[str, Path]) -> Any:
     torch.set_grad_enabled(False)
     return {
-        "scores": {name: on_rank(ranks, directories[name], queries[name]) for name in directories},
-        "packed": {name: packed(ranks, directories[name], queries[name]) for name in PACKED},
-        "broken": {name: on_rank(ranks, directories[name], queries[name], wrong=how) for name, how in BROKEN.items()},
-        "bfloat16": {name: in_bfloat16(ranks, directories[name], queries[name]) for name in IN_BFLOAT16},
-        "heads": by_sharded_heads(ranks),
-        "peaks": {name: peak_mib(ranks, directory) for name, directory in big.items()}
+        "scores": {name: on_rank(rank, directories[name], queries[name]) for name in directories},
+        "packed": {name: packed(rank, directories[name], queries[name]) for name in PACKED},
+        "broken": {name: on_rank(rank, directories[name], queries[name], wrong=how) for name, how in BROKEN.items()},
+        "bfloat16": {name: in_bfloat16(rank, directories[name], queries[name]) for name in IN_BFLOAT16},
+        "heads": by_sharded_heads(rank),
+        "peaks": {name: peak_mib(rank, directory) for name, directory in big.items()}
         if sys.platform == "linux"
         else {},
     }
@@ -347,7 +346,7 @@ def test_bfloat16_rounds_weights_and_nothing_else(name, gang, directories, queri
     model, _ = load_model(card_of(directory), directory, scoring_in("bfloat16"), allow_pickle=False)
     exact = scored_by(WholeModelEngine(model), queries[name])
     assert np.abs(found[0][0] - exact[0][0]).mean() < 0.05
-    expected: Any = buffers_of(model.get_decoder())
+    expected: Any = buffers_of(text_decoder(model))
     assert {key: values for key, (_, values) in buffers.items()} == {
         key: values for key, (_, values) in expected.items()
     }
@@ -356,7 +355,8 @@ def test_bfloat16_rounds_weights_and_nothing_else(name, gang, directories, queri
 
 @pytest.mark.parametrize("name", heads())
 def test_sharded_head_is_the_head(name, gang):
-    nll_R, top1_R = token_nll(heads()[name][1], heads()[name][0], heads()[name][2])
+    head, hidden_RD, targets_R = heads()[name]
+    nll_R, top1_R = head.token_nll(hidden_RD, targets_R)
     assert 50 < int(top1_R.sum()) < 120
     for rank in gang:
         assert np.allclose(rank["heads"][name][0], nll_R.numpy(), atol=1e-5)
@@ -384,8 +384,8 @@ def real_queries(shared: Path, tokenizer_name: str) -> list[Query]:
 REAL = {"qwen3": FAMILIES["qwen3"], "olmo3": FAMILIES["olmo3"]}
 
 
-def on_rank_all(ranks: Ranks, directories: dict[str, Path], queries: dict[str, list[Query]]) -> dict[str, Answers]:
-    return {name: on_rank(ranks, directories[name], queries[name]) for name in directories}
+def on_rank_all(rank: Rank, directories: dict[str, Path], queries: dict[str, list[Query]]) -> dict[str, Answers]:
+    return {name: on_rank(rank, directories[name], queries[name]) for name in directories}
 
 
 def test_real_transcripts_with_real_tokenizers(shared, tmp_path):
@@ -406,21 +406,21 @@ def test_real_transcripts_with_real_tokenizers(shared, tmp_path):
 def test_a_norm_of_another_kind_is_not_sharded(directories):
     model, _ = load_model(card_of(directories["gemma3"]), directories["gemma3"], scoring_in(), allow_pickle=False)
     with pytest.raises(ValueError, match="Gemma3RMSNorm spans all heads"):
-        ShardedRMSNorm.of(model.get_decoder().norm, Ranks(0, 2))
+        ShardedRMSNorm.of(text_decoder(model).norm, Rank(0, 2))
 
 
 @pytest.mark.parametrize(
-    ("name", "ranks", "more", "told"),
+    ("name", "world_size", "more", "told"),
     [
         ("llama", 3, {}, "8 attention heads do not divide over 3 ranks"),
         ("gemma3", 8, {}, "4 key and value heads do not divide over 8 ranks"),
         ("llama", 2, {"quantization": "bnb-4bit"}, "its weights are quantized"),
     ],
 )
-def test_what_cannot_be_shared_is_refused_before_it_is_loaded(name, ranks, more, told, directories):
+def test_what_cannot_be_shared_is_refused_before_it_is_loaded(name, world_size, more, told, directories):
     card = card_of(directories[name], **more)
     with pytest.raises(CheckpointError, match=told):
-        load_tensor_parallel(card, directories[name], scoring_in(), Ranks(0, ranks), allow_pickle=False)
+        load_tensor_parallel(card, directories[name], scoring_in(), Rank(0, world_size), allow_pickle=False)
 
 
 def test_code_of_its_own_is_refused(directories, tmp_path):
@@ -428,4 +428,4 @@ def test_code_of_its_own_is_refused(directories, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Own"}}))
     card = card_of(tmp_path, trust_remote_code=True)
     with pytest.raises(CheckpointError, match="modelling code of its own"):
-        load_tensor_parallel(card, tmp_path, scoring_in(), Ranks(0, 2), allow_pickle=False)
+        load_tensor_parallel(card, tmp_path, scoring_in(), Rank(0, 2), allow_pickle=False)

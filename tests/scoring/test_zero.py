@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from gangs import on_ranks
 from safetensors.torch import load_file, save_file
+from support_ranks import on_ranks
 
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring.engines.base import Query, TokenScores, WholeModelEngine
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.engines.sharded.zero import load_zero, passes
+from psych_ray.scoring.engines.sharded.zero_partition import suppress_output
 
 LENGTHS = (150, 7, 101, 2, 64, 33, 5)
 WINDOW = 64
@@ -144,14 +147,14 @@ def broken(directory: Path, target: Path, change) -> Path:
     return target
 
 
-def score_all(ranks: Ranks, saved: dict[str, Saved], refused: dict[str, Path], nvme: Path) -> dict[str, Any]:
+def score_all(rank: Rank, saved: dict[str, Saved], refused: dict[str, Path], nvme: Path) -> dict[str, Any]:
     """Of each family: engine's name, packed or not, difference packed and one by one. Of the others: what is said."""
     found: dict[str, Any] = {}
     for name, one in saved.items():
         card = CheckpointCard(id=name, path=str(one.directory))
         seen: list[Any] = []
         for packed in (True, False):
-            engine, config = load_zero(card, one.directory, SCORING, ranks, allow_pickle=False, packed=packed)
+            engine, config = load_zero(card, one.directory, SCORING, rank, allow_pickle=False, packed=packed)
             differences = [
                 difference(engine.score(batch), expected)
                 for batch, expected in zip(batches(), one.expected, strict=True)
@@ -161,19 +164,19 @@ def score_all(ranks: Ranks, saved: dict[str, Saved], refused: dict[str, Path], n
         found[name] = [*seen, config.model_type]
     for name, directory in refused.items():
         try:
-            load_zero(CheckpointCard(id=name), directory, SCORING, ranks, allow_pickle=False)
+            load_zero(CheckpointCard(id=name), directory, SCORING, rank, allow_pickle=False)
         except CheckpointError as error:
             found[name] = str(error)
-    found["nvme"] = score_from_files(ranks, saved["qwen3"], nvme) if ranks.size == 1 else None
+    found["nvme"] = score_from_files(rank, saved["qwen3"], nvme) if rank.world_size == 1 else None
     found["linear is torch's"] = torch.nn.functional.linear is torch._C._nn.linear
     return found
 
 
-def score_from_files(ranks: Ranks, one: Saved, nvme: Path) -> float | str:
+def score_from_files(rank: Rank, one: Saved, nvme: Path) -> float | str:
     """How far off it is with weights on NVMe, or why they cannot be there; no file may be left."""
     card = CheckpointCard(id="nvme")
     try:
-        engine, _ = load_zero(card, one.directory, SCORING, ranks, allow_pickle=False, nvme=nvme)
+        engine, _ = load_zero(card, one.directory, SCORING, rank, allow_pickle=False, nvme=nvme)
     except UnsupportedError as error:
         return str(error)
     found = difference(engine.score(batches()[0]), one.expected[0])
@@ -203,7 +206,7 @@ def test_all_ranks_score_as_one_whole_model_does(size, saved, tmp_path):
         assert difference_packed < 1e-4, family
         assert difference_alone < 1e-4, family
     assert re.search(rf"^lost: .*do not hold all weights.*{re.escape(lost)}", answers[0]["lost"])
-    assert re.search(rf"^grown: .*no place for.*{re.escape(grown)}", answers[0]["grown"])
+    assert re.search(rf"^grown: .*no parameter for.*{re.escape(grown)}", answers[0]["grown"])
     assert answers[0]["shape"].startswith("shape: ")
     assert answers[0]["linear is torch's"]
     if isinstance(said := answers[0]["nvme"], str):
@@ -212,8 +215,8 @@ def test_all_ranks_score_as_one_whole_model_does(size, saved, tmp_path):
         assert said < 1e-4
 
 
-def score_here(ranks: Ranks, directory: Path, asked: list[Query]) -> list[TokenScores]:
-    engine, _ = load_zero(CheckpointCard(id="real"), directory, SCORING, ranks, allow_pickle=False)
+def score_here(rank: Rank, directory: Path, asked: list[Query]) -> list[TokenScores]:
+    engine, _ = load_zero(CheckpointCard(id="real"), directory, SCORING, rank, allow_pickle=False)
     return engine.score(asked)
 
 
@@ -239,18 +242,18 @@ def test_real_transcripts_with_their_real_tokenizer(shared, tiny_checkpoint):
         assert difference(found, expected) < 1e-4
 
 
-def tokens_at_a_time(ranks: Ranks, directory: Path) -> tuple[int, int]:
+def tokens_at_a_time(rank: Rank, directory: Path) -> tuple[int, int]:
     from psych_ray.checkpoints.find import find_checkpoints
     from psych_ray.config import CheckpointsConfig, CheckpointSource
     from psych_ray.scoring.loading import load_scorers
 
     found = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(directory)]))
     scoring = replace(SCORING, engine="deepspeed_zero")
-    made = [load_scorers(found, scoring, ranks=ranks, pass_share=share)[found[0].slug].engine for share in (1, 0.25)]
+    made = [load_scorers(found, scoring, rank=rank, pass_share=share)[found[0].slug].engine for share in (1, 0.25)]
     return made[0].pass_tokens, made[1].pass_tokens
 
 
-def test_a_gang_may_be_told_to_read_a_share_of_the_tokens_at_a_time(tiny_checkpoint, byte_tokenizer_directory):
+def test_a_gang_may_run_a_fraction_of_the_tokens_per_pass(tiny_checkpoint, byte_tokenizer_directory):
     (found,) = on_ranks(1, tokens_at_a_time, tiny_checkpoint("Llama", byte_tokenizer_directory))
     assert found == (2048, 512)
 
@@ -260,7 +263,7 @@ def anonymous_mib() -> float:
     return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) / 1024
 
 
-def measured(ranks: Ranks, *directories: Path) -> list[dict[str, float]]:
+def measured(rank: Rank, *directories: Path) -> list[dict[str, float]]:
     """Anonymous memory that loading takes, at most and in the end, and that is left after closing; MiB."""
     import deepspeed  # noqa: F401  what its modules take is not the question
 
@@ -270,7 +273,7 @@ def measured(ranks: Ranks, *directories: Path) -> list[dict[str, float]]:
         watcher = threading.Thread(target=watch, args=(before, seen, loaded))
         watcher.start()
         scoring = replace(SCORING, dtype="bfloat16")
-        engine, _ = load_zero(CheckpointCard(id="large"), directory, scoring, ranks, allow_pickle=False)
+        engine, _ = load_zero(CheckpointCard(id="large"), directory, scoring, rank, allow_pickle=False)
         loaded.set()
         watcher.join()
         held = anonymous_mib() - before
@@ -315,21 +318,34 @@ def test_passes_hold_every_query_once_and_load_ranks_evenly(seed, n_ranks):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 300, rng.integers(1, 40)).tolist()
     dealt = passes(lengths, n_ranks, 400)
-    assert all(len(at_once) == n_ranks for at_once in dealt)
-    shares = [share for at_once in dealt for share in at_once]
-    assert sorted(place for share in shares for place in share) == list(range(len(lengths)))
-    loads = [sum(lengths[place] for place in share) for share in shares]
-    assert all(load <= 400 for share, load in zip(shares, loads, strict=True) if len(share) > 1)
-    assert loads == sorted(loads, reverse=True), "those that are read at the same time are alike"
+    assert all(len(by_rank) == n_ranks for by_rank in dealt)
+    groups = [group for by_rank in dealt for group in by_rank]
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    loads = [sum(lengths[index] for index in group) for group in groups]
+    assert all(load <= 400 for group, load in zip(groups, loads, strict=True) if len(group) > 1)
+    assert loads == sorted(loads, reverse=True), "the ranks of a pass have similar loads"
     assert len(dealt) <= 2 * -(-sum(lengths) // (400 * n_ranks))
     alone = passes(lengths, n_ranks, None)
     assert len(alone) == -(-len(lengths) // n_ranks)
-    assert all(len(share) <= 1 for at_once in alone for share in at_once)
+    assert all(len(group) <= 1 for by_rank in alone for group in by_rank)
     assert passes([], n_ranks, 400) == []
 
 
 def test_a_query_beyond_the_limit_is_read_alone():
     assert passes([1000, 10, 10], 1, 100) == [[[0]], [[1, 2]]]
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.DEBUG])
+def test_output_is_suppressed_and_everything_then_as_before(level, capsys):
+    logger, filters, stdout = logging.getLogger("DeepSpeed"), list(warnings.filters), sys.stdout
+    before, logger.level = logger.level, level
+    try:
+        with pytest.raises(KeyError, match=rf"6, {logging.WARNING}"), suppress_output(), suppress_output():
+            raise KeyError(sys.stdout.write("hidden"), logger.level)
+        assert (logger.level, warnings.filters, sys.stdout) == (level, filters, stdout)
+    finally:
+        logger.setLevel(before)
+    assert capsys.readouterr().out == ""
 
 
 def config_with(directory: Path, **more: Any) -> Path:
@@ -339,7 +355,7 @@ def config_with(directory: Path, **more: Any) -> Path:
 
 
 def test_what_it_cannot_do_is_refused_in_one_line(tmp_path):
-    one = Ranks(0, 1)
+    one = Rank(0, 1)
     stored = config_with(tmp_path / "stored", quantization_config={"quant_method": "bitsandbytes"})
     plain = config_with(tmp_path / "plain")
     for card, directory in (

@@ -1,8 +1,8 @@
-"""Is a sharded way right for an architecture? It is tried on a small copy that one process can score the slow way.
+"""Compares a sharded engine with the reference on a shrunk model: random, small, of the same architecture.
 
-Weights too large for one device cannot be compared with a plain load of themselves. So a random checkpoint of the same
-kind is made, a few layers and small widths, all that decides how weights are cut and what the layers compute kept; it
-is loaded both ways. Knows no way by name, no tokenizer and no real weights: those are checked where they are loaded.
+Weights too large for one device cannot be scored by the reference. So a random checkpoint with few layers and small
+widths is made, which keeps what decides how weights are sharded and what the layers compute, and is loaded both by the
+engine and by the reference. Does not depend on the engine, a tokenizer or the checkpoint's weights.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ import torch
 from torch import distributed
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from psych_ray.compat import is_out_of_memory
 from psych_ray.config import CheckpointCard, ScoringConfig
-from psych_ray.errors import PsychRayError, first_line
+from psych_ray.errors import InsufficientMemoryError, PsychRayError, first_line
 from psych_ray.scoring.checks.self_check import BOUND_NATS
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.models.load import load_model
-from psych_ray.scoring.models.text_model import text_side
+from psych_ray.scoring.models.text_model import text_model
 from psych_ray.scoring.scored import Check
 from psych_ray.temporary import temporary_directory
 
 _LENGTHS = (160, 5, 97, 2, 48, 131, 11)
-"""Of the sequences that are scored at once: longer than the window, one token, no multiple of any number of ranks."""
+"""Of the sequences: longer than the window, one scored token, and a number that few numbers of ranks divide."""
 
 _WINDOW, _LEAST_VOCABULARY, _LEAST_WIDTH, _HEAD_WIDTH, _MOST_EXPERTS = 32, 512, 64, 32, 32
 
@@ -39,7 +40,7 @@ _DEPTHS = ("num_hidden_layers", "depth", "num_layers", "encoder_layers", "num_gl
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
-_WRONG = (
+_FAILURES = (
     PsychRayError,
     ArithmeticError,
     AssertionError,
@@ -52,65 +53,74 @@ _WRONG = (
 )
 
 
-def check_reduced(
+def check_shrunk_model(
     load: Callable[[CheckpointCard, Path], Engine],
     config: PreTrainedConfig,
-    ranks: Ranks,
+    rank: Rank,
     scoring: ScoringConfig | None = None,
 ) -> Check:
-    """Load a small random copy of the kind of `config` by `load` and plainly, and compare what they score.
+    """Load a shrunk model of the kind of `config` with `load` and for the reference, and compare their scores.
 
-    All ranks call it, and come to the same verdict. Nothing is left of the copy, in memory or on disk, so that the
-    checkpoint itself can be loaded next; an engine that has a `close` is closed. `scoring`: device and dtype.
+    All ranks call it together, and return the same check. Nothing of the model remains, in memory or on disk; an engine
+    that has a `close` is closed. `scoring`: device and dtype.
+
+    Running out of memory is not a failed check and raises, on the rank that ran out and at once: the others may be in a
+    collective that it has left, so that it cannot exchange results with them.
     """
     scoring = scoring or ScoringConfig()
     bound = BOUND_NATS[getattr(torch, scoring.dtype)]
-    name = "sharded way = slow way, small copy"
+    name = "the sharded engine matches the reference on a shrunk model"
     try:
-        with _small_copy(config, ranks, getattr(torch, scoring.dtype)) as directory:
-            card = CheckpointCard(id=f"small copy of {config.model_type}", path=str(directory))
-            queries = _queries(_vocabulary(config, ranks.size))
-            expected = _slowly(card, directory, scoring, queries)
-            found, name = _by(load, card, directory, queries)
+        with _shrunk_checkpoint(config, rank, getattr(torch, scoring.dtype)) as directory:
+            card = CheckpointCard(id=f"shrunk {config.model_type}", path=str(directory))
+            queries = _queries(_vocabulary(config, rank.world_size))
+            expected = _reference_scores(card, directory, scoring, queries)
+            found, name = _scores(load, card, directory, queries)
         check = _compare(name, found, expected, bound)
-    except _WRONG as error:
+    except InsufficientMemoryError:
+        raise
+    except _FAILURES as error:
+        if is_out_of_memory(error):
+            raise
         check = Check(name, passed=False, detail=first_line(error))
     finally:
         gc.collect()
-    return _agreed(check, ranks)
+    return _first_failure(check, rank)
 
 
-def _slowly(card: CheckpointCard, directory: Path, scoring: ScoringConfig, queries: Sequence[Query]) -> list[Any]:
+def _reference_scores(
+    card: CheckpointCard, directory: Path, scoring: ScoringConfig, queries: Sequence[Query]
+) -> list[Any]:
     model, _ = load_model(card, directory, scoring, allow_pickle=False)
     return WholeModelEngine(model).score(queries)
 
 
-def _by(
+def _scores(
     load: Callable[[CheckpointCard, Path], Engine], card: CheckpointCard, directory: Path, queries: Sequence[Query]
 ) -> tuple[list[TokenScores], str]:
     engine = load(card, directory)
     try:
-        return engine.score(queries), f"{engine.name} = slow way, small copy"
+        return engine.score(queries), f"{engine.name} matches the reference on a shrunk model"
     finally:
         getattr(engine, "close", lambda: None)()
 
 
 def _compare(name: str, found: Sequence[TokenScores], expected: Sequence[TokenScores], bound: float) -> Check:
-    found_R, expected_R = (np.concatenate([answer.nll_R for answer in answers]) for answers in (found, expected))
+    found_R, expected_R = (np.concatenate([one.nll_R for one in scores]) for scores in (found, expected))
     if not (np.isfinite(expected_R).all() and np.isfinite(found_R).all()):
         return Check(name, passed=False, detail="likelihoods are not finite")
     differences = np.abs(found_R - expected_R)
     mean, largest = float(differences.mean()), float(differences.max())
-    return Check(name, mean <= bound, f"{mean:.1e} nats a token, at most {largest:.1e} (bound {bound:g})")
+    return Check(name, mean <= bound, f"{mean:.1e} nats per token, at most {largest:.1e} (bound {bound:g})")
 
 
-def _agreed(check: Check, ranks: Ranks) -> Check:
-    """The verdict of the first rank that found fault, else of rank 0."""
-    if ranks.size == 1:
+def _first_failure(check: Check, rank: Rank) -> Check:
+    """The check of the first rank on which it failed, else of rank 0."""
+    if rank.world_size == 1:
         return check
-    verdicts = [check] * ranks.size
-    distributed.all_gather_object(verdicts, check)
-    return next((verdict for verdict in verdicts if not verdict.passed), verdicts[0])
+    checks = [check] * rank.world_size
+    distributed.all_gather_object(checks, check)
+    return next((one for one in checks if not one.passed), checks[0])
 
 
 def _queries(vocabulary: int) -> list[Query]:
@@ -119,26 +129,26 @@ def _queries(vocabulary: int) -> list[Query]:
 
 
 @contextmanager
-def _small_copy(config: PreTrainedConfig, ranks: Ranks, dtype: torch.dtype) -> Iterator[Path]:
-    """Directory of the small copy, in the hub's layout; each rank has its own, as they may not share a disk.
+def _shrunk_checkpoint(config: PreTrainedConfig, rank: Rank, dtype: torch.dtype) -> Iterator[Path]:
+    """Directory of a shrunk checkpoint, in the hub's layout; one per rank, as ranks may not share a disk.
 
-    Rank 0 draws the weights and sends the files. RuntimeError on all ranks where no copy can be made.
+    Rank 0 draws the weights and sends the files. RuntimeError on all ranks where it cannot be made.
     """
     with temporary_directory() as directory:
         sent: list[Any] = [None]
-        if ranks.is_first:
+        if rank.is_first:
             try:
-                small = reduced_config(config, ranks.size)
+                small = shrunk_config(config, rank.world_size)
                 model: Any = _random_model(small)
                 model.to(dtype).save_pretrained(directory)
-                small.save_pretrained(directory)  # over that of the text side, which may not say what it belongs to
-                sent = [{path.name: path.read_bytes() for path in directory.iterdir()} if ranks.size > 1 else {}]
-            except Exception as error:  # noqa: BLE001  whatever it is, the other ranks wait to be told
+                small.save_pretrained(directory)  # replaces that of the text model, which may lack its whole
+                sent = [{path.name: path.read_bytes() for path in directory.iterdir()} if rank.world_size > 1 else {}]
+            except Exception as error:  # noqa: BLE001  whatever it is, the other ranks wait for a broadcast
                 sent = [first_line(error)]
-        if ranks.size > 1:
+        if rank.world_size > 1:
             distributed.broadcast_object_list(sent, src=0)
         if isinstance(sent[0], str):
-            raise RuntimeError(f"no small copy of {config.model_type} can be made: {sent[0]}")  # noqa: TRY004
+            raise RuntimeError(f"no shrunk model of {config.model_type} can be made: {sent[0]}")  # noqa: TRY004
         for name, content in sent[0].items():
             (directory / name).write_bytes(content)
         yield directory
@@ -146,33 +156,33 @@ def _small_copy(config: PreTrainedConfig, ranks: Ranks, dtype: torch.dtype) -> I
 
 def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
     """Draw weights with which every layer, norm and bias matters, and predictions are far from uniform."""
-    model_class, model_config = text_side(config)
+    model_class, model_config = text_model(config)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(201)
         model = model_class(model_config)
         for weight in model.parameters():
             if weight.ndim > 1:
                 torch.nn.init.normal_(weight, std=2 * weight.shape[-1] ** -0.5)
-            else:  # they start at 0 or 1, which would hide what they do, and which part of them a rank took
+            else:  # they start at 0 or 1, which would hide errors, also in which part a rank holds
                 weight.add_(torch.randn_like(weight), alpha=0.3)
     return model
 
 
-def reduced_config(config: PreTrainedConfig, n_ranks: int) -> PreTrainedConfig:
+def shrunk_config(config: PreTrainedConfig, n_ranks: int) -> PreTrainedConfig:
     """Make the configuration of a small model of the same kind.
 
-    Kept: each kind of layer, heads that share keys, whether heads divide among ranks, experts, tied head, positions,
-    windows (shorter), scales and caps. ValueError where it has no layers or heads that are known by name.
+    Kept: each kind of layer, heads that share keys, whether heads divide over ranks, experts, tied head, positions,
+    windows (shorter), scales and caps. AttributeError where its layers or heads have other names.
     """
     small = copy.deepcopy(config)
     text = small.get_text_config(decoder=True)
     if text is not small:
-        _cut_towers(small, text)
+        _shrink_towers(small, text)
     for part in (small, text):
         if hasattr(part, "quantization_config"):
             del part.quantization_config
-    _cut_layers(text)
-    _cut_widths(text, n_ranks)
+    _shrink_layers(text)
+    _shrink_widths(text, n_ranks)
     text.vocab_size = _vocabulary(config, n_ranks)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         if isinstance(known := getattr(text, name, None), int) and known >= text.vocab_size:
@@ -184,13 +194,13 @@ def reduced_config(config: PreTrainedConfig, n_ranks: int) -> PreTrainedConfig:
 
 
 def _vocabulary(config: PreTrainedConfig, n_ranks: int) -> int:
-    """Divides among ranks as the whole one does."""
+    """Size of the vocabulary, with the same remainder over the ranks as that of the checkpoint."""
     whole: int = config.get_text_config(decoder=True).vocab_size
     return min(whole, _LEAST_VOCABULARY + (whole - _LEAST_VOCABULARY) % n_ranks)
 
 
-def _cut_layers(text: Any) -> None:
-    """Keep one layer of each kind, at least two; whatever is listed layer by layer goes with them."""
+def _shrink_layers(text: Any) -> None:
+    """Keep one layer of each kind, at least two, and the entries of lists by layer that belong to them."""
     n_layers = text.num_hidden_layers
     listed = {
         name: list(values)
@@ -198,12 +208,12 @@ def _cut_layers(text: Any) -> None:
         if isinstance(values, list | tuple) and len(values) == n_layers > 1 and list(values) != list(range(n_layers))
     }
     kinds = list(zip(*listed.values(), strict=True)) or [()] * n_layers
-    first = {str(kind): place for place, kind in reversed(list(enumerate(kinds)))}
+    first = {str(kind): index for index, kind in reversed(list(enumerate(kinds)))}
     kept = sorted({*first.values()} | ({0, 1} if len(first) == 1 and n_layers > 1 else set()))
     text.num_hidden_layers = len(kept)
     for name, values in listed.items():
-        setattr(text, name, [values[place] for place in kept])
-    # of those that count layers instead: one that is dense, then experts
+        setattr(text, name, [values[index] for index in kept])
+    # settings that count layers instead: one dense layer, then experts
     if getattr(text, "first_k_dense_replace", None):
         text.first_k_dense_replace = 1
     for name, none in (("mlp_only_layers", []), ("num_nextn_predict_layers", 0), ("num_kv_shared_layers", 0)):
@@ -211,7 +221,7 @@ def _cut_layers(text: Any) -> None:
             setattr(text, name, none)
 
 
-def _cut_widths(text: Any, n_ranks: int) -> None:
+def _shrink_widths(text: Any, n_ranks: int) -> None:
     heads, width = text.num_attention_heads, text.hidden_size
     key_heads = getattr(text, "num_key_value_heads", None) or heads
     fewer = min(key_heads, max(2, n_ranks)) if key_heads % n_ranks == 0 else key_heads
@@ -219,10 +229,10 @@ def _cut_widths(text: Any, n_ranks: int) -> None:
         text.num_key_value_heads = fewer
     text.num_attention_heads = n_heads = fewer * (heads // key_heads)
     head_width = getattr(text, "head_dim", None) or width // heads
-    if head_width * heads != width:  # a width of its own, so the two need not go together
+    if head_width * heads != width:  # the two widths are independent
         text.hidden_size = n_heads * max(2, _LEAST_WIDTH // n_heads)
     else:
-        head_width = _cut_frequencies(text, head_width)
+        head_width = _shrink_head_width(text, head_width)
         text.hidden_size = n_heads * head_width
         if getattr(text, "head_dim", None):
             text.head_dim = head_width
@@ -234,8 +244,8 @@ def _cut_widths(text: Any, n_ranks: int) -> None:
             setattr(text, name, min(experts, _MOST_EXPERTS))
 
 
-def _cut_frequencies(text: Any, head_width: int) -> int:
-    """Cut the sections that turn positions, and return the width of a small head; the old one if any list keeps it."""
+def _shrink_head_width(text: Any, head_width: int) -> int:
+    """Shrink the sections of rotary positions; returns the width of a head, unchanged where a list requires it."""
     positions = getattr(text, "rope_parameters", None) or {}
     listed = {name: values for name, values in positions.items() if isinstance(values, list)}
     sections = listed.pop("mrope_section", [])
@@ -247,8 +257,8 @@ def _cut_frequencies(text: Any, head_width: int) -> int:
     return small
 
 
-def _cut_towers(whole: Any, text: Any) -> None:
-    """Leave little of what sees or hears, which is built and then left out."""
+def _shrink_towers(whole: Any, text: Any) -> None:
+    """Shrink the towers for images and sound, which are built and then removed."""
     for part in vars(whole).values():
         if isinstance(part, PreTrainedConfig) and part is not text:
             for name in _DEPTHS:

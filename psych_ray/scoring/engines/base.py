@@ -1,12 +1,13 @@
-"""Engines: how a replica holds the weights. One seam for all of them: token ids in, likelihoods of chosen tokens out.
+"""Engines: how a replica holds and runs the weights. One protocol: token ids in, likelihoods of chosen tokens out.
 
-An engine knows nothing of transcripts, responses or files; whoever packs sequences or shards weights does it behind
-`Engine.score`. Shapes: T tokens of one sequence, P tokens of a pack, R wanted tokens, D width, V vocabulary.
+Does not depend on transcripts, responses or files; packing sequences and sharding weights happen inside `Engine.score`.
+Shapes: T tokens of one sequence, R scored tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from psych_ray.scoring.likelihood import Head, token_nll
+from psych_ray.compat import text_decoder
+from psych_ray.scoring.likelihood import Head
+from psych_ray.scoring.memory import SCORING_ADVICE, memory_errors
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One sequence of tokens [T] and the places [R] of those whose likelihood is wanted, ascending, none of them 0."""
+    """One sequence of tokens [T] and the indices [R] of those to be scored, ascending, none of them 0."""
 
     token_ids_T: NDArray[np.int64]
     at_R: NDArray[np.int64]
@@ -32,19 +35,19 @@ class Query:
 
     @property
     def length(self) -> int:
-        """Tokens that must be read: nothing from the last wanted token on changes a wanted likelihood."""
+        """Tokens to run: those from the last scored token on change no score."""
         return int(self.at_R[-1]) if len(self.at_R) else 0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """For the wanted tokens of one query: NLL in nats, float32 [R]; is it the arg max of the vocabulary, bool [R]."""
+    """For the scored tokens of one query: NLL in nats, float32 [R]; is it the arg max of the vocabulary, bool [R]."""
 
     nll_R: NDArray[np.float32]
     top1_R: NDArray[np.bool_]
 
 
-NOTHING = TokenScores(np.empty(0, np.float32), np.empty(0, np.bool_))
+NO_SCORES = TokenScores(np.empty(0, np.float32), np.empty(0, np.bool_))
 
 
 class Engine(Protocol):
@@ -54,44 +57,52 @@ class Engine(Protocol):
 
     @property
     def batch_tokens(self) -> int:
-        """How many tokens it likes to be asked about at a time; one query may hold more."""
+        """Tokens per call of `score` with which it runs fastest; one query may have more."""
 
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Teacher-forced likelihoods of the wanted tokens, one answer a query, in their order."""
+        """Teacher-forced likelihoods of the scored tokens, one result per query, in order.
+
+        InsufficientMemoryError where they do not fit in memory.
+        """
 
 
 class TransformersEngine:
-    """One transformers model in one process on one device: body over the whole sequence, head where it is wanted."""
+    """One transformers model on one device: body over the whole sequence, head at the scored tokens only."""
 
     name = "transformers"
     batch_tokens = 1
-    """One sequence at a time: on a CPU a batch is no faster, and padding would cost."""
+    """One sequence at a time: on a CPU a batch is no faster, and padding costs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
-        # Sequences run alone: no padding, so no mask, and a causal kernel can be used.
-        self._body: Any = model.get_decoder()
+        # Sequences run alone, without padding, so that no mask is needed and a causal kernel can be used.
+        self._body: Any = text_decoder(model)
         self._head = Head.of(model)
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run each sequence by itself."""
-        return [self._score(query) if len(query.at_R) else NOTHING for query in batch]
+        """Run each sequence alone."""
+        return [self._score(query) if len(query.at_R) else NO_SCORES for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
+        with pass_memory_errors(query.length):
+            return self._score_alone(query)
+
+    def _score_alone(self, query: Query) -> TokenScores:
         device = self.model.device
         ids_1T = torch.from_numpy(query.token_ids_T[: query.length]).to(device)[None]
         hidden_TD = self._body(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
         targets_R = torch.from_numpy(query.token_ids_T[query.at_R]).to(device)
         hidden_RD = hidden_TD[torch.from_numpy(query.at_R).to(device) - 1]
         del hidden_TD
-        return to_scores(*token_nll(hidden_RD, self._head, targets_R))
+        return to_scores(*self._head.token_nll(hidden_RD, targets_R))
 
 
 class WholeModelEngine:
-    """The slow, plain way: the model's own forward, all logits, one sequence at a time.
+    """The reference: the model's own forward, all logits, one sequence at a time.
 
-    What the self-check compares with, and what scores where a faster way would not be right.
+    The self-check compares every other engine with it, and it scores where none of them agrees. It shares no code with
+    them: it neither takes the model apart nor uses `likelihood`, but log_softmax of whole logits.
     """
 
     name = "transformers, whole logits"
@@ -102,10 +113,14 @@ class WholeModelEngine:
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run each sequence by itself, through the head at every token."""
-        return [self._score(query) if len(query.at_R) else NOTHING for query in batch]
+        """Run each sequence alone, with the head at every token."""
+        return [self._score(query) if len(query.at_R) else NO_SCORES for query in batch]
 
     def _score(self, query: Query) -> TokenScores:
+        with pass_memory_errors(query.length):
+            return self._score_alone(query)
+
+    def _score_alone(self, query: Query) -> TokenScores:
         ids_T = torch.from_numpy(query.token_ids_T).to(self.model.device)
         logits_TV = self.model(input_ids=ids_T[None, : query.length], use_cache=False).logits[0]
         at_R = torch.from_numpy(query.at_R).to(self.model.device)
@@ -114,6 +129,11 @@ class WholeModelEngine:
         return to_scores(nll_R, log_p_RV.argmax(-1) == ids_T[at_R])
 
 
+def pass_memory_errors(n_tokens: int) -> AbstractContextManager[None]:
+    """Raise InsufficientMemoryError, with the number of tokens, where a forward pass does not fit in memory."""
+    return memory_errors(f"out of memory in a forward pass of {n_tokens} tokens", SCORING_ADVICE)
+
+
 def to_scores(nll_R: Tensor, top1_R: Tensor) -> TokenScores:
-    """Bring the likelihoods of one query to numpy."""
+    """Bring the scores of one query to numpy."""
     return TokenScores(nll_R.cpu().numpy(), top1_R.cpu().numpy())

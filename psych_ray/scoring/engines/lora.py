@@ -1,8 +1,7 @@
-"""LoRA adapters on a base that is loaded once: which of them is active is settled anew before every call of an engine.
+"""LoRA adapters on a base that is loaded once; every call of an engine activates its own adapter.
 
-An adapter's engine and its base's share weights, and none sees what another did: layers that an adapter changes stand
-beside the base's own, which stay as they are. What would change the base itself is refused. Knows no transcripts and
-no tokenizers; imports peft only when an adapter is loaded.
+The engines of the base and of its adapters share the base's weights, which do not change: an adapter adds layers beside
+them. Adapters that change the base itself raise CheckpointError. Imports peft only when an adapter is loaded.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from psych_ray.checkpoints.weight_files import ADAPTER, weight_files
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
-from psych_ray.scoring.models.load import one_line
-from psych_ray.scoring.models.text_model import decoder_path, is_left_out
+from psych_ray.scoring.models.load import loading_errors
+from psych_ray.scoring.models.text_model import decoder_path, is_unused_weight
 
-# Adapters of vision checkpoints are made on the whole model or on its text side, and name their weights accordingly.
+# Adapters of vision checkpoints are trained on the whole model or on its text model, and name their weights by it.
 _OF_TEXT = re.compile(r"^base_model\.model\.(model\.)?(language_model\.)?(model\.)?(?=(layers|embed_tokens|norm)\.)")
-# Ways to start training that leave the base's weights alone. Others subtract the adapter's start from them.
-_KIND_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+# Initializations that do not change the base's weights. Others subtract the adapter's initial product from them.
+_INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 class SharedBase:
-    """A loaded base and the adapters that were put into it, in place, of which one or none is active."""
+    """A loaded base and the adapters that were added to it, in place, of which one or none is active."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -43,44 +42,53 @@ class SharedBase:
         self._lock = threading.RLock()
 
     def add(self, card: CheckpointCard, directory: Path) -> str:
-        """Put an adapter that `require_adapter` passed into the base, not active; the name to activate it by.
+        """Add an adapter that `require_adapter` accepted, inactive; returns the name to activate it by.
 
-        CheckpointError where its files and the base do not fit each other exactly.
+        CheckpointError where the weights in its files and the base's layers do not match exactly.
         """
         peft: Any = importlib.import_module("peft")
         name = f"adapter_{len(self._peft.peft_config) if self._peft else 0}"
-        with self._lock, one_line(card, directory):
+        with self._lock, loading_errors(card, directory):
             config = peft.LoraConfig.from_pretrained(directory, inference_mode=True)
             config.init_lora_weights = False  # all of them are read from the files
             if self._peft is None:
                 self._peft = peft.PeftModel(self.model, config, adapter_name=name)
             else:
                 self._peft.add_adapter(name, config)
-            weights = peft.utils.save_and_load.load_peft_weights(str(directory), device="cpu")
-            here = f"base_model.model.{decoder_path(self.model)}."
-            weights = {_OF_TEXT.sub(here, key): weight for key, weight in weights.items()}
+            weights = peft.load_peft_weights(str(directory), device="cpu")
+            prefix = f"base_model.model.{decoder_path(self.model)}."
+            weights = {_OF_TEXT.sub(prefix, key): weight for key, weight in weights.items()}
             loaded = peft.set_peft_model_state_dict(self._peft, weights, adapter_name=name)
             missing = [key for key in loaded.missing_keys if f".{name}." in f"{key}."]
-            unexpected = [key for key in loaded.unexpected_keys if not is_left_out(self.model, key)]
+            unexpected = [key for key in loaded.unexpected_keys if not is_unused_weight(self.model, key)]
             _require_fit(card, missing, unexpected)
             self.model.eval()
-            self._switch(None)
+            self._peft.base_model.disable_adapter_layers()  # peft activates what it adds
+            self._active = None
         return name
 
     def changes_head(self, name: str) -> bool:
-        """Tell whether an adapter changes how hidden states become logits."""
+        """Whether an adapter changes how hidden states become logits."""
         head: Any = self.model.get_output_embeddings()
         return head is not self._head and any(f".{name}." in f".{key}." for key in head.state_dict())
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[None]:
-        """Have one adapter active, or with None the base as it was before there were any; one thread at a time."""
+        """Within the context one adapter is active, or with None none, as the base was loaded; one thread at a time.
+
+        Which one was active before is so again afterwards.
+        """
         with self._lock:
-            if name != self._active:
-                self._switch(name)
-            yield
+            before = self._active
+            self._switch(name)
+            try:
+                yield
+            finally:
+                self._switch(before)
 
     def _switch(self, name: str | None) -> None:
+        if name == self._active:
+            return
         if name is None:
             self._peft.base_model.disable_adapter_layers()
         else:
@@ -100,29 +108,28 @@ class AdapterEngine:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The shared base. What it computes outside of `active` belongs to whoever scored last."""
+        """The shared base, with no adapter active."""
         return self._shared.model
 
     @property
     def batch_tokens(self) -> int:
-        """How many tokens the engine likes to be asked about at a time."""
+        """As of the engine."""
         return self._engine.batch_tokens
 
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Likelihoods of the wanted tokens under this adapter."""
+        """Likelihoods of the scored tokens under this adapter."""
         with self._shared.active(self._adapter):
             return self._engine.score(batch)
 
     def around(self, engine: Engine) -> AdapterEngine:
-        """Have another engine on the same model score with the same adapter, for a comparison of the two."""
+        """Wrap another engine on the same model, to compare the two under the same adapter."""
         return AdapterEngine(engine, self._shared, self._adapter)
 
 
 def require_adapter(card: CheckpointCard, directory: Path, *, allow_pickle: bool) -> None:
     """Raise CheckpointError, before its base is loaded, for an adapter that cannot be scored.
 
-    Its library is not installed, its weights are not there or pickled, it is no LoRA, or it cannot be taken off its
-    base again.
+    peft is not installed, the weights are missing or pickled, it is no LoRA, or it changes the base itself.
     """
     if find_spec("peft") is None:
         raise CheckpointError(
@@ -135,7 +142,7 @@ def require_adapter(card: CheckpointCard, directory: Path, *, allow_pickle: bool
         raise CheckpointError(f"{card.id}: its {ADAPTER_CONFIG} says peft_type {kind}; only LORA adapters are scored")
     for what, found in (
         (f"bias: {config.get('bias')}", config.get("bias") not in (None, "none")),
-        (f"init_lora_weights: {start}", start not in _KIND_STARTS),
+        (f"init_lora_weights: {start}", start not in _INITIALIZATIONS),
         ("layer_replication", bool(config.get("layer_replication"))),
     ):
         if found:
@@ -147,8 +154,8 @@ def require_adapter(card: CheckpointCard, directory: Path, *, allow_pickle: bool
 
 def _require_fit(card: CheckpointCard, missing: Sequence[str], unexpected: Sequence[str]) -> None:
     for keys, what in (
-        (missing, "its files lack weights that its configuration asks for"),
-        (unexpected, "its base has no place for some of its weights"),
+        (missing, "its files lack weights that its configuration requires"),
+        (unexpected, "its base has no parameters for some of its weights"),
     ):
         if keys:
             some = ", ".join(sorted(keys)[:2])

@@ -1,9 +1,9 @@
-"""Float32 products on a CPU through oneDNN, which PyTorch carries but does not use for them.
+"""Float32 products on a CPU by oneDNN, which PyTorch includes but does not use for them.
 
-PyTorch gives float32 matrices to MKL, which on CPUs that are not Intel's uses half of their vector units or less: on
-a Zen 5, oneDNN multiplies 2.3 times as fast, to the same round-off. Attention goes the same
-way, without the half that a causal mask throws away. Weights are neither copied nor repacked; what is not float32, or
-not on a CPU, is left as it is.
+PyTorch computes float32 products with MKL, which on CPUs that are not Intel's uses half of the vector units or less: on
+a Zen 5, oneDNN is 2.3 times as fast, with the same round-off. Attention is computed with it too, without most of the
+products that a causal mask discards. Weights are neither copied nor repacked. Other dtypes and devices are
+not affected.
 Shapes: P tokens of a pack, T of one sequence, H heads, K heads of keys and values, G heads that share one, D width.
 """
 
@@ -18,15 +18,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from psych_ray.compat import has_onednn_linear, onednn_linear
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
 
 _ROWS = 256
-"""Tokens that attend at a time: more of them compute more that the causal mask throws away."""
+"""Query tokens per product of attention: with more of them, more of the product is discarded by the causal mask."""
 
 
 def available() -> bool:
     """Whether this build of PyTorch has oneDNN for this CPU."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has_onednn_linear()
 
 
 class OneDnnEngine:
@@ -38,7 +39,7 @@ class OneDnnEngine:
 
     @property
     def batch_tokens(self) -> int:
-        """As many as the other engine likes."""
+        """As of the other engine."""
         return self.engine.batch_tokens
 
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
@@ -47,18 +48,23 @@ class OneDnnEngine:
             return self.engine.score(batch)
 
 
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN; float32 on a CPU, not empty."""
+    return onednn_linear(rows, weight, bias)
+
+
 class _Linear(TorchFunctionMode):
-    """While it lasts, `torch.nn.functional.linear` is oneDNN's, whoever calls it."""
+    """Within the context, `torch.nn.functional.linear` is computed by oneDNN, also inside modules."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is functional.linear and not kwargs and _takes(*args[:2]):
-            return _linear(*args)
+        if func is functional.linear and not kwargs and _is_supported(*args[:2]):
+            return linear(*args)
         return func(*args, **(kwargs or {}))
 
 
-def _takes(rows: Tensor, weight: Tensor) -> bool:
+def _is_supported(rows: Tensor, weight: Tensor) -> bool:
     return all(
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.dtype == torch.float32
@@ -68,35 +74,29 @@ def _takes(rows: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-    return product
-
-
 def attend(
     query_PHD: Tensor,
     key_PKD: Tensor,
     value_PKD: Tensor,
-    boundaries: Tensor,
-    _boundaries: Tensor,
-    longest: int,
-    _longest: int,
+    cu_seqlens_N1: Tensor,
+    _cu_seqlens_k: Tensor,
+    max_seqlen: int,
+    _max_seqlen_k: int,
     *,
     scale: float | None,
     window_size: tuple[int, int],
     enable_gqa: bool,
 ) -> Tensor:
     """Causal attention within the sequences of a pack, float32 [P, H, D]; called as `varlen_attn` is."""
-    del longest, enable_gqa
+    del max_seqlen, enable_gqa
     scale = query_PHD.shape[-1] ** -0.5 if scale is None else scale
     query_HPD = (query_PHD * scale).transpose(0, 1)
     key_KPD, value_KPD = (states.transpose(0, 1).contiguous() for states in (key_PKD, value_PKD))
     output_HPD = torch.empty(*query_HPD.shape[:2], value_KPD.shape[-1])
     group = query_HPD.shape[0] // key_KPD.shape[0]
-    edges = boundaries.tolist()
-    for start, end in itertools.pairwise(edges):
-        for at, (key_PD, value_PD) in enumerate(zip(key_KPD, value_KPD, strict=True)):
-            heads = slice(at * group, (at + 1) * group)
+    for start, end in itertools.pairwise(cu_seqlens_N1.tolist()):
+        for index, (key_PD, value_PD) in enumerate(zip(key_KPD, value_KPD, strict=True)):
+            heads = slice(index * group, (index + 1) * group)
             _attend_one(
                 query_HPD[heads, start:end],
                 key_PD[start:end],
@@ -108,18 +108,18 @@ def attend(
 
 
 def _attend_one(query_GTD: Tensor, key_TD: Tensor, value_TD: Tensor, window: int, output_GTD: Tensor) -> None:
-    """Let the heads that share keys attend over one sequence, `window` tokens back (-1: all of them)."""
+    """Attention of the heads that share keys over one sequence, `window` tokens back (-1: all of them)."""
     for first in range(0, len(key_TD), _ROWS):
         last = min(first + _ROWS, len(key_TD))
         oldest = max(0, first - window) if window >= 0 else 0
         rows_GTD = query_GTD[:, first:last]
-        scores = _linear(rows_GTD.flatten(0, 1), key_TD[oldest:last]).unflatten(0, rows_GTD.shape[:2])
+        scores = linear(rows_GTD.flatten(0, 1), key_TD[oldest:last]).unflatten(0, rows_GTD.shape[:2])
         n_rows = last - first
         square = torch.ones(n_rows, n_rows, dtype=torch.bool)
         scores[..., first - oldest :].masked_fill_(square.triu(1), -torch.inf)
         if window >= 0 and last - oldest > window + 1:
-            # row k of these may look back to first + k - window, column c is token oldest + c
+            # row k attends from token first + k - window on; column c is token oldest + c
             reach = torch.arange(n_rows)[:, None] + (first - window - oldest)
             scores.masked_fill_(torch.arange(last - oldest) < reach, -torch.inf)
-        mixed = _linear(scores.softmax(-1).flatten(0, 1), value_TD[oldest:last].t())
+        mixed = linear(scores.softmax(-1).flatten(0, 1), value_TD[oldest:last].t())
         output_GTD[:, first:last] = mixed.unflatten(0, rows_GTD.shape[:2])

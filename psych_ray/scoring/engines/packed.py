@@ -1,215 +1,142 @@
-"""Many sequences in one forward pass on a GPU, end to end without padding, each attending to itself alone.
+"""Scores queries in packs: what all engines that run several sequences per forward pass share, and the one on a GPU.
 
-An attention function registered with transformers hands the pack's boundaries to `torch.nn.attention.varlen`. A model
-whose layers mix tokens by any other way (a recurrent state, a convolution) would leak from one sequence into the next:
-known kinds are refused, and the self-check does not use the engine where neighbours change a sequence's scores.
-Shapes: P tokens of a pack, H heads, D their width, N sequences.
+Does not depend on how weights are held: an engine provides the forward of a pack.
+Shapes: P tokens of a pack, R scored tokens, D width.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
-from psych_ray.scoring.batching import PASS_TOKENS, packs
-from psych_ray.scoring.engines import onednn
-from psych_ray.scoring.engines.base import NOTHING, Query, TokenScores
-from psych_ray.scoring.likelihood import Head, token_nll
+from psych_ray.compat import text_decoder
+from psych_ray.errors import InsufficientMemoryError
+from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores, pass_memory_errors
+from psych_ray.scoring.engines.packed_attention import (
+    Pack,
+    VarlenAttention,
+    enable_varlen_attention,
+    packed_attention,
+    require_packable,
+    varlen_attention_for,
+)
+from psych_ray.scoring.engines.packs import PASS_TOKENS, packs
+from psych_ray.scoring.likelihood import Head
 
 _log = logging.getLogger(__name__)
-ATTENTION = "psych_ray_varlen"
-_CAN_BE_PACKED = {"full_attention", "sliding_attention"}
 
-VarlenAttention = Callable[..., Any]
-"""As `torch.nn.attention.varlen.varlen_attn`: query, key, value [P, H, D], boundaries [N + 1] twice, longest twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """Queries end to end, on a device; where their tokens stand, and which states predict the wanted ones."""
-
-    ids_1P: Tensor
-    positions_1P: Tensor
-    from_R: Tensor
-    targets_R: Tensor
-    boundaries_N1: Tensor
-    longest: int
-    counts: list[int]
-    """Wanted tokens of each query."""
-
-    @classmethod
-    def of(cls, queries: Sequence[Query], device: torch.device) -> Pack:
-        """Lay them end to end."""
-        lengths = [query.length for query in queries]
-        starts_N1 = np.concatenate([[0], np.cumsum(lengths)])
-        from_R = [query.at_R - 1 + start for query, start in zip(queries, starts_N1, strict=False)]
-        return cls(
-            ids_1P=_to_device(np.concatenate([q.token_ids_T[: q.length] for q in queries])[None], device),
-            positions_1P=_to_device(np.concatenate([np.arange(length) for length in lengths])[None], device),
-            from_R=_to_device(np.concatenate(from_R), device),
-            targets_R=_to_device(np.concatenate([q.token_ids_T[q.at_R] for q in queries]), device),
-            boundaries_N1=_to_device(starts_N1.astype(np.int32), device),
-            longest=max(lengths),
-            counts=[len(q.at_R) for q in queries],
-        )
-
-
-_running: ContextVar[tuple[Pack, VarlenAttention] | None] = ContextVar("_running", default=None)
+DeviceScores = tuple[Tensor, Tensor]
+"""NLL and arg max of the scored tokens of one query [R], on the device."""
+TokenNll = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""As `Head.token_nll`: hidden states [R, D] and targets [R] to NLL and arg max [R]."""
 
 
 class PackedEngine:
-    """One transformers model on one GPU; as many sequences a forward pass as `batch_tokens` holds."""
+    """One transformers model on one device; as many sequences per forward pass as fit in `batch_tokens`."""
 
     name = "transformers, packed"
 
     def __init__(
         self, model: PreTrainedModel, *, batch_tokens: int = PASS_TOKENS, attend: VarlenAttention | None = None
     ) -> None:
-        attend = attend or varlen_for(model.device, model.dtype)
+        attend = attend or varlen_attention_for(model.device, model.dtype)
         if attend is None:
-            raise ValueError(f"nothing here attends within packs in {model.dtype} on {model.device.type}")
+            raise ValueError(f"there is no varlen attention in {model.dtype} on {model.device.type}")
         require_packable(model)
-        use_varlen(model)
+        enable_varlen_attention(model)
         self.model = model.eval()
         self.batch_tokens = batch_tokens
         self._attend = attend
-        self._body: Any = model.get_decoder()
-        self._head = Head.of(model)
+        self._forward = partial(body_and_head, text_decoder(model), Head.of(model).token_nll)
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run packs of queries; one wait for the GPU in all.
+        """Run packs of queries; one synchronization with the GPU in all.
 
-        A pack that does not fit in memory halves `batch_tokens`, for good; a single sequence that does not fit raises.
+        A pack that does not fit in memory halves `batch_tokens`, permanently; InsufficientMemoryError where a single
+        sequence does not fit.
         """
-        asked = [place for place, query in enumerate(batch) if len(query.at_R)]
-        answers: dict[int, tuple[Tensor, Tensor]] = {}
-        while waiting := [place for place in asked if place not in answers]:
-            for group in packs([batch[place].length for place in waiting], self.batch_tokens):
-                places = [waiting[k] for k in group]
-                try:
-                    scored = self._score([batch[place] for place in places])
-                except torch.OutOfMemoryError:
-                    if len(places) == 1:
-                        raise
-                    self._halve(sum(batch[place].length for place in places))
-                    break
-                answers.update(zip(places, scored, strict=True))
-        return _to_host(answers, len(batch))
+        return score_in_packs(batch, self.batch_tokens, self._score, halve=self._halve)
 
-    def _halve(self, tokens: int) -> None:
+    def _score(self, queries: Sequence[Query]) -> list[DeviceScores]:
+        return run_pack(queries, self._forward, self._attend, self.model.device)
+
+    def _halve(self, tokens: int) -> int:
         torch.cuda.empty_cache()
         self.batch_tokens = min(self.batch_tokens, tokens) // 2
-        _log.warning("out of GPU memory with %d tokens at once; going on with %d", tokens, self.batch_tokens)
-
-    def _score(self, queries: Sequence[Query]) -> list[tuple[Tensor, Tensor]]:
-        pack = Pack.of(queries, self.model.device)
-        with kept_apart(pack, self._attend):
-            hidden_1PD = self._body(
-                input_ids=pack.ids_1P, position_ids=pack.positions_1P, use_cache=False
-            ).last_hidden_state
-        nll_R, top1_R = token_nll(hidden_1PD[0, pack.from_R], self._head, pack.targets_R)
-        return list(zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True))
+        _log.warning("out of memory with %d tokens in a pass; passes now have %d", tokens, self.batch_tokens)
+        return self.batch_tokens
 
 
-def use_varlen(model: PreTrainedModel) -> None:
-    """Have the model's attention ask for the running pack; where none runs, it attends as before."""
-    AttentionInterface.register(ATTENTION, _attention)
-    AttentionMaskInterface.register(ATTENTION, _mask)
-    model.set_attn_implementation(ATTENTION)
+def score_in_packs(
+    batch: Sequence[Query],
+    pass_tokens: int,
+    score_pack: Callable[[Sequence[Query]], list[DeviceScores]],
+    *,
+    halve: Callable[[int], int] | None = None,
+) -> list[TokenScores]:
+    """Score the queries that have scored tokens in packs of at most `pass_tokens`; one result per query, in order.
 
-
-def varlen_for(device: torch.device, dtype: torch.dtype) -> VarlenAttention | None:
-    """What attends within the sequences of a pack on this device; None: nothing does, in this dtype."""
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):  # what its kernels can do
-        from torch.nn.attention.varlen import varlen_attn
-
-        return varlen_attn
-    if device.type == "cpu" and dtype == torch.float32 and onednn.available():
-        return onednn.attend
-    return None
-
-
-def require_packable(model: PreTrainedModel) -> None:
-    """Raise ValueError for layers known to mix tokens by other ways; the self-check looks for the unknown ones."""
-    kinds = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ())
-    if other := sorted(kinds - _CAN_BE_PACKED):
-        raise ValueError(f"layers of {', '.join(other)} cannot be packed")
-
-
-@contextmanager
-def kept_apart(pack: Pack, attend: VarlenAttention | None) -> Iterator[None]:
-    """While it lasts, models that use varlen attend within the sequences of the pack; without `attend`, nothing."""
-    token = _running.set(None if attend is None else (pack, attend))
-    try:
-        yield
-    finally:
-        _running.reset(token)
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """Attend within the sequences of the running pack; where none runs, as SDPA does.
-
-    transformers hands over [1, H, P, D] and wants [1, P, H, D] back.
+    InsufficientMemoryError, with the number of tokens, where a pack does not fit and cannot be made smaller.
+    `halve`: called with the tokens of a pack of several queries that ran out of memory; returns the new `pass_tokens`.
     """
-    running = _running.get()
-    if running is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    if more.get("softcap") is not None or more.get("s_aux") is not None:
-        raise ValueError(f"{type(module).__name__}: its attention caps or sinks scores, which packing does not do")
-    pack, attend = running
-    output_PHD = attend(
-        *(states[0].transpose(0, 1).contiguous() for states in (query, key, value)),
-        pack.boundaries_N1,
-        pack.boundaries_N1,
-        pack.longest,
-        pack.longest,
-        scale=scaling,
-        # a window of w tokens holds the token itself and w - 1 before it
-        window_size=(sliding_window - 1 if sliding_window else -1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return output_PHD[None], None
+    scored: dict[int, DeviceScores] = {}
+    while waiting := [index for index, query in enumerate(batch) if len(query.at_R) and index not in scored]:
+        for group in packs([batch[index].length for index in waiting], pass_tokens):
+            indices = [waiting[k] for k in group]
+            n_tokens = sum(batch[index].length for index in indices)
+            try:
+                with pass_memory_errors(n_tokens):
+                    results = score_pack([batch[index] for index in indices])
+            except InsufficientMemoryError:
+                if halve is None or len(indices) == 1:
+                    raise
+            else:
+                scored.update(zip(indices, results, strict=True))
+                continue
+            pass_tokens = halve(n_tokens)  # outside of the except block, which holds the tensors of the failed pass
+            break
+    on_host = to_host(scored)
+    return [on_host.get(index, NO_SCORES) for index in range(len(batch))]
 
 
-def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    return sdpa_mask(*args, **kwargs) if _running.get() is None else None
+def run_pack(
+    queries: Sequence[Query],
+    forward: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    attend: VarlenAttention | None,
+    device: torch.device,
+) -> list[DeviceScores]:
+    """Run queries in one forward pass, as a pack.
+
+    `forward`: ids [1, P], positions [1, P], `from_R` and `targets_R` of a `Pack` to NLL and arg max [R].
+    """
+    pack = Pack.of(queries, device)
+    with packed_attention(pack, attend):
+        nll_R, top1_R = forward(pack.ids_1P, pack.positions_1P, pack.from_R, pack.targets_R)
+    return list(zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True))
 
 
-def _to_device(values: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def body_and_head(
+    body: Any, token_nll: TokenNll, ids_1P: Tensor, positions_1P: Tensor, from_R: Tensor, targets_R: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Body over the whole pack, head at the scored tokens only: NLL and arg max [R]."""
+    hidden_1PD = body(input_ids=ids_1P, position_ids=positions_1P, use_cache=False).last_hidden_state
+    return token_nll(hidden_1PD[0, from_R], targets_R)
 
 
-def _to_host(answers: dict[int, tuple[Tensor, Tensor]], n: int) -> list[TokenScores]:
-    """Bring all likelihoods over in one copy each."""
-    scores = [NOTHING] * n
-    if not answers:
-        return scores
-    counts = [len(nll_R) for nll_R, _ in answers.values()]
-    ends = np.cumsum(counts)
-    nll = torch.cat([nll_R for nll_R, _ in answers.values()]).cpu().numpy()
-    top1 = torch.cat([top1_R for _, top1_R in answers.values()]).cpu().numpy()
-    for place, count, end in zip(answers, counts, ends, strict=True):
-        scores[place] = TokenScores(nll[end - count : end], top1[end - count : end])
-    return scores
+def to_host(scored: Mapping[int, DeviceScores]) -> dict[int, TokenScores]:
+    """Bring the scores of queries to numpy, by index, in one copy of each kind."""
+    if not scored:
+        return {}
+    ends = np.cumsum([len(nll_R) for nll_R, _ in scored.values()])[:-1]
+    nll = torch.cat([nll_R for nll_R, _ in scored.values()]).cpu().numpy()
+    top1 = torch.cat([top1_R for _, top1_R in scored.values()]).cpu().numpy()
+    results = zip(np.split(nll, ends), np.split(top1, ends), strict=True)
+    return {index: TokenScores(*result) for index, result in zip(scored, results, strict=True)}

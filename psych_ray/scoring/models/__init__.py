@@ -1,1 +1,1 @@
-"""From a checkpoint's files to a transformers model in memory."""
+"""Loads a checkpoint's files to a transformers model in memory."""

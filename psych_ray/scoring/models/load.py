@@ -1,12 +1,11 @@
-"""From a checkpoint's files to a model in memory. Refuses whatever would score without being what its files say.
+"""Loads a checkpoint's files to a model in memory. CheckpointError where it would not be what its files describe.
 
-transformers fills weights that a file lacks with random numbers and goes on, and leaves out weights that it has no
-place for; here both are errors. Knows no tokenizer, no adapter and no engine.
+transformers initializes weights that a file lacks at random, and ignores weights for which it has no parameter; here
+both are errors. Does not depend on tokenizers, adapters or engines.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from psych_ray.checkpoints.cards import CONFIG, is_adapter, read_json
 from psych_ray.checkpoints.quantization import method_of, require_library
 from psych_ray.checkpoints.weight_files import weight_files
+from psych_ray.compat import silence_bitsandbytes
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, first_line
-from psych_ray.scoring.models.text_model import text_side
+from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors
+from psych_ray.scoring.models.text_model import text_model
 
-_THEIRS = (
+_LIBRARY_ERRORS = (
     AttributeError,
     ImportError,
     LookupError,
@@ -40,8 +41,8 @@ _THEIRS = (
 def load_model(
     card: CheckpointCard, directory: Path, scoring: ScoringConfig, *, allow_pickle: bool
 ) -> tuple[PreTrainedModel, PreTrainedConfig]:
-    """Load the weights of a directory onto this process's device; also the whole configuration of the checkpoint."""
-    assert not is_adapter(directory), "transformers would put it into the weights unasked"
+    """Load the weights of a directory to this process's device, and the whole configuration of the checkpoint."""
+    assert not is_adapter(directory), "transformers would merge it into the weights"
     stored = read_json(directory / CONFIG)
     quantized = stored.get("quantization_config")
     require_library(card, quantized)
@@ -49,7 +50,7 @@ def load_model(
     device, dtype = device_of(scoring.device), getattr(torch, scoring.dtype)
     model_class: Any
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": files[0].suffix == ".safetensors"}
-    with one_line(card, directory):
+    with loading_errors(card, directory):
         config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
         if quantized or card.quantization:
             options |= _quantized_options(card, config, dtype, device)
@@ -57,12 +58,12 @@ def load_model(
             model_class, model_config = AutoModelForCausalLM, config
             options["trust_remote_code"] = True
         else:
-            model_class, model_config = text_side(config)
+            model_class, model_config = text_model(config)
         loaded: Any = model_class.from_pretrained(directory, config=model_config, output_loading_info=True, **options)
         model, loading = loaded
-        _require_whole(card, loading)
+        _require_complete(card, loading)
         if quantized or card.quantization:
-            _cast_what_is_not_quantized(model, dtype)
+            _cast_unquantized(model, dtype)
         else:
             _require_all_used(card, model, loading)
             model = model.to(device)
@@ -70,21 +71,25 @@ def load_model(
 
 
 @contextmanager
-def one_line(card: CheckpointCard, directory: Path) -> Iterator[None]:
-    """Turn what the libraries raise for unusable files into one line."""
+def loading_errors(card: CheckpointCard, directory: Path) -> Iterator[None]:
+    """Raise CheckpointError, one line, for what the libraries raise for unusable files.
+
+    Running out of memory is no fault of the files: InsufficientMemoryError.
+    """
     try:
-        yield
-    except _THEIRS as error:
+        with memory_errors(f"{card.id}: out of memory while loading {directory}", LOADING_ADVICE):
+            yield
+    except _LIBRARY_ERRORS as error:
         if "trust_remote_code" in str(error):
             raise CheckpointError(
-                f"{card.id}: it comes with modelling code of its own ({directory}/*.py), which is not run unless asked "
-                "for; read that code, then set trust_remote_code: true in the checkpoint's card"
+                f"{card.id}: it has modelling code of its own ({directory}/*.py), which is not run by default; "
+                "read that code, then set trust_remote_code: true in the checkpoint's card"
             ) from error
         raise CheckpointError(f"{card.id}: cannot be loaded from {directory}: {first_line(error)}") from error
 
 
 def device_of(wanted: str) -> torch.device:
-    """Turn the setting `scoring.device` into a device of this process."""
+    """Device of this process for the setting `scoring.device`."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
@@ -93,10 +98,9 @@ def device_of(wanted: str) -> torch.device:
 def _quantized_options(
     card: CheckpointCard, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """Where quantized weights go, as they cannot be moved later, and what bitsandbytes is to compute in: `dtype`."""
+    """Options with the device of quantized weights, which cannot be moved later, and the dtype of their products."""
     options: dict[str, Any] = {"device_map": {"": device}}
-    # It tells of every layer and pass that inputs are cast.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    silence_bitsandbytes()
     stored = getattr(config, "quantization_config", None)
     if stored and method_of(stored) == "bitsandbytes":
         stored["bnb_4bit_compute_dtype"] = str(dtype).removeprefix("torch.")
@@ -112,17 +116,17 @@ def _quantized_options(
     return options
 
 
-def _cast_what_is_not_quantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Bring embeddings, norms and head to `dtype`; transformers leaves those of quantized files as they were saved."""
+def _cast_unquantized(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast embeddings, norms and head to `dtype`; transformers keeps the stored dtype in quantized checkpoints."""
     stored: Any = model.config.quantization_config
     if method_of(stored if isinstance(stored, dict) else stored.to_dict()) != "bitsandbytes":
-        return  # others keep scales among their parameters, which mean something in their own dtype only
+        return  # others have scales among their parameters, which are valid in their own dtype only
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
 
 
-def _require_whole(card: CheckpointCard, loading: Mapping[str, Iterable[object]]) -> None:
+def _require_complete(card: CheckpointCard, loading: Mapping[str, Iterable[object]]) -> None:
     for what in ("missing_keys", "mismatched_keys"):
         names = sorted(str(name) for name in loading.get(what) or ())
         if names:
@@ -133,10 +137,10 @@ def _require_whole(card: CheckpointCard, loading: Mapping[str, Iterable[object]]
 
 
 def _require_all_used(card: CheckpointCard, model: PreTrainedModel, loading: Mapping[str, Iterable[object]]) -> None:
-    """Raise CheckpointError for weights that belong to a layer of the model, but that it would leave out.
+    """Raise CheckpointError for weights that belong to a layer of the model, but that it would ignore.
 
-    A bias that the configuration says is not there, or a scale without which the weights beside it mean something
-    else. Whole parts that the architecture has no use for (towers, heads for other tasks) are none of these.
+    A bias that the configuration excludes, or a scale of the other weights of a layer. Whole modules that the
+    architecture does not use (towers, heads for other tasks) are ignored.
     """
     modules = dict(model.named_modules())
     names = []
@@ -147,8 +151,8 @@ def _require_all_used(card: CheckpointCard, model: PreTrainedModel, loading: Map
             names += [name] if getattr(module, own_name, None) is None else []
     if names:
         raise CheckpointError(
-            f"{card.id}: its config.json has no place for some of its weights ({_some(sorted(names))}), so it would "
-            "score as another model; fetch config.json again"
+            f"{card.id}: its config.json leaves no parameter for some of its weights ({_some(sorted(names))}), so it "
+            "would score as another model; fetch config.json again"
         )
 
 

@@ -1,8 +1,8 @@
-"""The part of an architecture that reads text. Vision checkpoints are scored on text alone, without their towers.
+"""The text model of an architecture. Vision checkpoints are scored on text alone, without their towers.
 
-transformers knows three kinds: classes for text; composite configurations for which it has a text-only class (Llama
-3.2 Vision, Qwen3.5); and those it builds only whole (Qwen2.5-VL, Qwen3-VL, Gemma 3). Of the last, the towers are taken
-out before weights are loaded, so they are neither read nor kept. Knows no files and no image processors.
+transformers has three kinds: classes for text; composite configurations with a text-only class (Llama 3.2 Vision,
+Qwen3.5); and composite configurations without one (Qwen2.5-VL, Qwen3-VL, Gemma 3). Of the last, the towers are removed
+before weights are loaded, so they are neither read nor kept. Does not depend on files or image processors.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    MODEL_FOR_MULTIMODAL_LM_MAPPING,
-)
 
-# What get_encoder looks for, and what leads from there to the text.
+from psych_ray.compat import causal_model_classes, ignore_weights_on_load, text_decoder, weights_ignored_on_load
+
+# Towers as `get_encoder` finds them, and their projections to the text model.
 _TOWERS = (
     r"(^|\.)(vision_tower|visual|vision_model|vision_encoder|image_tower|audio_tower|audio_encoder|speech_encoder"
     r"|multi_modal_projector)\."
 )
 
 
-def text_side(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
-    """Class that scores text with such a checkpoint, and the configuration to build it with.
+def text_model(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
+    """Class that predicts text with such a checkpoint, and the configuration to build it with.
 
     ValueError where transformers has none that predicts the next token.
     """
@@ -42,29 +39,21 @@ def text_side(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrain
 
 
 def decoder_path(model: PreTrainedModel) -> str:
-    """Where in a model the part stands that reads text, for example `model.language_model`."""
-    decoder = model.get_decoder()
+    """Name of the module that is the decoder of a model, for example `model.language_model`."""
+    decoder = text_decoder(model)
     return next(str(name) for name, module in model.named_modules() if module is decoder)
 
 
-def is_left_out(model: PreTrainedModel, name: str) -> bool:
-    """Tell whether a weight belongs to a part that the model was built without, or has no use for."""
-    ignored: Any = model._keys_to_ignore_on_load_unexpected or ()
-    return any(re.search(pattern, name) for pattern in ignored)
+def is_unused_weight(model: PreTrainedModel, name: str) -> bool:
+    """Whether a stored weight belongs to a part that the model was built without, or does not use."""
+    return any(re.search(pattern, name) for pattern in weights_ignored_on_load(model))
 
 
 def _known_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    for known in (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        MODEL_FOR_MULTIMODAL_LM_MAPPING,
-    ):
-        found: Any = known.get(type(config), None)
-        candidates = found if isinstance(found, tuple | list) else [found] if found else []
-        named = [c for c in candidates if c.__name__ in (config.architectures or ())]
-        if candidates:
-            model_class: type[PreTrainedModel] = (named or candidates)[0]
-            return model_class
+    candidates = causal_model_classes(config)
+    named = [c for c in candidates if c.__name__ in (config.architectures or ())]
+    if candidates:
+        return (named or candidates)[0]
     raise ValueError(
         f"architecture {', '.join(config.architectures or [config.model_type])}: transformers has no model of it that "
         "predicts the next token of a text"
@@ -72,7 +61,7 @@ def _known_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def _without_towers(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Derive the class whose instances never have the parts that only images, video or sound reach."""
+    """Derive a class without the modules that only images, video or sound pass through."""
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         model_class.__init__(self, config, *args, **kwargs)
@@ -85,17 +74,12 @@ def _without_towers(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]
             setattr(self.get_submodule(parent), own_name, nn.Identity())
         _expect_unused(self, [*towers, *layers])
 
-    def get_decoder(self: Any) -> Any:
-        decoder = model_class.get_decoder(self)
-        return self.model if decoder is self else decoder  # Llama 3.2 Vision's text class does not find its own
-
-    # The same name and module: transformers looks up how stored names map to modules by them.
-    parts = {"__init__": __init__, "get_decoder": get_decoder, "__module__": model_class.__module__}
-    return type(model_class.__name__, (model_class,), parts)
+    # The same name and module: by them transformers finds how stored names map to modules.
+    return type(model_class.__name__, (model_class,), {"__init__": __init__, "__module__": model_class.__module__})
 
 
 def _towers(model: PreTrainedModel) -> list[str]:
-    decoder = model.get_decoder()
+    decoder = text_decoder(model)
     towers = [model.get_encoder(modality=modality) for modality in ("image", "video", "audio")]
     return [
         name
@@ -105,13 +89,11 @@ def _towers(model: PreTrainedModel) -> list[str]:
 
 
 def _cross_attention_layers(model: PreTrainedModel) -> list[str]:
-    """Layers that look at images only, which Llama 3.2 Vision has among those that read text, and skips for text."""
-    places = getattr(model.get_decoder(), "cross_attention_layers", None) or ()
-    return [f"{decoder_path(model)}.layers.{place}" for place in places]
+    """Layers that attend to images only: Llama 3.2 Vision has them in its decoder, and skips them for text."""
+    indices = getattr(text_decoder(model), "cross_attention_layers", None) or ()
+    return [f"{decoder_path(model)}.layers.{index}" for index in indices]
 
 
 def _expect_unused(model: PreTrainedModel, names: list[str]) -> None:
-    """Spare the log the names of weights that were left out on purpose."""
-    ignored: Any = model._keys_to_ignore_on_load_unexpected or ()
-    left_out = {rf"(^|\.){re.escape(name)}\." for name in names}
-    model._keys_to_ignore_on_load_unexpected = {*ignored, *left_out, _TOWERS}
+    """Keep the names of weights that are ignored on purpose out of the log."""
+    ignore_weights_on_load(model, {_TOWERS} | {rf"(^|\.){re.escape(name)}\." for name in names})

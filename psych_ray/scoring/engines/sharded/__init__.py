@@ -1,1 +1,1 @@
-"""Engines that spread one checkpoint over several ranks."""
+"""Engines that shard one checkpoint over several ranks."""

@@ -1,9 +1,8 @@
-"""What DeepSpeed's AutoTP (0.19) leaves whole or gets wrong, though it cuts the matrices around it.
+"""Modules that DeepSpeed's AutoTP (0.19) leaves whole or computes wrongly, though it shards the matrices around them.
 
-Norms of queries or keys that span all heads (OLMo 2 and 3) would take the mean square of one rank's heads only, with
-the wrong slice of their weight; AutoTP's `_replace` could make them `ShardedRMSNorm` beside the column it cuts. Fused
-experts (3-D weights) and embeddings stay whole on each rank; `AutoTP._replace_module` passes them by. Knows no
-checkpoint and no configuration: what must be cut is found by its shape.
+Norms of queries or keys that span all heads (OLMo 2 and 3) would use the mean square of one rank's heads only, with
+the wrong part of their weight. Fused experts (3-D weights) and embeddings stay whole on each rank. What must be sharded
+is found by its shape; does not depend on checkpoints or configurations.
 Shapes: D width of all heads, d of one rank's, P tokens of a pack; in weights of experts E experts, I hidden units of
 one, D width.
 """
@@ -17,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from psych_ray.scoring.engines.sharded.process_group import Ranks, rows_of
+from psych_ray.compat import copy_load_marks, parameter_hook
+from psych_ray.scoring.engines.sharded.process_group import Rank, shard_bounds
 
 
 class ShardedRMSNorm(nn.Module):
-    """An RMSNorm over a width that is spread over ranks: the square sum is theirs together, the weight each one's.
+    """An RMSNorm over a width that is sharded over ranks: they reduce the square sum, and each holds its own weight.
 
-    Computes as transformers' does: variance and product in float32, the answer in the type of the input.
+    As in transformers: variance and product in float32, the result in the dtype of the input.
     """
 
     def __init__(self, weight_d: Tensor, eps: float, width: int, group: ProcessGroup | None = None) -> None:
@@ -36,16 +35,16 @@ class ShardedRMSNorm(nn.Module):
         self.group = group
 
     @classmethod
-    def of(cls, norm: nn.Module, ranks: Ranks) -> ShardedRMSNorm:
-        """Take this rank's slice of a norm. ValueError where that norm computes in another way than this one."""
+    def of(cls, norm: nn.Module, rank: Rank) -> ShardedRMSNorm:
+        """Make this rank's shard of a norm. ValueError where that norm does not compute what this one does."""
         weight_D: Any = norm.weight
         weight_D = weight_D.detach()
         width = len(weight_D)
         whole = cls(weight_D, getattr(norm, "variance_epsilon", 0.0), width)
         probe_2D = torch.linspace(-3, 5, 2 * width).view(2, width).to(weight_D.dtype)
         if not torch.equal(norm(probe_2D), whole(probe_2D)):
-            raise ValueError(f"{type(norm).__name__} spans all heads, and is no RMSNorm that can be sharded")
-        return cls(weight_D.chunk(ranks.size)[ranks.rank].clone(), whole.eps, width)
+            raise ValueError(f"{type(norm).__name__} spans all heads, and is not an RMSNorm that can be sharded")
+        return cls(weight_D.chunk(rank.world_size)[rank.index].clone(), whole.eps, width)
 
     def forward(self, states: Tensor) -> Tensor:
         """Normalise this rank's heads [..., d]; all ranks must call it together."""
@@ -57,10 +56,10 @@ class ShardedRMSNorm(nn.Module):
         return (self.weight * exact).to(states.dtype)
 
 
-def shard_norms(body: nn.Module, ranks: Ranks) -> list[str]:
-    """Replace each norm `x_norm` whose width is that of `x_proj` on all ranks together; the names of those it was.
+def shard_norms(body: nn.Module, rank: Rank) -> list[str]:
+    """Replace each norm `x_norm` as wide as `x_proj` on all ranks together; returns the names of the replaced ones.
 
-    To be called when the projections are cut. ValueError for a norm that spans all heads and cannot be replaced.
+    To be called after the projections are sharded. ValueError for a norm that spans all heads and cannot be replaced.
     """
     replaced = []
     for parent_name, parent in list(body.named_modules()):
@@ -69,16 +68,16 @@ def shard_norms(body: nn.Module, ranks: Ranks) -> list[str]:
             projection = getattr(parent, f"{name.removesuffix('_norm')}_proj", None)
             if projection is None or weight is None or weight.ndim != 1:
                 continue
-            if len(weight) == ranks.size * len(projection.weight) > len(projection.weight):
-                setattr(parent, name, ShardedRMSNorm.of(norm, ranks))
+            if len(weight) == rank.world_size * len(projection.weight) > len(projection.weight):
+                setattr(parent, name, ShardedRMSNorm.of(norm, rank))
                 replaced.append(f"{parent_name}.{name}")
     return replaced
 
 
 class ShardedEmbedding(nn.Module):
-    """An embedding, with whatever it does to its rows, of which each rank holds some: one finds a token's, all add up.
+    """An embedding of which each rank holds some rows: the rank that has a token's row looks it up, the others add 0.
 
-    Exact: what the other ranks add is 0.
+    Exact, including what the embedding's own forward does to its rows.
     """
 
     def __init__(self, rows: nn.Embedding, first: int, group: ProcessGroup | None = None) -> None:
@@ -89,78 +88,75 @@ class ShardedEmbedding(nn.Module):
 
     def forward(self, ids_1P: Tensor) -> Tensor:
         """States [1, P, D]; all ranks must call it together."""
-        at = ids_1P - self.first
-        elsewhere = (at < 0) | (at >= len(self.rows.weight))
-        states_1PD: Tensor = self.rows(at.masked_fill(elsewhere, 0)).masked_fill(elsewhere[..., None], 0.0)
+        row_1P = ids_1P - self.first
+        elsewhere = (row_1P < 0) | (row_1P >= len(self.rows.weight))
+        states_1PD: Tensor = self.rows(row_1P.masked_fill(elsewhere, 0)).masked_fill(elsewhere[..., None], 0.0)
         distributed.all_reduce(states_1PD, group=self.group)
         return states_1PD
 
 
-def shard_embedding(body: Any, ranks: Ranks) -> nn.Embedding:
-    """Keep this rank's rows of the embedding, a copy of them, and have the ranks look up together; the rows."""
+def shard_embedding(body: Any, rank: Rank) -> nn.Embedding:
+    """Replace the embedding by a sharded one; returns a copy of this rank's rows, as an embedding."""
     embedding: nn.Embedding = body.get_input_embeddings()
-    if ranks.size > 1:
-        first, end = rows_of(len(embedding.weight), ranks)
+    if rank.world_size > 1:
+        first, end = shard_bounds(len(embedding.weight), rank)
         embedding.weight = nn.Parameter(embedding.weight.detach()[first:end].clone(), requires_grad=False)
         body.set_input_embeddings(ShardedEmbedding(embedding, first))
     return embedding
 
 
 @contextmanager
-def cutting_experts(ranks: Ranks) -> Iterator[None]:
-    """While it lasts, fused experts that are loaded into a module are cut at once.
+def experts_sharded_on_load(rank: Rank) -> Iterator[None]:
+    """Within the context, fused experts are sharded as soon as they are loaded into a module.
 
-    Files hold experts one by one, and transformers joins them in new memory, so that without this each rank would hold
-    the experts of the whole checkpoint for a while.
+    Files hold experts one by one, and transformers fuses them in new memory: otherwise each rank would hold the experts
+    of the whole checkpoint while it loads.
     """
 
-    def cut(module: nn.Module, name: str, weight: nn.Parameter | None) -> Any:
-        if ranks.size == 1 or name not in _EXPERTS or weight is None or weight.ndim != 3 or weight.is_meta:
+    def shard(module: nn.Module, name: str, weight: nn.Parameter | None) -> Any:
+        if rank.world_size == 1 or name not in _EXPERTS or weight is None or weight.ndim != 3 or weight.is_meta:
             return weight
-        own = nn.Parameter(_EXPERTS[name](weight.detach(), ranks), requires_grad=False)
-        vars(own).update(vars(weight))  # transformers marks what it has loaded
+        own = nn.Parameter(_EXPERTS[name](weight.detach(), rank), requires_grad=False)
+        copy_load_marks(weight, own)
         return own
 
-    handle = register_module_parameter_registration_hook(cut)
-    try:
+    with parameter_hook(shard):
         yield
-    finally:
-        handle.remove()
 
 
-def shard_experts(body: nn.Module, ranks: Ranks) -> list[str]:
-    """Have each rank compute with some hidden units of every fused expert; the names of the modules that hold them.
+def shard_experts(body: nn.Module, rank: Rank) -> list[str]:
+    """Have each rank compute with some hidden units of every fused expert; returns the names of the modules.
 
-    Cuts those that are still whole. Routing is the same on all ranks, and what the experts answer is the sum of what
-    the ranks come to. ValueError where they are not laid out as expected.
+    Shards those that are still whole. Routing is the same on all ranks; the output of the experts is the sum over the
+    ranks. ValueError where weights do not have the expected layout.
     """
     sharded = []
     for name, module in body.named_modules():
         gate_up: Any = getattr(module, "gate_up_proj", None)
-        if ranks.size == 1 or not isinstance(gate_up, nn.Parameter) or gate_up.ndim != 3:
+        if rank.world_size == 1 or not isinstance(gate_up, nn.Parameter) or gate_up.ndim != 3:
             continue
         experts: Any = module
         if experts.down_proj.shape[2] == experts.intermediate_dim:
             for weight, units_of in _EXPERTS.items():
-                setattr(experts, weight, nn.Parameter(units_of(getattr(experts, weight).detach(), ranks), False))
+                setattr(experts, weight, nn.Parameter(units_of(getattr(experts, weight).detach(), rank), False))
         n_units = experts.down_proj.shape[2]
-        if experts.gate_up_proj.shape[1] != 2 * n_units or n_units * ranks.size != experts.intermediate_dim:
-            raise ValueError(f"{type(module).__name__}: its experts are not laid out in a way that could be sharded")
+        if experts.gate_up_proj.shape[1] != 2 * n_units or n_units * rank.world_size != experts.intermediate_dim:
+            raise ValueError(f"{type(module).__name__}: its experts do not have a layout that can be sharded")
         experts.register_forward_hook(_sum_over_ranks)
         sharded.append(name)
     return sharded
 
 
-def _units(weight_EDI: Tensor, ranks: Ranks, dim: int) -> Tensor:
-    """Take this rank's hidden units."""
-    return weight_EDI.chunk(ranks.size, dim)[ranks.rank]
+def _units(weight_EDI: Tensor, rank: Rank, dim: int) -> Tensor:
+    """Select this rank's hidden units."""
+    return weight_EDI.chunk(rank.world_size, dim)[rank.index]
 
 
-_EXPERTS: dict[str, Callable[[Tensor, Ranks], Tensor]] = {
-    "gate_up_proj": lambda weight, ranks: torch.cat([_units(half, ranks, 1) for half in weight.chunk(2, dim=1)], dim=1),
-    "down_proj": lambda weight, ranks: _units(weight, ranks, 2).clone(),
+_EXPERTS: dict[str, Callable[[Tensor, Rank], Tensor]] = {
+    "gate_up_proj": lambda weight, rank: torch.cat([_units(half, rank, 1) for half in weight.chunk(2, dim=1)], dim=1),
+    "down_proj": lambda weight, rank: _units(weight, rank, 2).clone(),
 }
-"""How this rank's part of an expert's weight is cut out; of the first, gate and up lie one after the other."""
+"""How this rank's shard of a weight of experts is selected; the first holds the gate and then the up projection."""
 
 
 def _sum_over_ranks(module: nn.Module, args: Any, output: Tensor) -> Tensor:

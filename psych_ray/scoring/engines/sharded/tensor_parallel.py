@@ -1,9 +1,8 @@
-"""The engine `deepspeed_tp`: one checkpoint over several ranks, each with a slice of every matrix.
+"""The engine `deepspeed_tp`: one checkpoint over several ranks, each with a shard of every matrix.
 
-DeepSpeed's AutoTP cuts the body, what it leaves or gets wrong is cut in `sharded_modules`, the head in `sharded_head`.
-Every rank scores the same queries in the same order and gets the same answers. Weights come through `load_model`, with
-all its checks, never through DeepSpeed's own loading from the meta device, which fills Gemma 3 with garbage in silence.
-Knows no files beyond that, and no tokenizers. Shapes: P tokens of a pack, R wanted tokens, D width.
+DeepSpeed's AutoTP shards the body, `modules` what AutoTP leaves whole or computes wrongly, `head` the head. Every rank
+scores the same queries in the same order and gets the same results. Weights are loaded by `load_model`, with all its
+checks, not by DeepSpeed from the meta device, which loads wrong weights for Gemma 3 without an error.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,68 +24,80 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.checkpoints.tensor_parallel_sizes import require_divisible
 from psych_ray.checkpoints.weight_files import safetensors_header, weight_files
+from psych_ray.compat import (
+    disable_shared_memory_all_reduce,
+    is_tensor_parallel,
+    restore_embedding_scale,
+    text_decoder,
+)
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.batching import PASS_TOKENS, packs
-from psych_ray.scoring.engines.base import NOTHING, Query, TokenScores, to_scores
-from psych_ray.scoring.engines.packed import Pack, VarlenAttention, kept_apart, use_varlen, varlen_for
+from psych_ray.scoring.engines.base import Query, TokenScores
+from psych_ray.scoring.engines.packed import DeviceScores, body_and_head, run_pack, score_in_packs
+from psych_ray.scoring.engines.packed_attention import VarlenAttention, enable_varlen_attention, varlen_attention_for
+from psych_ray.scoring.engines.packs import PASS_TOKENS
 from psych_ray.scoring.engines.sharded.head import ShardedHead
-from psych_ray.scoring.engines.sharded.modules import cutting_experts, shard_embedding, shard_experts, shard_norms
-from psych_ray.scoring.engines.sharded.process_group import Ranks
+from psych_ray.scoring.engines.sharded.modules import (
+    experts_sharded_on_load,
+    shard_embedding,
+    shard_experts,
+    shard_norms,
+)
+from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.likelihood import Head
-from psych_ray.scoring.models.load import load_model, one_line
+from psych_ray.scoring.models.load import load_model, loading_errors
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def load_tensor_parallel(
-    card: CheckpointCard, directory: Path, scoring: ScoringConfig, ranks: Ranks, *, allow_pickle: bool
+    card: CheckpointCard, directory: Path, scoring: ScoringConfig, rank: Rank, *, allow_pickle: bool
 ) -> tuple[TensorParallelEngine, PreTrainedConfig]:
-    """Load this rank's slice of a checkpoint; all ranks call it together, in a process group that exists already.
+    """Load this rank's shard of a checkpoint, and its configuration; all ranks call it together, in a process group.
 
-    Also the whole configuration. CheckpointError where the ranks cannot share it, or it cannot be loaded whole.
+    CheckpointError where it cannot be sharded over these ranks, or cannot be loaded whole.
     """
     stored = read_json(directory / CONFIG)
     if card.quantization:
         stored["quantization_config"] = card.quantization
-    require_divisible(stored, ranks.size, card.id)
+    require_divisible(stored, rank.world_size, card.id)
     if card.trust_remote_code:
         raise CheckpointError(
-            f"{card.id}: it runs modelling code of its own, which scoring.engine=deepspeed_tp cannot cut; score it "
-            "with scoring.engine=transformers, or leave it out with checkpoints.only"
+            f"{card.id}: it runs modelling code of its own, which scoring.engine=deepspeed_tp cannot shard; score it "
+            "with scoring.engine=transformers, or exclude it with checkpoints.only"
         )
     files = weight_files(directory, allow_pickle=allow_pickle)
-    held: Any = _dtype_to_map(files) or scoring.dtype
-    on_host = replace(scoring, device="cpu", dtype=held)
-    with cutting_experts(ranks):
+    stored_dtype: Any = _dtype_to_map(files) or scoring.dtype
+    on_host = replace(scoring, device="cpu", dtype=stored_dtype)
+    with experts_sharded_on_load(rank):
         model, config = load_model(card, directory, on_host, allow_pickle=allow_pickle)
-    require_divisible(model.config.get_text_config(decoder=True).to_dict(), ranks.size, card.id)
-    with one_line(card, directory):
-        body, head = shard(model, ranks, getattr(torch, scoring.dtype))
-    return TensorParallelEngine(body, head, ranks), config
+    require_divisible(model.config.get_text_config(decoder=True).to_dict(), rank.world_size, card.id)
+    with loading_errors(card, directory):
+        body, head = shard(model, rank, getattr(torch, scoring.dtype))
+    return TensorParallelEngine(body, head, rank), config
 
 
 class TensorParallelEngine:
-    """This rank's slice of a checkpoint. All ranks must score the same batches, or they wait for each other forever.
+    """This rank's shard of a checkpoint. All ranks must score the same batches, or they wait for each other.
 
     Where `attend` is given, as by default on a GPU in half precision, sequences are packed as in `PackedEngine`; else
-    each runs by itself. A pack that does not fit in memory raises: one rank alone cannot take a smaller one.
+    each runs alone. A pack that does not fit in memory raises: one rank alone cannot run a smaller one.
     """
 
     def __init__(
         self,
         body: PreTrainedModel,
         head: ShardedHead,
-        ranks: Ranks,
+        rank: Rank,
         *,
         attend: VarlenAttention | None = None,
         pass_tokens: int = PASS_TOKENS,
     ) -> None:
-        attend = attend or (varlen_for(body.device, body.dtype) if body.device.type == "cuda" else None)
+        attend = attend or (varlen_attention_for(body.device, body.dtype) if body.device.type == "cuda" else None)
         if attend is not None:
-            use_varlen(body)
-        self.name = f"deepspeed_tp, {ranks.size} ranks"
+            enable_varlen_attention(body)
+        self.name = f"deepspeed_tp, {rank.world_size} ranks"
         self.pass_tokens = 1 if attend is None else pass_tokens
         self.body = body.eval()
         self.head = head
@@ -93,71 +105,61 @@ class TensorParallelEngine:
 
     @property
     def batch_tokens(self) -> int:
-        """One pass."""
+        """The tokens of one pass."""
         return self.pass_tokens
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run packs of queries, or one after the other; every rank gets all answers."""
-        scores = [NOTHING] * len(batch)
-        asked = [place for place, query in enumerate(batch) if len(query.at_R)]
-        for group in packs([batch[place].length for place in asked], self.pass_tokens):
-            places = [asked[k] for k in group]
-            for place, answer in zip(places, self._score([batch[place] for place in places]), strict=True):
-                scores[place] = answer
-        return scores
+        """Run packs of queries, or one after the other; every rank gets all results."""
+        return score_in_packs(batch, self.pass_tokens, self._score)
 
-    def _score(self, queries: Sequence[Query]) -> list[TokenScores]:
-        pack = Pack.of(queries, self.body.device)
-        body: Any = self.body
-        with kept_apart(pack, self._attend):
-            hidden_1PD = body(input_ids=pack.ids_1P, position_ids=pack.positions_1P, use_cache=False).last_hidden_state
-        nll_R, top1_R = self.head.token_nll(hidden_1PD[0, pack.from_R], pack.targets_R)
-        return [to_scores(*both) for both in zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True)]
+    def _score(self, queries: Sequence[Query]) -> list[DeviceScores]:
+        return run_pack(queries, partial(body_and_head, self.body, self.head.token_nll), self._attend, self.body.device)
 
 
-def shard(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[PreTrainedModel, ShardedHead]:
-    """Cut a whole model on the host, which is used up, into this rank's body and head, on its device, in `dtype`.
+def shard(model: PreTrainedModel, rank: Rank, dtype: torch.dtype) -> tuple[PreTrainedModel, ShardedHead]:
+    """Shard a whole model on the host, which is modified, to this rank's body and head, on its device, in `dtype`.
 
-    The weights of the model may be views of mapped files: only what this rank keeps is copied, a matrix at a time.
+    The weights of the model may be views of mapped files: only this rank's shards are copied, a matrix at a time.
     """
-    body: Any = model.get_decoder()
+    body: Any = text_decoder(model)
     head = Head.of(model)
     is_tied = any(weight is head.weight_VD for weight in body.parameters())
-    buffers = [(module, name, buffer) for module in body.modules() for name, buffer in module._buffers.items()]
-    own = ShardedHead.of(head, ranks)
-    device = _auto_tp(body, ranks)
-    shard_norms(body, ranks)
-    shard_experts(body, ranks)
-    embedding = shard_embedding(body, ranks)
-    _settle(body, device, dtype)
-    for module, name, buffer in buffers:  # DeepSpeed cast them, and rotary frequencies do not survive bfloat16
-        module._buffers[name] = buffer if buffer is None else buffer.to(device)
+    buffers = [
+        (module, name, buffer) for module in body.modules() for name, buffer in module.named_buffers(recurse=False)
+    ]
+    own = ShardedHead.of(head, rank)
+    device = _auto_tp(body, rank)
+    shard_norms(body, rank)
+    shard_experts(body, rank)
+    embedding = shard_embedding(body, rank)
+    _move_to_device(body, device, dtype)
+    for module, name, buffer in buffers:  # DeepSpeed casts them, and bfloat16 is too coarse for rotary frequencies
+        setattr(module, name, buffer.to(device))
     _restore_scales(body, dtype)
     return body, own.copied_to(device, dtype, tied=embedding.weight if is_tied else None)
 
 
 class _AllRanks:
-    """Tells DeepSpeed to use the process group that is there: one of its own would not have its timeout."""
+    """Has DeepSpeed use the existing process group: one that it creates would not have its timeout."""
 
     def get_model_parallel_group(self) -> ProcessGroup | None:
         return distributed.group.WORLD
 
 
-def _auto_tp(body: PreTrainedModel, ranks: Ranks) -> torch.device:
-    """Have DeepSpeed cut the matrices of the body, as views of the whole ones; the device that it works on."""
+def _auto_tp(body: PreTrainedModel, rank: Rank) -> torch.device:
+    """Have DeepSpeed shard the matrices of the body, as views of the whole ones; returns the device that it uses."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    # Else it compiles a shared-memory all-reduce on first use where it works on a CPU.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    with redirect_stdout(io.StringIO()) as told:
+    disable_shared_memory_all_reduce()
+    with redirect_stdout(io.StringIO()) as output:
         deepspeed.init_distributed()
         deepspeed.init_inference(
             body,
             tensor_parallel={
-                "tp_size": ranks.size,
-                "tp_grain_size": 1,  # with the default of 64 hidden units the ranks' shares may differ, or be empty
+                "tp_size": rank.world_size,
+                "tp_grain_size": 1,  # with the default of 64 hidden units the ranks' shards may differ, or be empty
                 "mpu": _AllRanks(),
                 "tp_group": distributed.group.WORLD,
             },
@@ -165,39 +167,35 @@ def _auto_tp(body: PreTrainedModel, ranks: Ranks) -> torch.device:
             replace_with_kernel_inject=False,
             keep_module_on_host=True,
         )
-    _log.debug("DeepSpeed: %s", told.getvalue().strip())
-    whole = [name for name, module in body.named_modules() if ranks.size > 1 and isinstance(module, nn.Linear)]
-    assert not whole, f"{type(body).__name__}: not cut: {whole[:3]}"
+    _log.debug("DeepSpeed: %s", output.getvalue().strip())
+    whole = [name for name, module in body.named_modules() if rank.world_size > 1 and isinstance(module, nn.Linear)]
+    assert not whole, f"{type(body).__name__}: not sharded: {whole[:3]}"
     return torch.device(get_accelerator().current_device_name())
 
 
-def _settle(body: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
-    """Bring the weights to the device in `dtype`, one at a time, and let go of the matrices that they are slices of."""
-    from deepspeed.module_inject.layers import TensorParallel_Layer
-
+def _move_to_device(body: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the weights to the device in `dtype`, one at a time, and free the matrices that they are views of."""
     for module in body.modules():
-        is_slice = isinstance(module, TensorParallel_Layer)
+        is_view = is_tensor_parallel(module)
         for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.data.to(device, dtype, copy=is_slice)
+            parameter.data = parameter.data.to(device, dtype, copy=is_view)
 
 
 def _restore_scales(body: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Set the buffers whose values were rounded to the type that the weights are stored in; Gemma has one."""
+    """Set the buffers whose values were rounded to the dtype in which the weights are stored; Gemma has one."""
     for module in body.modules():
-        scale = getattr(module, "scalar_embed_scale", None)
-        if scale is not None:
-            module.embed_scale = nn.Buffer(torch.tensor(scale, dtype=dtype, device=body.device), persistent=False)
+        restore_embedding_scale(module, dtype, body.device)
     kept = {buffer.dtype for buffer in body.buffers() if buffer.is_floating_point()}
     assert kept <= {dtype, torch.float32}, (
-        f"{type(body).__name__}: a buffer was rounded to what the weights are stored in"
+        f"{type(body).__name__}: a buffer was rounded to the dtype in which the weights are stored"
     )
 
 
 def _dtype_to_map(files: Sequence[Path]) -> str | None:
-    """Name the type that all weights are stored in, so that they can be mapped as they are.
+    """Name of the dtype in which all weights are stored, with which their files can be mapped without a copy.
 
-    None where they differ, or DeepSpeed does not take that type on this device: then all are cast, and each rank holds
-    the whole checkpoint in memory while it loads.
+    None where they differ, or DeepSpeed does not support the dtype on this device: then all are cast, and each rank
+    holds the whole checkpoint in memory while it loads.
     """
     from deepspeed.accelerator import get_accelerator
 

@@ -1,9 +1,8 @@
-"""One checkpoint over all ranks by DeepSpeed's ZeRO-Inference: for weights that no GPU, nor all of them, can hold.
+"""The engine `deepspeed_zero`: one checkpoint over all ranks, for weights that all GPUs together cannot hold.
 
-Every rank keeps its share of each weight in CPU memory or on NVMe; a layer is put together on all ranks, used, and
-dropped. That journey is paid once a forward pass, so a pass takes as many tokens as fit; ranks read different
-sequences, and exchange the answers. Knows no tokenizer; adapters, quantized weights and foreign code are refused.
-Shapes: P tokens of a pass, T of one sequence, R wanted tokens, D width, V vocabulary.
+DeepSpeed's ZeRO-Inference: every rank keeps its partition of each weight in CPU memory or on NVMe, and a layer is
+gathered on all ranks, used, and dropped. Each forward pass transfers all weights once, so a pass has as many tokens as
+fit; ranks run different sequences and exchange the scores. Shapes: P tokens of a pass, R scored tokens, D width.
 """
 
 from __future__ import annotations
@@ -21,60 +20,72 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.checkpoints.cards import CONFIG, read_json
+from psych_ray.compat import release_zero_engine, text_decoder, zero_partition_directories
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
-from psych_ray.scoring.engines.base import NOTHING, Query, TokenScores, to_scores
-from psych_ray.scoring.engines.packed import Pack, VarlenAttention, kept_apart, require_packable, use_varlen, varlen_for
-from psych_ray.scoring.engines.sharded.process_group import Ranks
-from psych_ray.scoring.engines.sharded.zero_partition import kept_in_shares, quietly, require_async_io, settings_of
-from psych_ray.scoring.likelihood import Head, token_nll
+from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores, pass_memory_errors
+from psych_ray.scoring.engines.packed import DeviceScores, body_and_head, run_pack, to_host
+from psych_ray.scoring.engines.packed_attention import (
+    VarlenAttention,
+    enable_varlen_attention,
+    require_packable,
+    varlen_attention_for,
+)
+from psych_ray.scoring.engines.sharded.process_group import Rank
+from psych_ray.scoring.engines.sharded.zero_partition import (
+    deepspeed_config,
+    partitioned_on_load,
+    require_async_io,
+    suppress_output,
+)
+from psych_ray.scoring.likelihood import Head
 from psych_ray.scoring.models.load import load_model
 
 _PASS_TOKENS = {"cpu": 2048, "cuda": 65_536}
-"""Tokens a rank reads in one forward pass, at most."""
+"""Tokens of a rank in one forward pass, at most."""
 
-_NOTHING_TO_DO = Query(np.zeros(2, np.int64), np.ones(1, np.int64))
-"""What a rank reads that has run out of queries, because gathering weights takes all ranks."""
+_DUMMY = Query(np.zeros(2, np.int64), np.ones(1, np.int64))
+"""Run by a rank without queries in a pass, because gathering weights is a collective of all ranks."""
 
 
 def load_zero(
     card: CheckpointCard,
     directory: Path,
     scoring: ScoringConfig,
-    ranks: Ranks,
+    rank: Rank,
     *,
     allow_pickle: bool,
     nvme: Path | None = None,
     packed: bool = True,
 ) -> tuple[ZeroEngine, PreTrainedConfig]:
-    """Load a checkpoint over all ranks, each a share; all of them call this, after `ranks.join`.
+    """Load a checkpoint partitioned over all ranks; all of them call this together, in a process group.
 
-    `nvme`: keep the shares in files there, until the engine is closed, not in memory. `packed=False`: one sequence a
-    pass, for architectures whose layers would mix sequences. CheckpointError where it cannot be loaded whole, or not
-    in this way.
+    `nvme`: directory in whose files the partitions are kept until the engine is closed, instead of in memory.
+    `packed=False`: one sequence per pass and rank, for architectures whose layers would mix sequences. CheckpointError
+    where it cannot be loaded whole, or not by this engine.
     """
-    _refuse(card, directory)
+    _require_supported(card, directory)
     if nvme is not None:
         require_async_io()
-    with quietly():
-        settings = settings_of(directory, scoring, ranks, nvme)
-        with kept_in_shares(settings):
+    with suppress_output():
+        settings = deepspeed_config(directory, scoring, rank, nvme)
+        with partitioned_on_load(settings):
             model, config = load_model(card, directory, scoring, allow_pickle=allow_pickle)
         attend = _attention_of(model) if packed else None
-        return ZeroEngine(model, settings, ranks, attend=attend), config
+        return ZeroEngine(model, settings, rank, attend=attend), config
 
 
 class ZeroEngine:
-    """One model over all ranks, each holding a share of every weight and scoring a share of every batch.
+    """One model over all ranks, each of which holds a partition of every weight and scores a part of every batch.
 
-    Every rank calls `score` with the same queries in the same order, and gets all answers.
+    Every rank calls `score` with the same queries in the same order, and gets all scores.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         settings: dict[str, Any],
-        ranks: Ranks,
+        rank: Rank,
         *,
         attend: VarlenAttention | None,
         pass_tokens: int | None = None,
@@ -82,11 +93,11 @@ class ZeroEngine:
         import deepspeed
 
         if attend is not None:
-            use_varlen(model)
-        self.name = f"deepspeed_zero, {ranks.size} rank{'s' if ranks.size > 1 else ''}"
+            enable_varlen_attention(model)
+        self.name = f"deepspeed_zero, {rank.world_size} rank{'s' if rank.world_size > 1 else ''}"
         nvme = settings["zero_optimization"]["offload_param"].get("nvme_path")
         self._nvme = Path(nvme) if nvme else None
-        self._ranks = ranks
+        self._rank = rank
         self._attend = attend
         self._device = model.device
         self.pass_tokens = pass_tokens or _agreed_minimum(_pass_tokens(model))
@@ -95,74 +106,57 @@ class ZeroEngine:
 
     @property
     def batch_tokens(self) -> int:
-        """One pass of all ranks."""
-        return self.pass_tokens * self._ranks.size
+        """The tokens of one pass, of all ranks together."""
+        return self.pass_tokens * self._rank.world_size
 
     @torch.no_grad()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
-        """Run this rank's share, as many passes as any other rank does, and exchange the answers."""
-        asked = [place for place, query in enumerate(batch) if len(query.at_R)]
-        lengths = [batch[place].length for place in asked]
+        """Run this rank's queries, in as many passes as every other rank, and exchange the scores."""
+        wanted = [index for index, query in enumerate(batch) if len(query.at_R)]
+        lengths = [batch[index].length for index in wanted]
         limit = self.pass_tokens if self._attend else None
-        own: dict[int, TokenScores] = {}
-        for at_once in passes(lengths, self._ranks.size, limit):
-            places = [asked[k] for k in at_once[self._ranks.rank]]
-            scored = self._pass([batch[place] for place in places] or [_NOTHING_TO_DO])
-            own.update(zip(places, scored, strict=bool(places)))
-        answers = [NOTHING] * len(batch)
-        for theirs in self._exchanged(own) if asked else ():
-            for place, scores in theirs.items():
-                answers[place] = scores
-        return answers
+        own: dict[int, DeviceScores] = {}
+        for by_rank in passes(lengths, self._rank.world_size, limit):
+            indices = [wanted[k] for k in by_rank[self._rank.index]]
+            queries = [batch[index] for index in indices] or [_DUMMY]
+            with pass_memory_errors(sum(query.length for query in queries)):
+                results = run_pack(queries, self._engine, self._attend, self._device)
+            own.update(zip(indices, results, strict=bool(indices)))
+        scores = [NO_SCORES] * len(batch)
+        for of_rank in self._all_gather(to_host(own)) if wanted else ():
+            for index, of_query in of_rank.items():
+                scores[index] = of_query
+        return scores
 
     def close(self) -> None:
-        """Let go of the weights, here and in DeepSpeed, which keeps every model that it has seen."""
-        from deepspeed.runtime.zero import parameter_offload
-
-        whole = self._engine.module
-        self._engine.optimizer.partition_all_parameters()
-        self._engine.destroy()
-        own = set(whole.modules())
-        stack = parameter_offload.FWD_MODULE_STACK
-        stack[:] = [module for module in stack if module not in own]
-        for parameter in whole.parameters():
-            parameter.ds_tensor = None
-        for files in self._nvme.glob(f"zero_stage_3/*/rank{self._ranks.rank}") if self._nvme else ():
-            shutil.rmtree(files, ignore_errors=True)
-        del self._engine, whole, own
+        """Free the weights, and delete their files."""
+        release_zero_engine(self._engine)
+        for directory in zero_partition_directories(self._nvme, self._rank.index) if self._nvme else ():
+            shutil.rmtree(directory, ignore_errors=True)
+        del self._engine
         gc.collect()
 
-    def _exchanged(self, own: dict[int, TokenScores]) -> list[dict[int, TokenScores]]:
-        answers: list[Any] = [None] * self._ranks.size
-        distributed.all_gather_object(answers, own)
-        return answers
-
-    def _pass(self, queries: Sequence[Query]) -> list[TokenScores]:
-        pack = Pack.of(queries, self._device)
-        with kept_apart(pack, self._attend):
-            nll_R, top1_R = self._engine(pack.ids_1P, pack.positions_1P, pack.from_R, pack.targets_R)
-        nll_R, top1_R = nll_R.cpu(), top1_R.cpu()
-        return [to_scores(*both) for both in zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True)]
+    def _all_gather(self, own: dict[int, TokenScores]) -> list[dict[int, TokenScores]]:
+        by_rank: list[Any] = [None] * self._rank.world_size
+        distributed.all_gather_object(by_rank, own)
+        return by_rank
 
 
 class _BodyAndHead(nn.Module):
-    """What one forward pass runs, as one module: weights are gathered by hooks around the forwards of modules."""
+    """A whole forward pass as one module: weights are gathered by hooks around the forwards of modules."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.body: Any = model.get_decoder()
-        if self.body is model:  # Llama 4's text class does not find its own
-            self.body = model.model
-        self.head = _ShardedHead(Head.of(model))
+        self.body = text_decoder(model)
+        self.head = _HeadModule(Head.of(model))
 
-    def forward(self, ids_1P: Tensor, positions_1P: Tensor | None, from_R: Tensor, targets_R: Tensor) -> Any:
-        """NLL and arg max of the targets, each read off the state before it."""
-        hidden_1PD = self.body(input_ids=ids_1P, position_ids=positions_1P, use_cache=False).last_hidden_state
-        return self.head(hidden_1PD[0, from_R], targets_R)
+    def forward(self, ids_1P: Tensor, positions_1P: Tensor, from_R: Tensor, targets_R: Tensor) -> Any:
+        """NLL of the targets, and whether each is the arg max, predicted from the states at `from_R`."""
+        return body_and_head(self.body, self.head, ids_1P, positions_1P, from_R, targets_R)
 
 
-class _ShardedHead(nn.Module):
-    """A head that owns its weight, the embedding's where they are tied, so that it is gathered once for all chunks."""
+class _HeadModule(nn.Module):
+    """A head as a module with its weight, the embedding's where tied, so that it is gathered once for all chunks."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -170,12 +164,12 @@ class _ShardedHead(nn.Module):
         self._scale, self._soft_cap = head.scale, head.soft_cap
 
     def forward(self, hidden_RD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
-        """As `token_nll`."""
-        return token_nll(hidden_RD, Head(self.weight, self.bias, self._scale, self._soft_cap), targets_R)
+        """As `Head.token_nll`."""
+        return Head(self.weight, self.bias, self._scale, self._soft_cap).token_nll(hidden_RD, targets_R)
 
 
 def _pass_tokens(model: PreTrainedModel) -> int:
-    """How many tokens' states within one layer fill half of a GPU; one that does not fit ends the whole gang."""
+    """Tokens whose states within one layer fill half of a GPU: a pass that does not fit ends the whole gang."""
     most = _PASS_TOKENS[model.device.type]
     if model.device.type == "cpu":
         return most
@@ -183,9 +177,9 @@ def _pass_tokens(model: PreTrainedModel) -> int:
     width = config.hidden_size
     inner = [getattr(config, "moe_intermediate_size", None) or 0, getattr(config, "intermediate_size", None) or width]
     inner[0] *= getattr(config, "num_experts_per_tok", None) or 0
-    bytes_a_token: int = model.dtype.itemsize * (16 * width + 4 * max(inner))
+    bytes_per_token: int = model.dtype.itemsize * (16 * width + 4 * max(inner))
     memory: int = torch.cuda.get_device_properties(model.device).total_memory
-    return max(1, min(most, memory // (2 * bytes_a_token)))
+    return max(1, min(most, memory // (2 * bytes_per_token)))
 
 
 def _agreed_minimum(value: int) -> int:
@@ -195,10 +189,10 @@ def _agreed_minimum(value: int) -> int:
 
 
 def passes(lengths: Sequence[int], n_ranks: int, most_tokens: int | None) -> list[list[list[int]]]:
-    """Deal queries to forward passes: for each pass, for each rank, the places it reads; some may be empty.
+    """Distribute queries over forward passes: for each pass, for each rank, the indices that it runs, possibly none.
 
-    As few passes as `most_tokens` a rank and pass allow (None: one query at a time), each with ranks evenly loaded. A
-    query beyond that is read alone.
+    As few passes as `most_tokens` per rank and pass allow (None: one query), each with ranks evenly loaded. A query
+    with more tokens is run alone.
     """
     if not lengths:
         return []
@@ -207,45 +201,45 @@ def passes(lengths: Sequence[int], n_ranks: int, most_tokens: int | None) -> lis
         tokens = sum(min(length, most_tokens) for length in lengths)
         n_passes = min(n_passes, -(-tokens // (most_tokens * n_ranks)))
     while True:
-        shares = _even_shares(lengths, n_passes * n_ranks)
+        groups = _even_groups(lengths, n_passes * n_ranks)
         limit = most_tokens or 0
-        if all(len(share) <= 1 or sum(lengths[place] for place in share) <= limit for share in shares):
+        if all(len(group) <= 1 or sum(lengths[index] for index in group) <= limit for group in groups):
             break
         n_passes += 1
-    # the longest together: a pass takes as long as its longest share
-    shares.sort(key=lambda share: -sum(lengths[place] for place in share))
-    return [[sorted(share) for share in shares[at : at + n_ranks]] for at in range(0, len(shares), n_ranks)]
+    # groups of similar length together: a pass takes as long as its longest group
+    groups.sort(key=lambda group: -sum(lengths[index] for index in group))
+    return [[sorted(group) for group in groups[at : at + n_ranks]] for at in range(0, len(groups), n_ranks)]
 
 
-def _even_shares(lengths: Sequence[int], n: int) -> list[list[int]]:
-    """Deal places to `n` shares, the longest first, always to the one that has least."""
-    shares: list[list[int]] = [[] for _ in range(n)]
+def _even_groups(lengths: Sequence[int], n: int) -> list[list[int]]:
+    """Distribute indices over `n` groups, the longest first, always to the group with the fewest tokens."""
+    groups: list[list[int]] = [[] for _ in range(n)]
     loads = [(0, k) for k in range(n)]
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         load, k = heapq.heappop(loads)
-        shares[k].append(place)
-        heapq.heappush(loads, (load + lengths[place], k))
-    return shares
+        groups[k].append(index)
+        heapq.heappush(loads, (load + lengths[index], k))
+    return groups
 
 
-def _refuse(card: CheckpointCard, directory: Path) -> None:
-    """Raise CheckpointError for what cannot be cut into shares, or whose layers nobody here has seen."""
+def _require_supported(card: CheckpointCard, directory: Path) -> None:
+    """Raise CheckpointError for weights that cannot be partitioned, and for modelling code of the checkpoint's own."""
     if card.quantization or read_json(directory / CONFIG).get("quantization_config"):
         raise CheckpointError(
-            f"{card.id}: its weights are quantized, which scoring.engine=deepspeed_zero cannot share among ranks; "
-            "score it with scoring.engine=transformers, or leave it out with checkpoints.only"
+            f"{card.id}: its weights are quantized, which scoring.engine=deepspeed_zero cannot partition over ranks; "
+            "score it with scoring.engine=transformers, or exclude it with checkpoints.only"
         )
     if card.trust_remote_code:
         raise CheckpointError(
             f"{card.id}: it runs modelling code of its own, which scoring.engine=deepspeed_zero does not; score it "
-            "with scoring.engine=transformers, or leave it out with checkpoints.only"
+            "with scoring.engine=transformers, or exclude it with checkpoints.only"
         )
 
 
 def _attention_of(model: PreTrainedModel) -> VarlenAttention | None:
-    """What attends within the sequences of a pack; None: its layers do not, or nothing here does in this dtype."""
+    """Kernel that attends within the sequences of a pack; None where its layers cannot be packed or there is none."""
     try:
         require_packable(model)
     except ValueError:
         return None
-    return varlen_for(model.device, model.dtype)
+    return varlen_attention_for(model.device, model.dtype)

@@ -1,4 +1,4 @@
-"""The model inside a scorer, whatever its engine is wrapped in."""
+"""What is inside a scorer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 
 def model_of(scorer: Any) -> Any:
+    """Return the transformers model of a scorer, through engines that wrap another one."""
     engine = scorer.engine
     while hasattr(engine, "engine"):
         engine = engine.engine

@@ -1,0 +1,231 @@
+"""Each private or undocumented interface of a library is still there, and does what `psych_ray.compat` relies on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from psych_ray import compat
+
+CONFIG: dict[str, Any] = {
+    "vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 4, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+
+
+def tiny(architecture: str = "Llama") -> transformers.PreTrainedModel:
+    config = getattr(transformers, f"{architecture}Config")(**CONFIG)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def parameter_registration_hook() -> bool:
+    seen = []
+    with compat.parameter_hook(lambda module, name, weight: seen.append(name)):
+        nn.Linear(2, 2)
+    nn.Linear(2, 2)
+    return seen == ["weight", "bias"]
+
+
+def linear_pointwise() -> bool:
+    rows, weight, bias = torch.randn(3, 4), torch.randn(2, 4), torch.randn(2)
+    return torch.allclose(compat.onednn_linear(rows, weight, bias), nn.functional.linear(rows, weight, bias), atol=1e-5)
+
+
+def host_out_of_memory() -> bool:
+    try:
+        torch.empty(2**60, dtype=torch.uint8)
+    except RuntimeError as error:
+        return compat.is_out_of_memory(error)
+    return False
+
+
+def varlen_attention() -> bool:
+    from inspect import signature
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    names = list(signature(varlen_attn).parameters)
+    return len(names[:7]) == 7 and {"scale", "window_size", "enable_gqa"} <= set(names[7:])
+
+
+def decoder() -> bool:
+    found = compat.text_decoder(tiny())
+    llama4 = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**CONFIG, num_local_experts=2))
+    return type(found).__name__ == "LlamaModel" and type(compat.text_decoder(llama4)).__name__ == "Llama4TextModel"
+
+
+def auto_mappings() -> bool:
+    text, vision = transformers.LlamaConfig(**CONFIG), transformers.Qwen2_5_VLConfig()
+    names = [[found.__name__ for found in compat.causal_model_classes(config)] for config in (text, vision)]
+    none = compat.causal_model_classes(transformers.ViTConfig())
+    return names[0] == ["LlamaForCausalLM"] and "Qwen2_5_VLForConditionalGeneration" in names[1] and none == []
+
+
+def keys_to_ignore() -> bool:
+    from transformers import modeling_utils
+
+    model = tiny()
+    compat.ignore_weights_on_load(model, {"tower"})
+    used = "_keys_to_ignore_on_load_unexpected" in source_of(modeling_utils)
+    return used and "tower" in compat.weights_ignored_on_load(model)
+
+
+def read_ahead_variable() -> bool:
+    from transformers import core_model_loading
+
+    return '"HF_DEACTIVATE_ASYNC_LOAD"' in source_of(core_model_loading)
+
+
+def load_marks() -> bool:
+    from transformers import core_model_loading
+
+    return "_is_hf_initialized" in source_of(core_model_loading)
+
+
+def errors_while_converting() -> bool:
+    from transformers.utils import loading_report
+
+    try:
+        loading_report.log_state_dict_report(
+            model=tiny(),
+            pretrained_model_name_or_path="tiny",
+            ignore_mismatched_sizes=False,
+            loading_info=loading_report.LoadStateDictInfo(
+                set(), set(), set(), [], {"weight": "CUDA out of memory"}, set()
+            ),
+        )
+    except RuntimeError as error:
+        return compat.conversion_errors(error) == "CUDA out of memory" and compat.is_out_of_memory(error)
+    return False
+
+
+def embedding_scale() -> bool:
+    embedding = tiny("Gemma3Text").get_input_embeddings()
+    compat.restore_embedding_scale(embedding, torch.float64, torch.device("cpu"))
+    return float(embedding.embed_scale) == CONFIG["hidden_size"] ** 0.5
+
+
+def sdpa() -> bool:
+    from transformers.masking_utils import create_causal_mask  # noqa: F401  the caller of what is registered
+
+    states = torch.randn(1, 2, 3, 4)
+    module = nn.Module()
+    module.is_causal = True
+    output, _ = compat.sdpa_attention(module, states, states, states, None, scaling=0.5)
+    return output.shape == (1, 3, 2, 4)
+
+
+def shared_memory_all_reduce() -> bool:
+    from deepspeed import ops
+
+    known = "deepspeed_shm_comm" in ops.__compatible_ops__
+    compat.disable_shared_memory_all_reduce()
+    return known and ops.__compatible_ops__["deepspeed_shm_comm"] is False
+
+
+def async_io() -> bool:
+    return compat.has_async_io() in {True, False}
+
+
+def tensor_parallel_layer() -> bool:
+    from deepspeed.module_inject.layers import LinearLayer, TensorParallel_Layer
+
+    return issubclass(LinearLayer, TensorParallel_Layer) and not compat.is_tensor_parallel(nn.Linear(2, 2))
+
+
+def zero_partitioning() -> bool:
+    """The functions themselves run in `tests/scoring/test_zero.py`, as they need a process group."""
+    from deepspeed.runtime.zero import parameter_offload, partition_parameters
+
+    names = ("param.convert_to_zero_parameters", ".ds_tensor", ".ds_id")
+    found = all(name in source_of(partition_parameters) for name in names)
+    offload = parameter_offload.DeepSpeedZeRoOffload
+    return (
+        found and isinstance(parameter_offload.FWD_MODULE_STACK, list) and hasattr(offload, "partition_all_parameters")
+    )
+
+
+def zero_files() -> bool:
+    from deepspeed.runtime.swap_tensor import partitioned_param_swapper
+
+    return all(part in source_of(partitioned_param_swapper) for part in ("zero_stage_3", "rank"))
+
+
+def source_of(module: Any) -> str:
+    from inspect import getsource
+
+    return getsource(module)
+
+
+INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
+    ("torch", "nn.modules.module.register_module_parameter_registration_hook", parameter_registration_hook),
+    ("torch", "ops.mkldnn._linear_pointwise", linear_pointwise),
+    ("torch", "text of the error of the CPU's allocator", host_out_of_memory),
+    ("torch", "nn.attention.varlen.varlen_attn with scale, window_size and enable_gqa", varlen_attention),
+    ("transformers", "PreTrainedModel.get_decoder", decoder),
+    ("transformers", "models.auto.modeling_auto.MODEL_FOR_*_MAPPING", auto_mappings),
+    ("transformers", "PreTrainedModel._keys_to_ignore_on_load_unexpected", keys_to_ignore),
+    ("transformers", "HF_DEACTIVATE_ASYNC_LOAD", read_ahead_variable),
+    ("transformers", "Parameter._is_hf_initialized", load_marks),
+    ("transformers", "utils.loading_report.log_state_dict_report", errors_while_converting),
+    ("transformers", "scalar_embed_scale and embed_scale of Gemma 3", embedding_scale),
+    ("transformers", "integrations.sdpa_attention and masking_utils.sdpa_mask", sdpa),
+    ("deepspeed", "ops.__compatible_ops__", shared_memory_all_reduce),
+    ("deepspeed", "ops.op_builder.AsyncIOBuilder", async_io),
+    ("deepspeed", "module_inject.layers.TensorParallel_Layer", tensor_parallel_layer),
+    ("deepspeed", "zero.Init's ds_tensor, ds_id, convert_to_zero_parameters, and FWD_MODULE_STACK", zero_partitioning),
+    ("deepspeed", "directories of runtime.swap_tensor", zero_files),
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("library", "interface", "works"), INTERFACES, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_the_interface_is_as_expected(library, interface, works):
+    if works is linear_pointwise and not compat.has_onednn_linear():
+        pytest.skip("this build of PyTorch has no oneDNN for this CPU")
+    said = ""
+    try:
+        as_expected = works()
+    except Exception as error:  # noqa: BLE001  whatever the library raises, the test says which interface it is
+        as_expected, said = False, f" ({type(error).__name__}: {error})".splitlines()[0]
+    if not as_expected:
+        pytest.fail(
+            f"{library} {version(library)} has changed: {interface}{said}; see psych_ray/compat.py", pytrace=False
+        )
+
+
+def test_importing_it_imports_no_library():
+    heavy = ("torch", "transformers", "deepspeed", "peft", "ray", "wandb")
+    code = f"import sys, psych_ray.compat; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_environment_is_restored_after_an_exception(monkeypatch, before):
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with pytest.raises(KeyError, match="1"), compat.load_weights_one_by_one(), compat.load_weights_one_by_one():
+        raise KeyError(os.environ[name])
+    assert os.environ.get(name) == before
+
+
+def test_a_parameter_hook_is_removed_after_an_exception():
+    seen = []
+    with pytest.raises(KeyError), compat.parameter_hook(lambda module, name, weight: seen.append(name)):
+        raise KeyError
+    nn.Linear(2, 2)
+    assert seen == []

@@ -36,7 +36,7 @@ class Checkpoint:
     fingerprint: str
     """Changes with the weights, their configuration and tokenizer; an adapter's also with its base's fingerprint."""
     n_parameters: int
-    """From the weights' headers, or for the hub from the card; an adapter's includes its base; 0 for the simulator."""
+    """From the weights' headers or the hub, else from the card; an adapter's includes its base; 0 for the simulator."""
     base_slug: str | None = None
     """Slug of the checkpoint that this one is compared with."""
     base_of_adapter: Checkpoint | None = None

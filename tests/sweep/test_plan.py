@@ -1,4 +1,4 @@
-"""Units cover the plan exactly; what is committed is never planned again, however the plan was cut before."""
+"""Units cover the plan exactly; what is committed is never planned again, however the plan was divided before."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_units_hold_every_transcript_with_responses_once_and_in_order(seed):
 def test_a_unit_takes_about_as_long_as_it_should():
     for device, n_parameters in [(CPU_CORE, 600_000_000), (GPU, 8_000_000_000), (GPU, 70_000_000_000)]:
         task = task_of(refs(20_000), unit_seconds=60, n_parameters=n_parameters, device=device)
-        longest = max(device.seconds(t.n_characters, n_parameters) for t in task.transcripts)
+        max_seconds = max(device.seconds(t.n_characters, n_parameters) for t in task.transcripts)
         seconds = [device.seconds(unit.n_characters, n_parameters) for unit in task.missing]
-        assert max(seconds) <= max(60, longest)
-        assert np.median(seconds) > 60 - longest
+        assert max(seconds) <= max(60, max_seconds)
+        assert np.median(seconds) > 60 - max_seconds
 
 
 def person(k: int) -> Transcript:
@@ -77,26 +77,26 @@ def commit(store: ResultsStore, unit: Unit) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_root_whose_plan_was_cut_differently_is_completed_without_scoring_anything_twice(tmp_path, seed):
+def test_a_root_whose_plan_was_divided_differently_is_completed_without_scoring_anything_twice(tmp_path, seed):
     rng = random.Random(seed)
     store, everyone = open_store(str(tmp_path)), [person(k) for k in range(30)]
     for _ in range(6):
         chosen = sorted(rng.sample(range(30), rng.randint(1, 30)))
-        places = catalogue(store, [everyone[k] for k in chosen])
+        planned = catalogue(store, [everyone[k] for k in chosen])
         (task,) = without_committed(
-            [task_of(places, unit_seconds=rng.choice([0.5, 2, 60]))], Snapshot.read(store).committed
+            [task_of(planned, unit_seconds=rng.choice([0.5, 2, 60]))], Snapshot.read(store).committed
         )
         for unit in task.missing:
             if rng.random() < 0.6:
                 commit(store, unit)
-    places = catalogue(store, everyone)
-    (task,) = without_committed([task_of(places)], Snapshot.read(store).committed)
+    planned = catalogue(store, everyone)
+    (task,) = without_committed([task_of(planned)], Snapshot.read(store).committed)
     for unit in task.missing:
         commit(store, unit)
     rows = scan_responses(store).collect()
     assert rows.height == sum(len(t.responses) for t in everyone)
     assert rows.unique(["transcript", "response"]).height == rows.height
-    (done,) = without_committed([task_of(places)], Snapshot.read(store).committed)
+    (done,) = without_committed([task_of(planned)], Snapshot.read(store).committed)
     assert done.missing == ()
     (task_status,) = status_of(store).tasks
     assert (task_status.transcripts, task_status.transcripts_missing) == (30, 0)

@@ -1,1 +1,1 @@
-"""The tables: Arrow schema, the commit of a part, and reading back, on a local disk or an object store."""
+"""The tables: Arrow schema, parts and their footers, snapshots, reading, and the store that holds the files."""

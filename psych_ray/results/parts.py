@@ -1,4 +1,7 @@
-"""A part: the Parquet file of one unit. Serialised in memory, then written whole; its footer records what made it."""
+"""A part: the Parquet file of one unit, serialised in memory and written whole, with a footer of what made it.
+
+Does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of responses: its columns, and what a part says about itself. Nothing about where it lies."""
+"""The columns of the table of responses, and the footer of a part. Does not depend on where they are stored."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ RESPONSES = pa.schema(
         pa.field("status", _NAME, nullable=False),
     ]
 )
-"""One row a response. `nll` in nats, summed over its tokens; `nll` and `top1` are null unless scored."""
+"""One row per response. `nll` in nats, summed over its tokens; `nll` and `top1` are null unless scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class TranscriptRef:
-    """A transcript of the plan and where its text stands in `sources/` of the results root."""
+    """A transcript of the plan, and where its text is in `sources/` of the results store."""
 
     id: str
     study: str
     file: str
+    """Name in the store."""
     row: int
     n_characters: int
     n_responses: int
@@ -40,7 +41,7 @@ class TranscriptRef:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringIdentity:
-    """The settings that change scores. A results root holds one set of them."""
+    """The settings that change scores. A results store holds one set of them."""
 
     dtype: str
     cut: str
@@ -48,17 +49,17 @@ class ScoringIdentity:
     parity: bool
 
     def differences(self, other: ScoringIdentity) -> list[str]:
-        """`name=mine, not theirs` for every setting in which the two differ."""
-        mine, theirs = asdict(self), asdict(other)
-        return [f"scoring.{name}={mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        """One line, `scoring.NAME=VALUE, not OTHER`, for every setting in which the two differ."""
+        own, others = asdict(self), asdict(other)
+        return [f"scoring.{name}={own[name]}, not {others[name]}" for name in own if own[name] != others[name]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
-    """The checkpoint that made a part, as the statistics need it."""
+    """What footers record of a checkpoint, and statistics use."""
 
     slug: str
-    """Name in paths: the id with every character that a path or a partition would mind replaced."""
+    """Name in paths: the id, with every character replaced that is special in a path or a partition."""
     id: str
     fingerprint: str
     """Changes when the weights, their configuration or their tokenizer do."""
@@ -87,7 +88,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Footer:
-    """What made a part; stands as JSON under the key `psych_ray` in its Parquet metadata."""
+    """What made a part, and counts of its rows; JSON under the key `psych_ray` of the file's Parquet metadata."""
 
     unit: str
     condition: str
@@ -102,7 +103,7 @@ class Footer:
     tallies: dict[str, Tally] = field(default_factory=dict)
     """By study; 0 responses for a study that has rows, none of them scored."""
     straddling_edges: dict[str, int] = field(default_factory=dict)
-    """By study: tokens that reach over the edge of a response."""
+    """By study: edges of responses that are inside a token."""
     tokens: int = 0
     """Tokens read."""
     seconds: float = 0.0

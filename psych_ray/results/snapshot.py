@@ -45,7 +45,7 @@ class Snapshot:
     parts: tuple[PartName, ...]
     tasks: Mapping[tuple[str, str], CommittedTask]
     scoring: tuple[ScoringIdentity, ...]
-    """The different sets of settings; more than one only where something else than `psych_ray` wrote parts."""
+    """The different sets of settings of its parts; more than one where sweeps ran at the same time."""
     checkpoints: tuple[CheckpointFacts, ...]
     """The different facts; several for one slug where its weights or its card changed."""
     versions: tuple[Mapping[str, str], ...]

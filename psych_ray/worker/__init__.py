@@ -1,1 +1,1 @@
-"""What a replica does with a unit: read, score, write its part. No Ray."""
+"""What a replica does with a unit: read, score, write its part. Does not import Ray."""

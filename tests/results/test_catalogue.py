@@ -53,7 +53,7 @@ def test_a_wider_plan_adds_only_what_is_new(tmp_path, small_files):
     assert catalogue(store, everyone) == refs
 
 
-def test_a_source_file_that_was_changed_is_told(tmp_path, small_files):
+def test_a_source_file_that_was_changed_is_an_error(tmp_path, small_files):
     store, everyone = open_store(str(tmp_path)), people(8)
     refs = catalogue(store, everyone)
     first, second = store.names("sources")[:2]

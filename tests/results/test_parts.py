@@ -1,4 +1,4 @@
-"""A part is there whole or not at all, holds exactly the promised columns, and anything that reads Parquet reads it."""
+"""A part is whole or absent, holds exactly the promised columns, and anything that reads Parquet reads it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_footer_records_what_made_the_part_and_counts_its_rows(tmp_path):
     assert json.loads(raw)["engine"] == "transformers"
 
 
-def test_a_damaged_part_is_told_by_name(tmp_path):
+def test_a_damaged_part_is_an_error_that_names_it(tmp_path):
     store = open_store(str(tmp_path))
     commit_part(store, [scored()], footer())
     whole = store.read(str(U1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -86,9 +88,9 @@ def test_an_engine_that_fails_or_is_wrong_is_not_used(loaded):
     model, tokenizer, _ = loaded
 
     def garbage():
-        engine = TransformersEngine(model)
-        engine._head = type(engine._head)(torch.randn_like(engine._head.weight_VD))
-        return engine
+        other = copy.deepcopy(model)
+        torch.nn.init.normal_(other.lm_head.weight)
+        return TransformersEngine(other)
 
     def fails():
         raise RuntimeError("no kernel for this GPU\nand more")

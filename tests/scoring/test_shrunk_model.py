@@ -209,7 +209,7 @@ def checked_on_ranks(rank: Rank, kinds: dict[str, Any], directory: Path) -> dict
 
     def by_zero_scaled(card: CheckpointCard, path: Path) -> Engine:
         engine, _ = load_zero(card, path, SCORING, rank, allow_pickle=False)
-        for name, weight in engine._engine.module.named_parameters():
+        for name, weight in engine.module.named_parameters():
             if name.endswith("layers.1.input_layernorm.weight"):
                 partition_of(weight).mul_(1.2)
         return engine

@@ -159,7 +159,7 @@ def score_all(rank: Rank, saved: dict[str, Saved], refused: dict[str, Path], nvm
                 difference(engine.score(batch), expected)
                 for batch, expected in zip(batches(), one.expected, strict=True)
             ]
-            seen += [engine.name, engine._attend is not None, max(differences)]
+            seen += [engine.name, engine.is_packed, max(differences)]
             engine.close()
         found[name] = [*seen, config.model_type]
     for name, directory in refused.items():

@@ -139,7 +139,7 @@ def require_adapter(card: CheckpointCard, directory: Path, *, allow_pickle: bool
     config = read_json(directory / ADAPTER_CONFIG)
     kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
     if kind != "LORA":
-        raise CheckpointError(f"{card.id}: its {ADAPTER_CONFIG} says peft_type {kind}; only LORA adapters are scored")
+        raise CheckpointError(f"{card.id}: its {ADAPTER_CONFIG} has peft_type {kind}; only LORA adapters are scored")
     for what, found in (
         (f"bias: {config.get('bias')}", config.get("bias") not in (None, "none")),
         (f"init_lora_weights: {start}", start not in _INITIALIZATIONS),

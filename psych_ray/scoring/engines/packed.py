@@ -1,6 +1,6 @@
-"""Scores queries in packs: what all engines that run several sequences per forward pass share, and the one on a GPU.
+"""Scores queries in packs: the steps common to all engines with several sequences per pass, and `PackedEngine`.
 
-Does not depend on how weights are held: an engine provides the forward of a pack.
+The steps do not depend on how weights are held: an engine provides the forward of a pack.
 Shapes: P tokens of a pack, R scored tokens, D width.
 """
 

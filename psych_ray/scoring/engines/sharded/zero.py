@@ -105,6 +105,17 @@ class ZeroEngine:
         self._engine, *_ = deepspeed.initialize(model=whole, config=settings, dist_init_required=False)
 
     @property
+    def is_packed(self) -> bool:
+        """Whether a rank runs several sequences in one pass."""
+        return self._attend is not None
+
+    @property
+    def module(self) -> nn.Module:
+        """Body and head as one module, whose weights are partitioned."""
+        module: nn.Module = self._engine.module
+        return module
+
+    @property
     def batch_tokens(self) -> int:
         """The tokens of one pass, of all ranks together."""
         return self.pass_tokens * self._rank.world_size
@@ -112,18 +123,18 @@ class ZeroEngine:
     @torch.no_grad()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
         """Run this rank's queries, in as many passes as every other rank, and exchange the scores."""
-        wanted = [index for index, query in enumerate(batch) if len(query.at_R)]
-        lengths = [batch[index].length for index in wanted]
+        scored = [index for index, query in enumerate(batch) if len(query.at_R)]
+        lengths = [batch[index].length for index in scored]
         limit = self.pass_tokens if self._attend else None
         own: dict[int, DeviceScores] = {}
         for by_rank in passes(lengths, self._rank.world_size, limit):
-            indices = [wanted[k] for k in by_rank[self._rank.index]]
+            indices = [scored[k] for k in by_rank[self._rank.index]]
             queries = [batch[index] for index in indices] or [_DUMMY]
             with pass_memory_errors(sum(query.length for query in queries)):
                 results = run_pack(queries, self._engine, self._attend, self._device)
             own.update(zip(indices, results, strict=bool(indices)))
         scores = [NO_SCORES] * len(batch)
-        for of_rank in self._all_gather(to_host(own)) if wanted else ():
+        for of_rank in self._all_gather(to_host(own)) if scored else ():
             for index, of_query in of_rank.items():
                 scores[index] = of_query
         return scores

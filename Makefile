@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test test-fast check bench setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network needed
@@ -12,6 +12,9 @@ demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network need
 
 test: $(READY)  ## all tests, two files at a time: many of them wait more than they work
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-fast: $(READY)  ## without Ray and without tests of more than some seconds
+	$(BIN)/pytest -n 2 --dist loadfile -m "not ray and not slow"
 
 check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

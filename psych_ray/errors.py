@@ -89,7 +89,7 @@ class PreemptedError(TransientError):
 
 
 class ReplicaLostError(TransientError):
-    """A process of a replica, or its node, is gone or stands still."""
+    """A process of a replica, or its node, is gone or makes no progress."""
 
     kind = FailureKind.lost
 

@@ -166,6 +166,33 @@ def source_of(module: Any) -> str:
     return getsource(module)
 
 
+def local_ray() -> bool:
+    from pathlib import Path
+
+    import ray
+
+    # They are read from keyword arguments, so the source tells which names it accepts.
+    source = Path(ray._private.worker.__file__).read_text()
+    return all(f'"{name}"' in source for name in compat.local_ray_options(Path("/x")))
+
+
+def preemption() -> bool:
+    from ray.exceptions import ActorDiedError, RayActorError
+
+    taken, killed = RayActorError(preempted=True), RayActorError(preempted=False)
+    return (
+        issubclass(ActorDiedError, RayActorError) and compat.was_preempted(taken) and not compat.was_preempted(killed)
+    )
+
+
+def gpu_variable() -> bool:
+    from pathlib import Path
+
+    import ray
+
+    return "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO" in Path(ray._private.utils.__file__).read_text()
+
+
 INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("torch", "nn.modules.module.register_module_parameter_registration_hook", parameter_registration_hook),
     ("torch", "ops.mkldnn._linear_pointwise", linear_pointwise),
@@ -184,6 +211,9 @@ INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("deepspeed", "module_inject.layers.TensorParallel_Layer", tensor_parallel_layer),
     ("deepspeed", "zero.Init's ds_tensor, ds_id, convert_to_zero_parameters, and FWD_MODULE_STACK", zero_partitioning),
     ("deepspeed", "directories of runtime.swap_tensor", zero_files),
+    ("ray", "_temp_dir and _node_ip_address of ray.init", local_ray),
+    ("ray", "RayActorError.preempted", preemption),
+    ("ray", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", gpu_variable),
 ]
 
 

@@ -1,18 +1,87 @@
-"""The sweep: what its replicas need to know, a Ray session, and a scheduler that is driven in it."""
+"""The sweep: plan it, drive its scheduler in a Ray session, report."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from psych_ray.app.prepare import Prepared, checkpoint_facts
+from psych_ray.app.cluster import cluster_to_run_on
+from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare
+from psych_ray.app.report import report, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
-from psych_ray.cluster.driver import drive
-from psych_ray.cluster.session import ray_session
 from psych_ray.config import Config
+from psych_ray.results.snapshot import Snapshot
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
-from psych_ray.tracking.events import Tracker
+from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 from psych_ray.worker.spec import ReplicaSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """How a sweep ended."""
+
+    lines: tuple[str, ...]
+    """For the user: headline numbers, and where everything was written."""
+    skipped: tuple[str, ...]
+    """A line for everything that was not scored, with its reason."""
+
+
+def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
+    """Score what is missing, then report. `say` gets a line for every step that may take long."""
+    from psych_ray.tracking import open_tracker
+
+    with cluster_to_run_on(config.cluster) as cluster:
+        prepared = prepare(config, cluster, say=say)
+        tracker = open_tracker(config.tracking, config.tracking_root())
+        skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
+        skipped += _tracked(prepared, config, tracker, skipped)
+    snapshot = Snapshot.read(prepared.store)
+    lines = ["nothing could be scored, so there is no report"]
+    if snapshot.parts:
+        lines = report(config, prepared.store, snapshot)
+    return SweepResult(lines=(*lines, *tracker.summary_lines()), skipped=tuple(skipped))
+
+
+def _tracked(prepared: Prepared, config: Config, tracker: Tracker, skipped: Sequence[str]) -> list[str]:
+    """Run the sweep and report its beginning and end to the tracker, whatever happens; lines as of `run_sweep`."""
+    began = time.monotonic()
+    tracker.handle(_started(prepared, config))
+    failures: list[str] = []
+    interrupted = False
+    try:
+        failures = run_sweep(prepared, config, tracker)
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
+    finally:
+        seconds = time.monotonic() - began
+        tracker.handle(SweepEnded(seconds=seconds, failures=(*skipped, *failures), interrupted=interrupted))
+    return failures
+
+
+def _started(prepared: Prepared, config: Config) -> SweepStarted:
+    tasks = [
+        TaskPlan(
+            checkpoint=task.checkpoint,
+            condition=task.condition,
+            units=len(task.missing),
+            responses=task.n_responses,
+            responses_committed=task.n_responses - task.n_responses_missing,
+            characters=task.n_characters_missing,
+            tallies=prepared.snapshot.tallies.get((task.checkpoint, task.condition), {}),
+        )
+        for task in prepared.tasks
+    ]
+    return SweepStarted(
+        name=sweep_name(config),
+        results_root=config.results.root,
+        scoring=prepared.scoring,
+        tasks=tuple(tasks),
+        checkpoints={slug: checkpoint_facts(checkpoint) for slug, checkpoint in prepared.checkpoints.items()},
+    )
 
 
 def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]:
@@ -24,6 +93,9 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
     units = by_transcript(prepared.tasks)
     if not units:
         return []
+    from psych_ray.cluster.driver import drive
+    from psych_ray.cluster.session import ray_session
+
     weights_of = {slug: load_group(checkpoint) for slug, checkpoint in prepared.checkpoints.items()}
     cost: dict[str, float] = defaultdict(float)
     for task in prepared.tasks:

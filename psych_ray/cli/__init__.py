@@ -1,1 +1,1 @@
-"""The commands. The only room that knows Hydra."""
+"""The command line. The only package that imports Hydra."""

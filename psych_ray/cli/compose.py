@@ -36,12 +36,12 @@ def conf_directory() -> Path:
 
 
 def _one_line(error: BaseException) -> str:
-    """Join the first lines of an error and of its causes: Hydra says where in one and why in the other."""
+    """Join the first lines of an error and of its causes: Hydra has the location in one, the reason in another."""
     lines: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
         line = first_line(cause)
-        if not any(line in said for said in lines):
+        if not any(line in other for other in lines):
             lines.append(line)
         cause = cause.__cause__
     if isinstance(error, MissingConfigException) and error.options:

@@ -41,6 +41,8 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
   conditions=[plain]
   scoring.dtype=float32|bfloat16           scoring.cut=tokens|characters   scoring.cut_at=N
   cluster=local|existing                   cluster.address=ADDRESS
+      cluster.nodes=N cluster.gpus=N cluster.gpu_memory_gb=GB
+                                           for plan: a cluster that is not running
   results.root=PATH
   tracking=console|wandb                   tracking.mode=offline|online
   report.root=PATH
@@ -71,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"psych-ray: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
-        print("psych-ray: interrupted; what is committed stays, the same command goes on from there", file=sys.stderr)  # noqa: T201
+        print("psych-ray: interrupted; what is committed stays, the same command continues", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
 
 
 def _run(command: str, overrides: Sequence[str]) -> int:
     if command not in COMMANDS:
-        raise ConfigError(f"no command {command!r}; there is {', '.join(COMMANDS)}; psych-ray --help tells more")
+        raise ConfigError(f"no command {command!r}; there is {', '.join(COMMANDS)}; see psych-ray --help")
     from psych_ray.cli.compose import load_config
 
     config = load_config(overrides)

@@ -1,1 +1,1 @@
-"""The only room that knows Ray: session, replicas, and what their deaths mean."""
+"""Replicas on Ray: session, shape of the cluster, gangs, driver. The only package that imports Ray."""

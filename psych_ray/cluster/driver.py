@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from psych_ray.cluster.gang import Gang
+from psych_ray.compat import was_preempted
 from psych_ray.errors import FailureKind, ResultsError, first_line
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.events import (
@@ -174,5 +175,4 @@ class _Driver:
 
 def _death(error: RayError) -> Failure:
     """Say why a process is gone: its node was taken away, or it died."""
-    preempted = isinstance(error, RayActorError) and error.preempted
-    return Failure(FailureKind.preempted if preempted else FailureKind.lost, first_line(error))
+    return Failure(FailureKind.preempted if was_preempted(error) else FailureKind.lost, first_line(error))

@@ -1,6 +1,6 @@
 """The Ray session of a sweep: an embedded local one, or one that runs already. Leaves nothing behind.
 
-A local session binds to loopback, keeps its files in a directory of its own, and removes that at its end.
+A local session keeps its files in a directory of its own, and removes that at its end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ray
 
+from psych_ray.compat import keep_gpus_visible_to_ray_workers, local_ray_options
 from psych_ray.config import ClusterConfig, ClusterKind
 from psych_ray.errors import ConfigError, PsychRayError, first_line
 from psych_ray.temporary import temporary_directory
@@ -49,8 +50,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
 
 
 def _start_local(config: ClusterConfig, directory: Path) -> None:
-    # Ray would otherwise hide the GPUs from, and pin threads of, workers that asked for none.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    keep_gpus_visible_to_ray_workers()
     try:
         ray.init(
             num_cpus=config.cpus,
@@ -59,8 +59,7 @@ def _start_local(config: ClusterConfig, directory: Path) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(directory),
+            **local_ray_options(directory),
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise PsychRayError(f"Ray could not be started here: {first_line(error)}") from error

@@ -1,1 +1,1 @@
-"""Pure logic: plan, cost, ledger and scheduler. Driven by events, so that a simulator and Ray drive the same code."""
+"""Pure logic: plan, cost, placement, scheduler. Driven by events, so that a simulator and Ray drive the same code."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from psych_ray.compat import is_out_of_memory
 from psych_ray.errors import FailureKind, PsychRayError, TranscriptError, first_line
 
 _SOURCE_LINE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")
@@ -27,7 +28,5 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, PsychRayError):
         transcript_id = error.transcript_id if isinstance(error, TranscriptError) else None
         return Failure(error.kind, line, transcript_id)
-    # torch.OutOfMemoryError by its name: this package does not import torch
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    kind = FailureKind.out_of_memory if out_of_memory else FailureKind.unknown
+    kind = FailureKind.out_of_memory if is_out_of_memory(error) else FailureKind.unknown
     return Failure(kind, f"{type(error).__name__}: {line}")

@@ -102,7 +102,7 @@ class Placer:
         if not self.cluster.gpus:
             return Placement(EngineName.transformers, 1, "no GPUs")
         if not self.cluster.gpu_memory_bytes:
-            reason = "the memory of the GPUs is not known; cluster.gpu_memory_gb tells it"
+            reason = "the memory of the GPUs is not known; set cluster.gpu_memory_gb"
             return Placement(EngineName.transformers, 1, reason)
         return self._fitting(shape)
 

@@ -130,6 +130,42 @@ def test_auto_puts_large_checkpoints_on_gangs_and_small_ones_on_one_gpu_in_one_s
     wait_until_gone(scratch)
 
 
+OUT_OF_MEMORY_ONCE = """
+import os, sys, threading
+
+class Once:
+    # refuses memory to rank 1, once, when it opens the weights that it is to load
+    def __call__(self, event, arguments):
+        if event != "open" or os.environ.get("RANK") != "1":
+            return
+        once = os.path.join(os.environ["TMPDIR"], "once")
+        if str(arguments[0]).endswith("olmo/model.safetensors") and not os.path.exists(once):
+            os.close(os.open(once, os.O_CREAT))
+            raise MemoryError("cannot allocate memory")
+
+sys.addaudithook(Once())
+"""
+
+
+def test_running_out_of_memory_while_loading_on_one_rank_of_two_is_resolved_in_seconds(
+    alone, model, scratch, tmp_path, monkeypatch
+):
+    """The other rank waits in a collective, up to stall_seconds=600, if nobody ends it."""
+    (tmp_path / "sitecustomize.py").write_text(OUT_OF_MEMORY_ONCE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    root = tmp_path / "root"
+    began = time.monotonic()
+    code, _, err = finish(start(sweep(model, root, *GANG, "cluster.attempts=2"), scratch))
+    seconds = time.monotonic() - began
+    (scratch / "once").unlink()
+    assert code == 0, err
+    assert err.count("olmo ended while loading: rank 1: olmo: out of memory while loading") == 1, err
+    assert "its next gang reads 0.5 of the tokens per pass" in err
+    assert seconds < 200, "it waited for the time-out of a collective"
+    assert_same(table(root), alone)
+    wait_until_gone(scratch)
+
+
 @pytest.fixture
 def node(monkeypatch) -> Iterator[None]:
     directory = f"/tmp/pg{os.getpid()}"  # a socket's path must be short

@@ -28,6 +28,6 @@ def test_these_are_the_public_names():
         psych_ray.scoring.loadscorer  # noqa: B018
 
 
-def test_importing_the_rooms_imports_no_torch():
+def test_importing_the_packages_imports_no_torch():
     code = "import sys, psych_ray.scoring, psych_ray.transcripts; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,43 @@
+"""The report of a results store: statistics of its responses, as figures, tables and a page."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from psych_ray.config import Config
+from psych_ray.results.reading import scan_responses
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import ResultsStore
+
+
+def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]:
+    """Write the report; headline numbers, and where everything was written, a line each.
+
+    ResultsError where the store has no responses.
+    """
+    from psych_ray.report import write_report
+    from psych_ray.study import findings
+
+    responses = scan_responses(store, snapshot.parts)
+    footers = snapshot.footers
+    checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
+    about = {
+        "results": store.location,
+        "scoring": ", ".join(f"{name} {value}" for name, value in asdict(footers[0].scoring).items()),
+        "engine": ", ".join(sorted({footer.engine for footer in footers})),
+        "versions": ", ".join(f"{name} {number}" for name, number in footers[0].versions.items()),
+    }
+    found = findings(responses, list(checkpoints.values()))
+    written = write_report(found, config.report_root(), title=sweep_name(config), about=about)
+    return [
+        *written.headlines,
+        f"tables:  {store.location}/responses/**/*.parquet",
+        f"figures: {written.figures[0].parent}" if written.figures else "figures: none",
+        f"page:    {written.page}",
+    ]
+
+
+def sweep_name(config: Config) -> str:
+    """Name of the sweep: the configured one, or the last component of the results root."""
+    return config.tracking.name or Path(config.results.root.rstrip("/")).name or "sweep"

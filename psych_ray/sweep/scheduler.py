@@ -20,7 +20,7 @@ whatever the order of events:
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -40,15 +40,11 @@ from psych_ray.sweep.events import (
     Warn,
 )
 from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.retries import PERMANENT, Retries
 from psych_ray.sweep.unit import Unit
 
-HOPELESS = 5
 RANK_TIMEOUT_S = 10.0
 """How long the other ranks of a gang may take to report the failure that one of them reported."""
-UNREACHABLE_PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
-
-_PERMANENT = {FailureKind.transcript, FailureKind.task, FailureKind.checkpoint}
-"""Failures that every rank of a gang meets at the same point, so that none waits for another."""
 
 
 @dataclass(slots=True)
@@ -76,7 +72,7 @@ class Scheduler:
     """
 
     slots: int
-    attempts: int
+    _retries: Retries
     _weights_of: Mapping[str, str] = field(default_factory=dict)
     _ranks: Mapping[str, int] = field(default_factory=dict)
     _queues: dict[str, deque[Unit]] = field(default_factory=dict)
@@ -84,11 +80,6 @@ class Scheduler:
     _paused: dict[str, float] = field(default_factory=dict)
     """Weights that are not loaded before this time."""
     _replicas: dict[int, _Replica] = field(default_factory=dict)
-    _failed_units: Counter[Unit] = field(default_factory=Counter)
-    _failed_loads: Counter[str] = field(default_factory=Counter)
-    _failed_in_a_row: Counter[str] = field(default_factory=Counter)
-    _unreachable: Counter[str] = field(default_factory=Counter)
-    _pass_share: dict[str, float] = field(default_factory=dict)
     _started: int = 0
 
     @classmethod
@@ -110,7 +101,7 @@ class Scheduler:
         """
         assert slots >= max(1, *(ranks or {}).values(), 1)
         assert attempts >= 1
-        scheduler = cls(slots, attempts, weights_of or {}, ranks or {})
+        scheduler = cls(slots, Retries(attempts), weights_of or {}, ranks or {})
         for unit in units:
             scheduler._queues.setdefault(scheduler._weights(unit.checkpoint), deque()).append(unit)
         scheduler._waiting.extend(
@@ -165,14 +156,9 @@ class Scheduler:
 
     def _rank_done(self, number: int, replica: _Replica, rank: int, now: float) -> list[Action]:
         replica.waiting_for.discard(rank)
-        if rank == 0:
-            if replica.unit is None:
-                self._failed_loads[replica.weights] = 0
-            else:
-                del self._failed_units[replica.unit]
-                self._failed_in_a_row[replica.weights] = 0
-                replica.unit = None
-            self._unreachable[replica.weights] = 0
+        if rank == 0 and replica.unit is not None:
+            self._retries.committed(replica.weights, replica.unit)
+            replica.unit = None
         return self._when_all_reported(number, replica, now)
 
     def _rank_failed(self, number: int, replica: _Replica, rank: int, failure: Failure, now: float) -> list[Action]:
@@ -182,7 +168,7 @@ class Scheduler:
         replica.waiting_for.discard(rank)
         replica.failed_ranks += 1
         replica.failure = replica.failure or _of_rank(failure, rank, n_ranks)
-        if n_ranks > 1 and (not replica.is_loaded or failure.kind not in _PERMANENT):
+        if n_ranks > 1 and (not replica.is_loaded or failure.kind not in PERMANENT):
             return self._lose(number, replica.failure, now)
         return self._when_all_reported(number, replica, now)
 
@@ -192,11 +178,13 @@ class Scheduler:
                 replica.deadline = now + RANK_TIMEOUT_S if replica.deadline is None else replica.deadline
             return []
         if replica.failure is None:
-            replica.is_loaded = True
+            if not replica.is_loaded:
+                self._retries.loaded(replica.weights)
+                replica.is_loaded = True
             return self._next(number)
         if not replica.is_loaded or replica.failed_ranks < self._n_ranks(replica.weights):
             return self._lose(number, replica.failure, now)
-        pause = self._pause(replica.weights, replica.failure)
+        pause = self._retries.pause(replica.weights, replica.failure, is_loaded=True)
         actions = [
             Warn(f"{replica.weights}: {replica.failure.reason}"),
             *self._judge_unit(replica, replica.failure, pause),
@@ -225,27 +213,19 @@ class Scheduler:
         doing = "scoring" if replica.is_loaded else "loading"
         reason = f"replica of {weights} ended while {doing}: {failure.reason}"
         actions: list[Action] = [Warn(reason), StopReplica(number)]
-        pause = self._pause(weights, failure)
+        pause = self._retries.pause(weights, failure, is_loaded=replica.is_loaded)
         if replica.is_loaded:
             actions += self._judge_unit(replica, Failure(failure.kind, reason, failure.transcript_id), pause)
-        elif self._is_hopeless_load(weights, failure, pause):
+        elif self._retries.load_failed(weights, failure, pause):
             actions += self._give_up(weights, failure.reason)
         if failure.kind == FailureKind.out_of_memory and self._n_ranks(weights) > 1:
-            actions.append(self._halve_pass(weights))
+            share = self._retries.halve_pass(weights)
+            actions.append(Warn(f"{weights}: out of memory; its next gang reads {share:.2g} of the tokens per pass"))
         if self._queues[weights] and pause is not None:
             self._paused[weights] = now + pause
         elif self._queues[weights]:
             self._waiting.appendleft(weights)
         return actions + self._fill_slots()
-
-    def _is_hopeless_load(self, weights: str, failure: Failure, pause: float | None) -> bool:
-        """Count a failed attempt to load; whether another one would make no sense."""
-        if failure.kind == FailureKind.preempted or pause is not None:
-            return False
-        if failure.kind in _PERMANENT or failure.kind == FailureKind.unreachable:
-            return True
-        self._failed_loads[weights] += 1
-        return self._failed_loads[weights] >= self.attempts
 
     def _judge_unit(self, replica: _Replica, failure: Failure, pause: float | None) -> list[Action]:
         """Decide what becomes of the unit that a replica failed to score; nothing where it was committed."""
@@ -273,19 +253,15 @@ class Scheduler:
 
     def _fail_unit(self, weights: str, unit: Unit, reason: str) -> list[Action]:
         """Count a failure of a unit: try it again, split it, or skip its only transcript."""
-        self._failed_units[unit] += 1
-        self._failed_in_a_row[weights] += 1
         queue = self._queues[weights]
         actions: list[Action] = []
-        if self._failed_units[unit] < self.attempts:
+        if not self._retries.unit_failed(weights, unit):
             queue.append(unit)
+        elif len(unit.transcripts) == 1:
+            actions.append(Skip(unit, reason))
         else:
-            del self._failed_units[unit]
-            if len(unit.transcripts) == 1:
-                actions.append(Skip(unit, reason))
-            else:
-                queue.extend(unit.halves())
-        if self._failed_in_a_row[weights] >= HOPELESS * self.attempts:
+            queue.extend(unit.halves())
+        if self._retries.is_hopeless(weights):
             actions += self._give_up(weights, reason)
         return actions
 
@@ -301,18 +277,6 @@ class Scheduler:
         queue.clear()
         return actions
 
-    def _pause(self, weights: str, failure: Failure) -> float | None:
-        """Seconds to wait where a hub or store cannot be reached; None for other failures, and after the last pause."""
-        if failure.kind != FailureKind.unreachable:
-            return None
-        n_before = self._unreachable[weights]
-        self._unreachable[weights] += 1
-        return UNREACHABLE_PAUSES_S[n_before] if n_before < len(UNREACHABLE_PAUSES_S) else None
-
-    def _halve_pass(self, weights: str) -> Warn:
-        share = self._pass_share[weights] = self._pass_share.get(weights, 1.0) / 2
-        return Warn(f"{weights}: out of memory; its next gang reads {share:.2g} of the tokens per pass")
-
     def _fill_slots(self) -> list[Action]:
         actions: list[Action] = []
         free = self.slots - sum(self._n_ranks(replica.weights) for replica in self._replicas.values())
@@ -322,7 +286,7 @@ class Scheduler:
             free -= n_ranks
             self._started += 1
             self._replicas[self._started] = _Replica(weights, set(range(n_ranks)))
-            actions.append(StartReplica(self._started, weights, self._pass_share.get(weights, 1.0)))
+            actions.append(StartReplica(self._started, weights, self._retries.pass_share(weights)))
         return actions
 
     def _n_ranks(self, weights: str) -> int:
@@ -334,6 +298,6 @@ class Scheduler:
 
 def _of_rank(failure: Failure, rank: int, n_ranks: int) -> Failure:
     """Say which rank of a gang failed."""
-    if n_ranks == 1 or failure.kind in _PERMANENT:
+    if n_ranks == 1 or failure.kind in PERMANENT:
         return failure
     return Failure(failure.kind, f"rank {rank}: {failure.reason}", failure.transcript_id)

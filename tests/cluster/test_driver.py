@@ -21,7 +21,8 @@ from psych_ray.errors import FailureKind, ResultsError
 from psych_ray.results.schema import ScoringIdentity, TranscriptRef
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.failure import Failure
-from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, UNREACHABLE_PAUSES_S, Scheduler
+from psych_ray.sweep.retries import UNREACHABLE_PAUSES_S
+from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, Scheduler
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking import events
 from psych_ray.worker.spec import LoadReport, ReplicaSpec

@@ -22,7 +22,8 @@ from psych_ray.sweep.events import (
     Warn,
 )
 from psych_ray.sweep.failure import Failure
-from psych_ray.sweep.scheduler import HOPELESS, RANK_TIMEOUT_S, UNREACHABLE_PAUSES_S, Scheduler
+from psych_ray.sweep.retries import HOPELESS, UNREACHABLE_PAUSES_S
+from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, Scheduler
 from psych_ray.sweep.unit import Unit
 
 TRANSIENT = [FailureKind.unknown, FailureKind.lost, FailureKind.out_of_memory, FailureKind.preempted]
@@ -286,6 +287,34 @@ def test_a_gang_of_which_only_one_rank_reports_is_stopped_after_a_time():
     assert stop == StopReplica(start.replica)
     assert [t.id for t in skip.unit.transcripts] == ["a-0-1"]
     assert again.weights == "a"
+
+
+def test_a_gang_of_which_one_rank_never_loads_is_given_up_although_the_other_one_does():
+    scheduler = plan(units("a", 2), slots=2, ranks={"a": 2}, attempts=3)
+    actions, loads = scheduler.begin(), 0
+    while not scheduler.finished:
+        (start,) = [a for a in actions if isinstance(a, StartReplica)]
+        loads += 1
+        assert loads <= 3, "retries without bound"
+        scheduler.handle(RankDone(start.replica, 0), 0.0)
+        actions = scheduler.handle(failed(FailureKind.unknown, rank=1, replica=start.replica), 0.0)
+    assert loads == 3
+
+
+def test_a_gang_whose_store_is_never_reached_skips_its_unit_after_the_last_pause():
+    scheduler = plan(units("a", 1, 1), slots=2, ranks={"a": 2}, attempts=1)
+    actions, now, gangs = scheduler.begin(), 0.0, 0
+    while not scheduler.finished:
+        (start,) = [a for a in actions if isinstance(a, StartReplica)]
+        gangs += 1
+        assert gangs <= len(UNREACHABLE_PAUSES_S) + 1, "retries without bound"
+        load(scheduler, start, now, ranks=2)
+        actions = scheduler.handle(failed(FailureKind.unreachable, replica=start.replica), now)
+        if scheduler.deadline is not None:
+            now = scheduler.deadline
+            actions = scheduler.handle(Tick(), now)
+    assert now == sum(UNREACHABLE_PAUSES_S)
+    assert sum(isinstance(a, Skip) for a in actions) == 1
 
 
 def test_a_unit_that_rank_0_committed_is_not_scored_again_when_another_rank_dies():

@@ -1,0 +1,78 @@
+"""How often what failed is tried again, and after which pause. Counts failures; what runs is the scheduler's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from psych_ray.errors import FailureKind
+from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.unit import Unit
+
+HOPELESS = 5
+"""Weights are given up after `HOPELESS * attempts` failures of units without a success between them."""
+UNREACHABLE_PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+PERMANENT = {FailureKind.transcript, FailureKind.task, FailureKind.checkpoint}
+"""Failures that another attempt would meet again, at the same point on every rank of a gang."""
+
+
+@dataclass(slots=True)
+class Retries:
+    """Failures so far, by unit and by weights. Preemption is not counted."""
+
+    attempts: int
+    _units: Counter[Unit] = field(default_factory=Counter)
+    _loads: Counter[str] = field(default_factory=Counter)
+    """In a row."""
+    _units_in_a_row: Counter[str] = field(default_factory=Counter)
+    _unreachable: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    """In a row, by weights and whether they were loaded: a load that succeeds does not make a store reachable."""
+    _pass_share: dict[str, float] = field(default_factory=dict)
+
+    def pause(self, weights: str, failure: Failure, *, is_loaded: bool) -> float | None:
+        """Seconds to wait where a hub or store cannot be reached; None for other failures, and after the last pause."""
+        if failure.kind != FailureKind.unreachable:
+            return None
+        n_before = self._unreachable[weights, is_loaded]
+        self._unreachable[weights, is_loaded] += 1
+        return UNREACHABLE_PAUSES_S[n_before] if n_before < len(UNREACHABLE_PAUSES_S) else None
+
+    def loaded(self, weights: str) -> None:
+        """Count a success."""
+        self._loads[weights] = self._unreachable[weights, False] = 0
+
+    def load_failed(self, weights: str, failure: Failure, pause: float | None) -> bool:
+        """Count a failed attempt to load; whether there is no further one."""
+        if failure.kind == FailureKind.preempted or pause is not None:
+            return False
+        if failure.kind in PERMANENT or failure.kind == FailureKind.unreachable:
+            return True
+        self._loads[weights] += 1
+        return self._loads[weights] >= self.attempts
+
+    def committed(self, weights: str, unit: Unit) -> None:
+        """Count a success."""
+        del self._units[unit]
+        self._units_in_a_row[weights] = self._unreachable[weights, True] = 0
+
+    def unit_failed(self, weights: str, unit: Unit) -> bool:
+        """Count a failure of a unit; whether it is not tried again as it is."""
+        self._units[unit] += 1
+        self._units_in_a_row[weights] += 1
+        if self._units[unit] < self.attempts:
+            return False
+        del self._units[unit]
+        return True
+
+    def is_hopeless(self, weights: str) -> bool:
+        """Whether units of these weights failed too often in a row."""
+        return self._units_in_a_row[weights] >= HOPELESS * self.attempts
+
+    def pass_share(self, weights: str) -> float:
+        """Share of the engine's own number of tokens per forward pass that the next gang takes."""
+        return self._pass_share.get(weights, 1.0)
+
+    def halve_pass(self, weights: str) -> float:
+        """Halve `pass_share`; its new value."""
+        self._pass_share[weights] = self.pass_share(weights) / 2
+        return self._pass_share[weights]

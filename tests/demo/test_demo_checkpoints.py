@@ -226,6 +226,7 @@ def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0, 8])
 def test_interrupted_making_leaves_nothing(tmp_path: Path, after_s: float) -> None:
     with start_making(tmp_path) as process:
@@ -243,6 +244,7 @@ def failing_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "RECIPE", replace(RECIPE, generations=unknown))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("failing_recipe")
 def test_training_ends_with_a_killed_caller_and_the_next_one_removes_its_files(tmp_path: Path) -> None:
     with start_making(tmp_path) as process:
@@ -257,6 +259,7 @@ def test_training_ends_with_a_killed_caller_and_the_next_one_removes_its_files(t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("failing_recipe")
 def test_failed_training_reports_why_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="demo-x"):

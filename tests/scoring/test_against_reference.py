@@ -61,6 +61,7 @@ def reference(directory: Path, text: str) -> list[tuple[float, bool, int]]:
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "tokenizer"), [("Qwen3", "qwen3"), ("Olmo3", "olmo3"), ("Llama", "qwen3"), ("Llama", "olmo3")]
 )
@@ -91,6 +92,7 @@ def test_uniform_logits_score_exactly_n_ln_v(shared, tiny_checkpoint):
         np.testing.assert_allclose(scored.nll_R, scored.n_tokens_R * np.log(head.weight.shape[0]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_lies_beyond_the_cut_is_cut_and_the_rest_unchanged(shared, tiny_checkpoint):
     directory = tiny_checkpoint("Qwen3", shared / "tokenizers/qwen3")
     (transcript,) = read(shared, "busch2024_stroop", 1)

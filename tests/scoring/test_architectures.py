@@ -221,6 +221,7 @@ def test_equals_its_own_class_with_all_logits(name, directory_of, byte_tokenizer
     assert largest_difference(directory, ARCHITECTURES[name].model, transcripts) < BOUND.get(name, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tokenizer"),
     [("qwen3.5", "qwen3"), ("qwen3-vl", "qwen3"), ("olmo3", "olmo3")],

@@ -311,6 +311,7 @@ def difference(found: Answers, expected: Answers) -> float:
     return max(float(np.abs(a - b).max(initial=0)) for (a, _), (b, _) in zip(found, expected, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_scores_as_one_process_does(name, gang, expected):
     for rank in gang:
@@ -388,6 +389,7 @@ def on_rank_all(rank: Rank, directories: dict[str, Path], queries: dict[str, lis
     return {name: on_rank(rank, directories[name], queries[name]) for name in directories}
 
 
+@pytest.mark.slow
 def test_real_transcripts_with_real_tokenizers(shared, tmp_path):
     for name, family in REAL.items():
         tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / name)

@@ -253,6 +253,7 @@ def tokens_at_a_time(rank: Rank, directory: Path) -> tuple[int, int]:
     return made[0].pass_tokens, made[1].pass_tokens
 
 
+@pytest.mark.slow
 def test_a_gang_may_run_a_fraction_of_the_tokens_per_pass(tiny_checkpoint, byte_tokenizer_directory):
     (found,) = on_ranks(1, tokens_at_a_time, tiny_checkpoint("Llama", byte_tokenizer_directory))
     assert found == (2048, 512)

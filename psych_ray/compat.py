@@ -29,6 +29,9 @@ ParameterHook = Callable[..., Any]
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "cannot allocate memory", "defaultcpuallocator", "alloc_failed")
 
 
+_CONNECTION_LOST = ("connection closed by peer", "connection reset", "timed out", "connection refused", "broken pipe")
+
+
 @contextmanager
 def parameter_hook(hook: ParameterHook) -> Iterator[None]:
     """Within the context, `hook` sees every parameter that is registered with any module.
@@ -72,6 +75,19 @@ def is_out_of_memory(error: BaseException) -> bool:
         return False
     text = f"{type(error).__name__} {error} {conversion_errors(error)}".lower()
     return "outofmemoryerror" in text or any(said in text for said in _OUT_OF_MEMORY)
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether an exception of a collective says that another rank is gone or did not answer in time.
+
+    NCCL and the store raise subclasses of `torch.distributed.DistError`, gloo a RuntimeError that only its text tells
+    apart (torch 2.13).
+    """
+    if not isinstance(error, RuntimeError):
+        return False
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error).lower()
+    return "DistError" in names or ("gloo" in text and any(said in text for said in _CONNECTION_LOST))
 
 
 # --- transformers ---

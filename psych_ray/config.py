@@ -240,12 +240,17 @@ class ClusterConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"cluster.{name}={value}: must be above 0")
+        self._refuse_settings_without_effect()
+
+    def _refuse_settings_without_effect(self) -> None:
+        if self.nodes is not None and self.gpu_memory_gb is not None and not self.gpus:
+            raise ValueError(f"cluster.gpu_memory_gb={self.gpu_memory_gb} with cluster.nodes: set cluster.gpus as well")
         if self.kind == ClusterKind.local and self.address != "auto":
             raise ValueError(f"cluster.address={self.address} is for cluster=existing")
         if self.kind == ClusterKind.existing and self.nodes is None:
             for name in ("cpus", "gpus"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"cluster.{name}: the running cluster is read; leave it out")
+                    raise ValueError(f"cluster.{name}: the running cluster is read; omit it")
 
 
 @dataclass(kw_only=True)

@@ -193,10 +193,42 @@ def gpu_variable() -> bool:
     return "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO" in Path(ray._private.utils.__file__).read_text()
 
 
+LOST_RANK = """
+import os, sys, torch
+from datetime import timedelta
+from torch import distributed
+from psych_ray import compat
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+rank = int(os.fork() == 0)
+distributed.init_process_group(
+    "gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2, timeout=timedelta(seconds=20)
+)
+distributed.barrier()
+if rank == 1:
+    os._exit(0)
+try:
+    for _ in range(100):
+        distributed.all_reduce(torch.ones(1))
+except RuntimeError as error:
+    print(compat.is_connection_lost(error), flush=True)
+os._exit(0)
+"""
+
+
+def lost_rank() -> bool:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-c", LOST_RANK, f"{directory}/store"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return found.stdout.strip() == "True" and not compat.is_connection_lost(RuntimeError("shape mismatch"))
+
+
 INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("torch", "nn.modules.module.register_module_parameter_registration_hook", parameter_registration_hook),
     ("torch", "ops.mkldnn._linear_pointwise", linear_pointwise),
     ("torch", "text of the error of the CPU's allocator", host_out_of_memory),
+    ("torch", "text of gloo's error where a rank is gone", lost_rank),
     ("torch", "nn.attention.varlen.varlen_attn with scale, window_size and enable_gqa", varlen_attention),
     ("transformers", "PreTrainedModel.get_decoder", decoder),
     ("transformers", "models.auto.modeling_auto.MODEL_FOR_*_MAPPING", auto_mappings),

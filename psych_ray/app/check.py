@@ -20,7 +20,7 @@ def check(
 ) -> Iterator[CheckpointReport | NotLoaded]:
     """Load one checkpoint after the other: what its self-check saw and how the transcripts align with its tokens."""
     most = max(placement.ranks for placement in prepared.placements.values())
-    slots = divide(prepared.cluster, most, cpus_per_rank=config.cluster.cpus_per_replica)
+    slots = divide(prepared.cluster, most, gang=most, cpus_per_rank=config.cluster.cpus_per_replica)
     specs = replica_specs(replace(prepared, slots=slots), config)
-    with ray_session(config.cluster):
+    with ray_session(config.cluster, prepared.cluster):
         yield from run_check(specs, slots, transcripts, across_nodes=config.cluster.across_nodes)

@@ -27,7 +27,7 @@ def cluster_to_run_on(config: ClusterConfig) -> Iterator[ClusterShape]:
     """Shape of the cluster that replicas will run on; a running one stays connected for as long as the block runs."""
     if config.nodes is not None:
         raise ConfigError(
-            f"cluster.nodes={config.nodes} describes a cluster for psych-ray plan; leave it out, the cluster is read"
+            f"cluster.nodes={config.nodes} describes a cluster for psych-ray plan; omit it, the cluster is read"
         )
     if config.kind == ClusterKind.local:
         yield local_shape(config)

@@ -6,7 +6,7 @@ transcripts that cannot be used, a results root with other settings, checkpoints
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from psych_ray.results.catalogue import catalogue
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, open_store
-from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_room
+from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_fit
 from psych_ray.sweep.cost import Device, characters_read, replica_device
 from psych_ray.sweep.placement import Placement, Placer
 from psych_ray.sweep.plan import Task, plan_task, without_committed
@@ -45,7 +45,7 @@ class Prepared:
     """Transcripts that `transcripts.on_error=skip` skipped."""
     cluster: ClusterShape
     placements: dict[str, Placement]
-    """By slug of the weights that a replica loads."""
+    """By slug of the weights that a replica loads, of those with missing responses."""
     devices: dict[str, Device]
     """What a replica of these weights runs on, by their slug; the times of the plan are estimated for it."""
     slots: Slots
@@ -56,11 +56,13 @@ class Prepared:
         return sum(task.n_responses_missing for task in self.tasks)
 
 
-def prepare(config: Config, cluster: ClusterShape, *, say: Callable[[str], None], write: bool = True) -> Prepared:
+def prepare(
+    config: Config, cluster: ClusterShape, *, say: Callable[[str], None], write: bool = True, place_all: bool = False
+) -> Prepared:
     """Find checkpoints and transcripts, and plan what is missing for a cluster of this shape.
 
-    `write`: also bring the transcripts into `sources/` of the results root, as a sweep needs it. `say` gets a line for
-    every step that may take long.
+    `write`: also bring the transcripts into `sources/` of the results root, as a sweep needs it. `place_all`: also
+    place checkpoints of which nothing is missing. `say` gets a line for every step that may take long.
     """
     store = open_store(config.results.root)
     for condition in config.conditions:
@@ -72,11 +74,18 @@ def prepare(config: Config, cluster: ClusterShape, *, say: Callable[[str], None]
     skipped: list[Skipped] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)
     refs = catalogue(store, transcripts) if write else _survey(transcripts)
-    if not any(ref.n_responses for ref in refs):
+    wanted = {ref.id for ref in refs if ref.n_responses}
+    if not wanted:
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
-    shapes = {checkpoint.slug: shape_of(checkpoint) for checkpoint in checkpoints}
-    placements = _placements(checkpoints, shapes, config, cluster, longest=max(ref.n_characters for ref in refs))
-    slots = _slots(placements.values(), config, cluster)
+    missing = [
+        checkpoint
+        for checkpoint in checkpoints
+        if place_all or any(wanted - snapshot.committed.get((checkpoint.slug, c), set()) for c in config.conditions)
+    ]
+    shapes = {checkpoint.slug: shape_of(checkpoint) for checkpoint in missing}
+    longest = max(ref.n_characters for ref in refs)
+    placements = _placements(missing, shapes, config, cluster, longest=longest)
+    slots = _slots([placement.ranks for placement in placements.values()], config, cluster)
     devices = {
         weights: replica_device(ranks=placement.ranks, cpus=slots.cpus, gpus=_gpus(slots, config))
         for weights, placement in placements.items()
@@ -92,25 +101,22 @@ def prepare(config: Config, cluster: ClusterShape, *, say: Callable[[str], None]
             condition=condition,
             transcripts=refs,
             unit_seconds=config.scoring.unit_seconds,
-            seconds_of=_seconds_of(devices[load_group(checkpoint)], shapes[checkpoint.slug], config),
+            seconds_of=_seconds_of(devices.get(load_group(checkpoint)), shapes.get(checkpoint.slug), config),
         )
         for checkpoint in checkpoints
         for condition in config.conditions
     ]
-    tasks = without_committed(tasks, snapshot.committed)
-    by_slug = {checkpoint.slug: checkpoint for checkpoint in checkpoints}
-    missing = {load_group(by_slug[task.checkpoint]) for task in tasks if task.missing}
     return Prepared(
         store=store,
         snapshot=snapshot,
-        checkpoints=by_slug,
+        checkpoints={checkpoint.slug: checkpoint for checkpoint in checkpoints},
         scoring=identity,
-        tasks=tasks,
+        tasks=without_committed(tasks, snapshot.committed),
         skipped=skipped,
         cluster=cluster,
         placements=placements,
         devices=devices,
-        slots=_slots([placements[weights] for weights in missing], config, cluster) if missing else slots,
+        slots=slots,
     )
 
 
@@ -160,11 +166,12 @@ def _placements(
     }
 
 
-def _slots(placements: Iterable[Placement], config: Config, cluster: ClusterShape) -> Slots:
-    """Divide the cluster among these replicas; ConfigError where one of them could never be placed."""
-    ranks = [placement.ranks for placement in placements]
-    slots = divide(cluster, sum(ranks), cpus_per_rank=config.cluster.cpus_per_replica)
-    require_room(cluster, slots, max(ranks), across_nodes=config.cluster.across_nodes)
+def _slots(ranks: Sequence[int], config: Config, cluster: ClusterShape) -> Slots:
+    """Divide the cluster among replicas of so many ranks; ConfigError where one of them could never be placed."""
+    most, across_nodes = max(ranks, default=1), config.cluster.across_nodes
+    gang = 1 if across_nodes else most
+    slots = divide(cluster, max(1, sum(ranks)), gang=gang, cpus_per_rank=config.cluster.cpus_per_replica)
+    require_fit(cluster, slots, most, across_nodes=across_nodes)
     return slots
 
 
@@ -172,8 +179,14 @@ def _gpus(slots: Slots, config: Config) -> int:
     return 0 if config.scoring.device == "cpu" else slots.gpus
 
 
-def _seconds_of(device: Device, shape: CheckpointShape, config: Config) -> Callable[[TranscriptRef], float]:
+def _seconds_of(
+    device: Device | None, shape: CheckpointShape | None, config: Config
+) -> Callable[[TranscriptRef], float]:
+    """Estimated time of a transcript; 0 for a checkpoint of which nothing is missing."""
+
     def seconds(transcript: TranscriptRef) -> float:
+        if device is None or shape is None:
+            return 0.0
         n_characters = characters_read(transcript.n_characters, config.scoring, shape.context)
         return device.seconds(n_characters, shape.n_parameters)
 

@@ -100,24 +100,27 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
     cost: dict[str, float] = defaultdict(float)
     for task in prepared.tasks:
         cost[weights_of[task.checkpoint]] += task.seconds_missing
+    specs = replica_specs(prepared, config)
     scheduler = Scheduler.plan(
         units,
         slots=prepared.slots.ranks,
         attempts=config.cluster.attempts,
         cost=cost,
         weights_of=weights_of,
-        ranks={weights_of[unit.checkpoint]: prepared.placements[weights_of[unit.checkpoint]].ranks for unit in units},
+        ranks={weights: placement.ranks for weights, placement in prepared.placements.items()},
+        sharded=[weights for weights, spec in specs.items() if spec.needs_process_group],
+        stall_seconds=config.cluster.stall_seconds,
     )
-    specs = replica_specs(prepared, config)
-    with ray_session(config.cluster):
+    with ray_session(config.cluster, prepared.cluster):
         return drive(scheduler, specs, prepared.slots, tracker, across_nodes=config.cluster.across_nodes)
 
 
 def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:
-    """What a replica of each set of weights needs to know, by the slug of the weights."""
+    """Specification of a replica of all weights that have a placement, by their slug."""
     groups: dict[str, list[Checkpoint]] = {}
     for checkpoint in prepared.checkpoints.values():
-        groups.setdefault(load_group(checkpoint), []).append(checkpoint)
+        if load_group(checkpoint) in prepared.placements:
+            groups.setdefault(load_group(checkpoint), []).append(checkpoint)
     return {
         weights: ReplicaSpec(
             checkpoints=tuple(checkpoints),

@@ -100,7 +100,7 @@ def check(config: Config) -> int:
     edges = Table("checkpoint", "study", *_right("responses", "edges inside a token"))
     not_loaded = 0
     with cluster_to_run_on(config.cluster) as cluster:
-        prepared = prepare(config, cluster, say=_say, write=False)
+        prepared = prepare(config, cluster, say=_say, write=False, place_all=True)
         for found in run_check(prepared, config, transcripts):
             if isinstance(found, NotLoaded):
                 not_loaded += 1

@@ -1,9 +1,10 @@
-"""The process of one rank: a thin shell around a replica. Turns exceptions into failures that reach the driver."""
+"""The process of one rank: calls a replica, and turns exceptions into failures that reach the driver."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property, partial
 from typing import TypeVar
 
 from psych_ray.errors import FailureKind
@@ -21,17 +22,22 @@ class RankProcess:
     """One rank of a replica; `gang` makes an actor of it."""
 
     def __init__(self, spec: ReplicaSpec, rank: int = 0) -> None:
-        self._replica = Replica(spec, rank)
+        self._make = partial(Replica, spec, rank)
 
-    def open_rendezvous(self) -> tuple[str, int]:
+    @cached_property
+    def _replica(self) -> Replica:
+        """Made at the first call, which can report a failure; the constructor of an actor cannot."""
+        return self._make()
+
+    def open_rendezvous(self) -> tuple[str, int] | Failure:
         """Host and port at which the ranks of this replica meet; for rank 0, before all load."""
         import ray
 
-        return self._replica.open_rendezvous(ray.util.get_node_ip_address())
+        return _outcome(lambda: self._replica.open_rendezvous(ray.util.get_node_ip_address()))
 
-    def load(self, address: tuple[str, int] | None) -> LoadReport | Failure:
+    def load(self, address: tuple[str, int] | Failure | None) -> LoadReport | Failure:
         """Load the checkpoint, with the other ranks where there are any."""
-        return _outcome(lambda: self._replica.load(address))
+        return address if isinstance(address, Failure) else _outcome(lambda: self._replica.load(address))
 
     def score(self, unit: Unit) -> UnitReport | Failure:
         """Score one unit; rank 0 commits it."""

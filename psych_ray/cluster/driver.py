@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from psych_ray.cluster.gang import Gang
 from psych_ray.compat import was_preempted
@@ -31,7 +31,7 @@ from psych_ray.sweep.events import (
     Tick,
     Warn,
 )
-from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.failure import Failure, failure_of
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking import events
@@ -39,7 +39,7 @@ from psych_ray.tracking.events import Tracker
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 POLL_S = 5.0
-"""Longest wait for an outcome before the scheduler hears of the time."""
+"""Longest wait for an outcome; then the scheduler gets a `Tick`."""
 
 
 def drive(
@@ -141,8 +141,8 @@ class _Driver:
                     self._stop(replica)
                 case Skip(unit=unit, reason=reason):
                     self._skip(unit, reason)
-                case Warn(message=message):
-                    self.tracker.handle(events.Failed(message))
+                case Warn(message=message, is_failure=is_failure):
+                    self.tracker.handle(events.Failed(message) if is_failure else events.Noted(message))
                 case StopSweep(reason=reason):
                     raise ResultsError(reason)
 
@@ -174,5 +174,10 @@ class _Driver:
 
 
 def _death(error: RayError) -> Failure:
-    """Say why a process is gone: its node was taken away, or it died."""
-    return Failure(FailureKind.preempted if was_preempted(error) else FailureKind.lost, first_line(error))
+    """Why a process gave no outcome: an exception outside of the calls that report one, or its end."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return failure_of(error.cause)
+    if was_preempted(error):
+        return Failure(FailureKind.preempted, first_line(error))
+    kind = FailureKind.out_of_memory if isinstance(error, OutOfMemoryError) else FailureKind.lost
+    return Failure(kind, first_line(error))

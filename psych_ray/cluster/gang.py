@@ -1,4 +1,4 @@
-"""The processes that hold one set of weights: an actor per rank, which live and die together.
+"""The processes that hold one set of weights: an actor per rank, started and ended together.
 
 A rank that is restarted alone would wait for the others, so none is: when one fails, all are ended. Decides nothing.
 """

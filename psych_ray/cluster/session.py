@@ -13,17 +13,22 @@ from pathlib import Path
 
 import ray
 
+from psych_ray.cluster.shape import local_shape
 from psych_ray.compat import keep_gpus_visible_to_ray_workers, local_ray_options
 from psych_ray.config import ClusterConfig, ClusterKind
 from psych_ray.errors import ConfigError, PsychRayError, first_line
+from psych_ray.sweep.cluster_shape import ClusterShape, NodeShape
 from psych_ray.temporary import temporary_directory
 
 _OBJECT_STORE_BYTES = 128 * 2**20
 
 
 @contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[None]:
-    """Connect to Ray, or start it, for as long as the block runs; within another session, use that one."""
+def ray_session(config: ClusterConfig, shape: ClusterShape | None = None) -> Iterator[None]:
+    """Connect to Ray, or start it, for as long as the block runs; within another session, use that one.
+
+    A local session gets the CPU cores and GPUs of `shape`, for which was planned.
+    """
     if ray.is_initialized():
         yield
         return
@@ -43,18 +48,18 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         return
     with temporary_directory() as directory:
         try:
-            _start_local(config, directory)
+            _start_local(directory, (shape or local_shape(config)).nodes[0])
             yield
         finally:
             ray.shutdown()
 
 
-def _start_local(config: ClusterConfig, directory: Path) -> None:
+def _start_local(directory: Path, node: NodeShape) -> None:
     keep_gpus_visible_to_ray_workers()
     try:
         ray.init(
-            num_cpus=config.cpus,
-            num_gpus=config.gpus,
+            num_cpus=node.cpus,
+            num_gpus=node.gpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from psych_ray.config import ClusterConfig
@@ -30,12 +31,14 @@ def described_shape(config: ClusterConfig) -> ClusterShape | None:
 
 
 def local_shape(config: ClusterConfig) -> ClusterShape:
-    """Shape of this machine, of which a local sweep uses `cluster.cpus` and `cluster.gpus`."""
-    memory = gpu_memory_here() if config.gpus is None or config.gpu_memory_gb is None else []
-    gpus = len(memory) if config.gpus is None else config.gpus
+    """Shape of this machine as a local session gets it: `cluster.cpus` and `cluster.gpus` of it, else all of it.
+
+    All are the CPU cores and GPUs that this process may use, within its affinity, its cgroup and CUDA_VISIBLE_DEVICES.
+    """
+    memory = gpu_memory(os.environ.get("CUDA_VISIBLE_DEVICES"))
     node = NodeShape(
-        cpus=config.cpus or os.cpu_count() or 1,
-        gpus=gpus,
+        cpus=config.cpus or cpus_here(),
+        gpus=len(memory) if config.gpus is None else config.gpus,
         gpu_memory_bytes=config.gpu_memory_gb * 1e9 if config.gpu_memory_gb else min(memory, default=0.0),
         memory_bytes=config.memory_gb * 1e9 if config.memory_gb else memory_here(),
     )
@@ -67,14 +70,38 @@ def running_shape(config: ClusterConfig) -> ClusterShape:
     return ClusterShape(tuple(nodes))
 
 
-def gpu_memory_here() -> list[float]:
-    """Memory of each GPU of this machine, bytes; empty where there is none."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+def gpu_memory(visible: str | None = None) -> list[float]:
+    """Memory of each GPU of this machine, bytes, 0 where it is not known; empty where there is none.
+
+    `visible`: those that a value of CUDA_VISIBLE_DEVICES names, by index or UUID; None: all.
+    """
+    by_name = _all_gpu_memory()
+    if visible is None:
+        return [memory for name, memory in by_name.items() if name.isdecimal()]
+    named = [name.strip() for name in visible.split(",") if name.strip() not in {"", "-1"}]
+    return [by_name.get(name, 0.0) for name in named]
+
+
+def _all_gpu_memory() -> dict[str, float]:
+    """Memory of each GPU, bytes, by its index and once more by its UUID."""
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout  # noqa: S603
-        return [float(line) * 2**20 for line in answer.split()]
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return []
+        rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]
+        return {name: float(mebibytes) * 2**20 for *names, mebibytes in rows for name in names}
+    except (OSError, ValueError, subprocess.SubprocessError):  # a container may have GPUs without nvidia-smi
+        folder = Path("/proc/driver/nvidia/gpus")
+        return {str(index): 0.0 for index, _ in enumerate(folder.iterdir())} if folder.is_dir() else {}
+
+
+def cpus_here(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPU cores that this process may use: those of its affinity, of which a cgroup may allow less (version 2)."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cgroup.read_text().split()
+        return max(1, min(cpus, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or `max`: no limit
+        return cpus
 
 
 def memory_here() -> float:
@@ -83,13 +110,13 @@ def memory_here() -> float:
 
 
 def _memory_of_nodes(nodes: list[dict[str, Any]]) -> dict[str, tuple[list[float], float]]:
-    """GPU and host memory by node id, bytes; nodes that do not answer in time are left out."""
+    """GPU and host memory by node id, bytes; without the nodes that do not answer in time."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def read() -> tuple[list[float], float]:
-        return gpu_memory_here(), memory_here()
+        return gpu_memory(), memory_here()
 
     references = {}
     for node in nodes:

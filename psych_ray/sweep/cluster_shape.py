@@ -26,6 +26,11 @@ class ClusterShape:
     nodes: tuple[NodeShape, ...]
 
     @property
+    def usable_nodes(self) -> tuple[NodeShape, ...]:
+        """Nodes that ranks run on: those with GPUs, where there are any."""
+        return tuple(node for node in self.nodes if node.gpus) or self.nodes
+
+    @property
     def cpus(self) -> int:
         """CPU cores of all nodes."""
         return sum(node.cpus for node in self.nodes)
@@ -47,8 +52,8 @@ class ClusterShape:
 
     @property
     def memory_bytes(self) -> float:
-        """Host memory of the largest node; 0 where it is not known."""
-        return max((node.memory_bytes for node in self.nodes), default=0.0)
+        """Host memory of the largest node that ranks run on; 0 where it is not known."""
+        return max((node.memory_bytes for node in self.usable_nodes), default=0.0)
 
     def __str__(self) -> str:
         """For example `4 nodes of 8 GPUs of 80 GB and 96 CPU cores`."""
@@ -69,25 +74,29 @@ class Slots:
     gpus: int
 
 
-def divide(shape: ClusterShape, n_ranks: int, *, cpus_per_rank: int | None = None) -> Slots:
+def divide(shape: ClusterShape, n_ranks: int, *, gang: int = 1, cpus_per_rank: int | None = None) -> Slots:
     """Divide a cluster among at most `n_ranks` ranks, of one GPU each, or, without GPUs, of some CPU cores each.
 
-    ConfigError where `cpus_per_rank` is more than any node has.
+    `gang`: ranks that one node must hold together. Without GPUs as many ranks run at a time as possible, each with as
+    many cores as possible. ConfigError where `cpus_per_rank` is more than any node has.
     """
-    nodes = [node for node in shape.nodes if node.gpus] or list(shape.nodes)
+    nodes = shape.usable_nodes
     largest = max(node.cpus for node in nodes)
     if cpus_per_rank is not None and cpus_per_rank > largest:
         raise ConfigError(f"cluster.cpus_per_replica={cpus_per_rank}: no node has more than {largest} CPU cores")
-    if shape.gpus:
-        cpus = cpus_per_rank or max(1, min([4, *(node.cpus // node.gpus for node in nodes)]))
+    gpus = 1 if shape.gpus else 0
+    if cpus_per_rank is not None:
+        choices = [Slots(0, cpus_per_rank, gpus)]
+    elif gpus:
+        choices = [Slots(0, max(1, min([4, *(node.cpus // node.gpus for node in nodes)])), gpus)]
     else:
-        per_node = -(-max(1, n_ranks) // len(nodes))
-        cpus = cpus_per_rank or max(1, largest // per_node)
-    slots = Slots(0, cpus, 1 if shape.gpus else 0)
-    at_a_time = sum(ranks_on(node, slots) for node in nodes)
-    if not at_a_time:
+        cores = {node.cpus // k for node in nodes for k in range(1, n_ranks + 1)} | {1}
+        choices = [Slots(0, cpus, 0) for cpus in cores if 1 <= cpus <= max(1, largest // gang)]
+    divided = [Slots(min(n_ranks, sum(ranks_on(node, one) for node in nodes)), one.cpus, gpus) for one in choices]
+    slots = max(divided, key=lambda one: (one.ranks, one.cpus))
+    if not slots.ranks:
         raise ConfigError(f"the cluster ({shape}) has no CPU core for a replica; see cluster.cpus")
-    return Slots(min(n_ranks, at_a_time), cpus, slots.gpus)
+    return slots
 
 
 def ranks_on(node: NodeShape, slots: Slots) -> int:
@@ -96,18 +105,20 @@ def ranks_on(node: NodeShape, slots: Slots) -> int:
     return min(by_cpus, node.gpus // slots.gpus) if slots.gpus else by_cpus
 
 
-def require_room(shape: ClusterShape, slots: Slots, n_ranks: int, *, across_nodes: bool) -> None:
+def require_fit(shape: ClusterShape, slots: Slots, n_ranks: int, *, across_nodes: bool) -> None:
     """Raise ConfigError for a replica of so many ranks that no node, or all of them together, could ever hold."""
     if n_ranks == 1:
         return
-    per_node = [ranks_on(node, slots) for node in shape.nodes]
+    per_node = [ranks_on(node, slots) for node in shape.usable_nodes]
     most = sum(per_node) if across_nodes else max(per_node, default=0)
     if n_ranks > most:
-        what = "GPUs" if slots.gpus else f"times {slots.cpus} CPU cores"
-        where = "the cluster has" if across_nodes else "the largest node has"
+        each = " and ".join(
+            [*(["a GPU"] if slots.gpus else []), *([_count(slots.cpus, "CPU core")] if slots.cpus else [])]
+        )
+        where = "all nodes together hold" if across_nodes else "no node holds more than"
         raise ConfigError(
-            f"cluster.ranks: a checkpoint needs {n_ranks} {what} together, {where} {most}; fewer cluster.ranks, "
-            "scoring.engine=deepspeed_zero" + ("" if across_nodes else ", or cluster.across_nodes=true")
+            f"a checkpoint needs {n_ranks} ranks of {each} each together, {where} {most} ({shape}); see cluster.ranks"
+            + ("" if across_nodes else ", or cluster.across_nodes=true")
         )
 
 

@@ -10,7 +10,7 @@ from psych_ray.sweep.unit import Unit
 
 @dataclass(frozen=True, slots=True)
 class RankDone:
-    """A rank has finished what its replica was last asked to do: load, or score a unit, which rank 0 has committed."""
+    """A rank has finished what its replica was last asked to do: load, or score a unit. Rank 0 has committed it."""
 
     replica: int
     rank: int = 0
@@ -87,6 +87,8 @@ class Warn:
     """One line for the user: what failed, and what is done about it."""
 
     message: str
+    is_failure: bool = True
+    """False for preemption, which is not counted."""
 
 
 Action = StartReplica | Score | StopReplica | Skip | StopSweep | Warn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from psych_ray.compat import is_out_of_memory
+from psych_ray.compat import is_connection_lost, is_out_of_memory
 from psych_ray.errors import FailureKind, PsychRayError, TranscriptError, first_line
 
 _SOURCE_LINE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")
@@ -23,10 +23,14 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Describe an exception: ours by its kind, running out of memory wherever it was raised, any other as unknown."""
+    """Describe an exception: ours by its kind, a lack of memory and a lost rank by any library, others as unknown."""
     line = _SOURCE_LINE.sub("", first_line(error))  # torch's C++ errors begin with their source file
     if isinstance(error, PsychRayError):
         transcript_id = error.transcript_id if isinstance(error, TranscriptError) else None
         return Failure(error.kind, line, transcript_id)
-    kind = FailureKind.out_of_memory if is_out_of_memory(error) else FailureKind.unknown
+    kind = FailureKind.unknown
+    if is_out_of_memory(error):
+        kind = FailureKind.out_of_memory
+    elif is_connection_lost(error):
+        kind = FailureKind.lost
     return Failure(kind, f"{type(error).__name__}: {line}")

@@ -5,7 +5,7 @@ What is chosen never changes a score, so it is not part of a sweep's identity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psych_ray.checkpoints.shape import CheckpointShape
 from psych_ray.config import Dtype, EngineName, ScoringConfig
@@ -15,7 +15,7 @@ from psych_ray.sweep.cluster_shape import ClusterShape
 from psych_ray.sweep.cost import tokens_at_most
 
 _USABLE = 0.95
-"""Share of a memory that is ours."""
+"""Share of a memory that weights and hidden states can take."""
 _FIXED_BYTES = 1.5e9
 """A GPU's driver, the libraries and a chunk of logits, whatever is read."""
 _BYTES = {Dtype.float32: 4.0, Dtype.bfloat16: 2.0}
@@ -89,6 +89,8 @@ class Placer:
         """
         placement = self._choose(name, shape)
         self._require_memory(name, shape, placement)
+        if self.ranks is not None and placement.ranks != self.ranks and shape.n_parameters:
+            return replace(placement, reason=f"{placement.reason}; cluster.ranks={self.ranks} is not used")
         return placement
 
     def _choose(self, name: str, shape: CheckpointShape) -> Placement:
@@ -149,15 +151,20 @@ class Placer:
         return Placement(EngineName.deepspeed_zero, most, f"{size} fit {unfit}; kept in the node's memory")
 
     def _require_memory(self, name: str, shape: CheckpointShape, placement: Placement) -> None:
-        """Raise CheckpointError for weights in host memory that no node has."""
-        in_host_memory = placement.engine == EngineName.deepspeed_zero and self.scoring.nvme is None
-        in_host_memory = in_host_memory or not self.cluster.gpus
-        nodes = self.cluster.nodes if self.across_nodes else ()
-        memory = max(self.cluster.memory_bytes, sum(node.memory_bytes for node in nodes))
+        """Raise CheckpointError for weights in memory that no node has, or no GPU where one must hold them."""
+        on_gpu = self.cluster.gpus > 0 and self.scoring.device != "cpu"
+        is_zero = placement.engine == EngineName.deepspeed_zero
+        in_host_memory = self.scoring.nvme is None if is_zero else not on_gpu
         weights = _Need.of(shape, self.scoring, self.longest).weights
-        if in_host_memory and memory and weights > _USABLE * memory:
+        nodes = self.cluster.usable_nodes if self.across_nodes else ()
+        memory = max(self.cluster.memory_bytes, sum(node.memory_bytes for node in nodes))
+        gpu_memory = self.cluster.gpu_memory_bytes
+        one_gpu = on_gpu and placement.engine == EngineName.transformers
+        too_large = in_host_memory and memory and weights > _USABLE * memory
+        if too_large or (one_gpu and gpu_memory and weights > gpu_memory):
             raise CheckpointError(
-                f"{name}: its {weights / 1e9:,.1f} GB of weights fit nowhere on this cluster ({self.cluster}, "
-                f"{memory / 1e9:,.0f} GB of host memory); more or larger GPUs, scoring.dtype=bfloat16, "
-                "scoring.nvme=DIR with scoring.engine=deepspeed_zero, or leave it out with checkpoints.only"
+                f"{name}: its {weights / 1e9:,.1f} GB of weights fit nowhere on this cluster ({self.cluster}"
+                + (f", {memory / 1e9:,.0f} GB of host memory" if memory else "")
+                + "); more or larger GPUs, scoring.dtype=bfloat16, "
+                "scoring.nvme=DIR with scoring.engine=deepspeed_zero, or exclude it with checkpoints.only"
             )

@@ -10,18 +10,21 @@ whatever the order of events:
 - a task whose condition cannot be scored is skipped, the checkpoint's other conditions are not;
 - weights that could not be loaded `attempts` times in a row, or that failed `HOPELESS * attempts` units without
   finishing one, are given up with all their units;
-- a hub or store that cannot be reached is tried again after a pause, `UNREACHABLE_PAUSES_S` one after the other;
-- preemption counts against nothing;
-- a gang whose ranks do not all report the same is stopped within `RANK_TIMEOUT_S`, and at once where the others may be
-  waiting for the rank that failed; after running out of memory it is started again with half as many tokens per pass;
+- a hub or store that cannot be reached is tried again after a pause, `UNREACHABLE_PAUSES_S` one after the other; then
+  the weights are given up that cannot be loaded, or the sweep is stopped that cannot commit;
+- preemption counts against nothing, also where another rank of the gang reports its broken connection first;
+- a gang of which a rank fails or dies is stopped: at once after running out of memory and after a death, else when all
+  ranks have reported or `RANK_TIMEOUT_S` later; one of which a rank reports nothing, `stall_seconds` after the others;
+- a sharded replica that ran out of memory is started again with half as many tokens per pass;
 - replicas of many ranks are started first, and nothing overtakes them, so that small ones never starve large ones;
 - when no event can come any more, every unit is done or skipped.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from psych_ray.errors import FailureKind
@@ -44,7 +47,19 @@ from psych_ray.sweep.retries import PERMANENT, Retries
 from psych_ray.sweep.unit import Unit
 
 RANK_TIMEOUT_S = 10.0
-"""How long the other ranks of a gang may take to report the failure that one of them reported."""
+"""How long the other ranks of a gang may take to report after one of them failed."""
+
+_PRECEDENCE = [
+    FailureKind.preempted,
+    FailureKind.out_of_memory,
+    FailureKind.lost,
+    FailureKind.unreachable,
+    FailureKind.transcript,
+    FailureKind.task,
+    FailureKind.checkpoint,
+    FailureKind.unknown,
+]
+"""Of the failures that the ranks of a gang report, the cause: the others often report its consequences."""
 
 
 @dataclass(slots=True)
@@ -56,7 +71,7 @@ class _Replica:
     """Being scored and not yet committed."""
     is_loaded: bool = False
     failure: Failure | None = None
-    """The first that a rank reported."""
+    """The cause, of those that ranks reported."""
     failed_ranks: int = 0
     deadline: float | None = None
     """By then all ranks must have reported, or, while paused, the next unit is handed out."""
@@ -73,10 +88,14 @@ class Scheduler:
 
     slots: int
     _retries: Retries
-    _weights_of: Mapping[str, str] = field(default_factory=dict)
-    _ranks: Mapping[str, int] = field(default_factory=dict)
+    _stall_seconds: float
+    _weights_of: Mapping[str, str]
+    _ranks: Mapping[str, int]
+    _sharded: Set[str]
+    _cost: Mapping[str, float]
     _queues: dict[str, deque[Unit]] = field(default_factory=dict)
-    _waiting: deque[str] = field(default_factory=deque)
+    _waiting: list[str] = field(default_factory=list)
+    """In the order in which they are loaded."""
     _paused: dict[str, float] = field(default_factory=dict)
     """Weights that are not loaded before this time."""
     _replicas: dict[int, _Replica] = field(default_factory=dict)
@@ -92,21 +111,25 @@ class Scheduler:
         cost: Mapping[str, float],
         weights_of: Mapping[str, str] | None = None,
         ranks: Mapping[str, int] | None = None,
+        sharded: Iterable[str] = (),
+        stall_seconds: float = 600.0,
     ) -> Scheduler:
         """Prepare for these units.
 
         `cost` by weights, in any one measure, decides the order. `weights_of`: the weights that an adapter needs; a
         checkpoint that is not in it is its own weights. `ranks`: the slots that a replica of these weights takes, one
-        where it has no entry.
+        where it has no entry. `sharded`: weights whose engine shards them, and so cannot reduce a pass by itself; those
+        of several ranks always do. `stall_seconds`: how long a rank may keep the others waiting.
         """
         assert slots >= max(1, *(ranks or {}).values(), 1)
         assert attempts >= 1
-        scheduler = cls(slots, Retries(attempts), weights_of or {}, ranks or {})
+        ranks = ranks or {}
+        several = {weights for weights, n_ranks in ranks.items() if n_ranks > 1}
+        scheduler = cls(slots, Retries(attempts), stall_seconds, weights_of or {}, ranks, several | set(sharded), cost)
         for unit in units:
             scheduler._queues.setdefault(scheduler._weights(unit.checkpoint), deque()).append(unit)
-        scheduler._waiting.extend(
-            sorted(scheduler._queues, key=lambda weights: (-scheduler._n_ranks(weights), -cost.get(weights, 0.0)))
-        )
+        for weights in scheduler._queues:
+            scheduler._wait(weights)
         return scheduler
 
     @property
@@ -137,7 +160,7 @@ class Scheduler:
             case RankFailed(rank=rank, failure=failure):
                 return self._rank_failed(event.replica, replica, rank, failure, now)
             case RankDied(rank=rank, failure=failure):
-                return self._lose(event.replica, _of_rank(failure, rank, self._n_ranks(replica.weights)), now)
+                return self._lose(event.replica, self._cause(replica, failure, rank), now)
 
     def _tick(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -147,11 +170,11 @@ class Scheduler:
             if replica.is_paused:
                 actions += self._next(number)
             else:
-                assert replica.failure is not None
-                actions += self._lose(number, replica.failure, now)
+                silent = Failure(FailureKind.lost, f"rank {min(replica.waiting_for)} reported nothing")
+                actions += self._lose(number, replica.failure or silent, now)
         for weights in [weights for weights, until in self._paused.items() if until <= now]:
             del self._paused[weights]
-            self._waiting.append(weights)
+            self._wait(weights)
         return actions + self._fill_slots()
 
     def _rank_done(self, number: int, replica: _Replica, rank: int, now: float) -> list[Action]:
@@ -164,31 +187,37 @@ class Scheduler:
     def _rank_failed(self, number: int, replica: _Replica, rank: int, failure: Failure, now: float) -> list[Action]:
         if failure.kind == FailureKind.sweep:
             return [StopSweep(failure.reason)]
-        n_ranks = self._n_ranks(replica.weights)
         replica.waiting_for.discard(rank)
         replica.failed_ranks += 1
-        replica.failure = replica.failure or _of_rank(failure, rank, n_ranks)
-        if n_ranks > 1 and (not replica.is_loaded or failure.kind not in PERMANENT):
+        replica.failure = self._cause(replica, failure, rank)
+        if failure.kind == FailureKind.out_of_memory and replica.weights in self._sharded:
             return self._lose(number, replica.failure, now)
         return self._when_all_reported(number, replica, now)
 
+    def _cause(self, replica: _Replica, failure: Failure, rank: int) -> Failure:
+        """Of what the ranks of a replica reported so far and this failure, the cause."""
+        if self._n_ranks(replica.weights) > 1 and failure.kind not in PERMANENT:
+            failure = Failure(failure.kind, f"rank {rank}: {failure.reason}", failure.transcript_id)
+        known = [failure] if replica.failure is None else [replica.failure, failure]
+        return min(known, key=lambda one: _PRECEDENCE.index(one.kind))
+
     def _when_all_reported(self, number: int, replica: _Replica, now: float) -> list[Action]:
         if replica.waiting_for:
-            if replica.failure is not None:
-                replica.deadline = now + RANK_TIMEOUT_S if replica.deadline is None else replica.deadline
+            seconds = self._stall_seconds if replica.failure is None else RANK_TIMEOUT_S
+            replica.deadline = min(now + seconds, replica.deadline or now + seconds)
             return []
         if replica.failure is None:
             if not replica.is_loaded:
                 self._retries.loaded(replica.weights)
                 replica.is_loaded = True
             return self._next(number)
-        if not replica.is_loaded or replica.failed_ranks < self._n_ranks(replica.weights):
+        n_ranks = self._n_ranks(replica.weights)
+        may_differ = replica.failed_ranks < n_ranks or (n_ranks > 1 and replica.failure.kind not in PERMANENT)
+        if not replica.is_loaded or may_differ:
             return self._lose(number, replica.failure, now)
         pause = self._retries.pause(replica.weights, replica.failure, is_loaded=True)
-        actions = [
-            Warn(f"{replica.weights}: {replica.failure.reason}"),
-            *self._judge_unit(replica, replica.failure, pause),
-        ]
+        reason = f"{replica.weights}: {replica.failure.reason}"
+        actions = [Warn(f"{reason}{_after(pause)}"), *self._judge_unit(replica, replica.failure, pause)]
         if pause is None:
             return actions + self._next(number)
         replica.deadline, replica.is_paused = now + pause, True
@@ -210,22 +239,22 @@ class Scheduler:
         """End a replica, all its ranks, and decide what becomes of its unit and its weights."""
         replica = self._replicas.pop(number)
         weights = replica.weights
-        doing = "scoring" if replica.is_loaded else "loading"
-        reason = f"replica of {weights} ended while {doing}: {failure.reason}"
-        actions: list[Action] = [Warn(reason), StopReplica(number)]
+        reason = f"replica of {weights} ended while {'scoring' if replica.is_loaded else 'loading'}: {failure.reason}"
         pause = self._retries.pause(weights, failure, is_loaded=replica.is_loaded)
+        actions: list[Action] = [StopReplica(number)]
         if replica.is_loaded:
             actions += self._judge_unit(replica, Failure(failure.kind, reason, failure.transcript_id), pause)
         elif self._retries.load_failed(weights, failure, pause):
             actions += self._give_up(weights, failure.reason)
-        if failure.kind == FailureKind.out_of_memory and self._n_ranks(weights) > 1:
-            share = self._retries.halve_pass(weights)
-            actions.append(Warn(f"{weights}: out of memory; its next gang reads {share:.2g} of the tokens per pass"))
+        follows = _after(pause)
+        if self._queues[weights] and failure.kind == FailureKind.out_of_memory and weights in self._sharded:
+            follows = f"; its next gang reads {self._retries.halve_pass(weights):.2g} of the tokens per pass"
         if self._queues[weights] and pause is not None:
             self._paused[weights] = now + pause
         elif self._queues[weights]:
-            self._waiting.appendleft(weights)
-        return actions + self._fill_slots()
+            self._wait(weights)
+        warning = Warn(f"{reason}{follows}", is_failure=failure.kind != FailureKind.preempted)
+        return [warning, *actions, *self._fill_slots()]
 
     def _judge_unit(self, replica: _Replica, failure: Failure, pause: float | None) -> list[Action]:
         """Decide what becomes of the unit that a replica failed to score; nothing where it was committed."""
@@ -236,6 +265,9 @@ class Scheduler:
         if failure.kind == FailureKind.preempted or pause is not None:
             queue.appendleft(unit)
             return []
+        if failure.kind == FailureKind.unreachable:
+            queue.appendleft(unit)
+            return [StopSweep(failure.reason)]
         if failure.kind == FailureKind.task:
             return self._skip_all(replica.weights, unit, failure.reason, lambda other: other.task == unit.task)
         if failure.kind == FailureKind.checkpoint:
@@ -281,13 +313,17 @@ class Scheduler:
         actions: list[Action] = []
         free = self.slots - sum(self._n_ranks(replica.weights) for replica in self._replicas.values())
         while self._waiting and self._n_ranks(self._waiting[0]) <= free:
-            weights = self._waiting.popleft()
+            weights = self._waiting.pop(0)
             n_ranks = self._n_ranks(weights)
             free -= n_ranks
             self._started += 1
             self._replicas[self._started] = _Replica(weights, set(range(n_ranks)))
             actions.append(StartReplica(self._started, weights, self._retries.pass_share(weights)))
         return actions
+
+    def _wait(self, weights: str) -> None:
+        """Put weights among those that wait to be loaded: of the most ranks first, of them the most expensive."""
+        insort(self._waiting, weights, key=lambda one: (-self._n_ranks(one), -self._cost.get(one, 0.0)))
 
     def _n_ranks(self, weights: str) -> int:
         return self._ranks.get(weights, 1)
@@ -296,8 +332,5 @@ class Scheduler:
         return self._weights_of.get(checkpoint, checkpoint)
 
 
-def _of_rank(failure: Failure, rank: int, n_ranks: int) -> Failure:
-    """Say which rank of a gang failed."""
-    if n_ranks == 1 or failure.kind in PERMANENT:
-        return failure
-    return Failure(failure.kind, f"rank {rank}: {failure.reason}", failure.transcript_id)
+def _after(pause: float | None) -> str:
+    return "" if pause is None else f"; tried again in {pause:g} s"

@@ -105,7 +105,7 @@ def test_what_fits_nowhere_is_refused_in_one_line(checkpoints, tmp_path):
     ):
         planned(checkpoints["70B"], tmp_path, four_nodes(gpu_memory_gb=16, memory_gb=128))
     cluster = ClusterConfig(nodes=1, gpus=8, cpus=96, gpu_memory_gb=80, ranks=16)
-    with pytest.raises(ConfigError, match="needs 16 GPUs together, the largest node has 8"):
+    with pytest.raises(ConfigError, match="16 ranks of a GPU and 4 CPU cores each together, no node holds more than 8"):
         planned(checkpoints["8B"], tmp_path, cluster, engine=EngineName.deepspeed_zero)
 
 

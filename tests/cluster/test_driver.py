@@ -196,8 +196,7 @@ def test_running_out_of_memory_while_loading_on_one_rank_of_two_is_resolved_in_s
     assert done.ray.now == 12.0 + 30.0 + 3 * 60.0, "the other rank was not waited for"
     assert [actors[0].spec.pass_share for actors in done.ray.gangs] == [1.0, 0.5]
     assert [event.message for event in done.tracker.of(events.Failed)] == [
-        "replica of a ended while loading: rank 1: out of memory",
-        "a: out of memory; its next gang reads 0.5 of the tokens per pass",
+        "replica of a ended while loading: rank 1: out of memory; its next gang reads 0.5 of the tokens per pass"
     ]
 
 
@@ -221,6 +220,21 @@ def test_a_rank_that_dies_takes_its_gang_with_it_and_nothing_is_lost_or_doubled(
     done = sweep(script)
     assert list(done.committed.values()) == [1, 1, 1]
     assert len(done.ray.gangs) == 2
+
+
+def test_a_broken_connection_that_is_reported_before_the_preemption_that_caused_it_is_not_counted(sweep):
+    def script(attempt, rank, call):
+        if attempt < 20 and call != "load":
+            if rank == 0:
+                return 20.0, Failure(FailureKind.unknown, "RuntimeError: Connection closed by peer")
+            return 22.0, RayActorError(error_msg="The node was taken", preempted=True)
+        return ideal(attempt, rank, call)
+
+    done = sweep(script, attempts=1)
+    assert list(done.committed.values()) == [1, 1, 1]
+    assert done.skipped == []
+    assert done.tracker.of(events.Failed) == []
+    assert len(done.tracker.of(events.Noted)) == 19
 
 
 def test_preemptions_without_number_count_against_nothing(sweep):

@@ -21,7 +21,8 @@ from test_sweep import scratch as scratch
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints
 from psych_ray.cluster.gang import Gang
-from psych_ray.cluster.shape import memory_here, running_shape
+from psych_ray.cluster.session import ray_session
+from psych_ray.cluster.shape import local_shape, memory_here, running_shape
 from psych_ray.config import (
     CheckpointsConfig,
     CheckpointSource,
@@ -101,7 +102,7 @@ def test_zero_on_two_ranks_scores_as_one_process_whatever_one_rank_lacks_and_eve
     assert code == 3, err
     assert err.count("ended while scoring") == 1
     assert "replica of olmo ended while scoring: rank 1: OutOfMemoryError: CUDA out of memory" in err
-    assert "olmo: out of memory; its next gang reads 0.5 of the tokens per pass" in err
+    assert "its next gang reads 0.5 of the tokens per pass" in err
     assert "of demo_bandit: this one is not for us" in err
     assert err.count("not scored: ") == 1
     kept = ~((pl.col("study") == "demo_bandit") & (pl.col("participant") == "3"))
@@ -257,9 +258,19 @@ def test_a_gang_that_no_node_can_hold_is_refused_at_once(node, model, scratch, t
     arguments = ("cluster=existing", address, "scoring.engine=deepspeed_zero", "cluster.ranks=8", "scoring.device=cpu")
     code, _, err = finish(start(sweep(model, tmp_path, *arguments), scratch))
     assert code == 2, err
-    assert "needs 8 GPUs together, the largest node has 4" in err
+    assert "needs 8 ranks of a GPU and 1 CPU core each together, no node holds more than 4" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "responses").exists()
+
+
+def test_a_local_session_has_the_shape_that_was_planned_for(scratch, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    config = ClusterConfig(gpus=3)
+    (planned,) = (shape := local_shape(config)).nodes
+    with ray_session(config, shape):
+        have = ray.cluster_resources()
+        assert (have["CPU"], have["GPU"]) == (planned.cpus, 3)
 
 
 def test_the_shape_of_a_running_cluster_is_read(node):

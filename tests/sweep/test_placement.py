@@ -101,7 +101,7 @@ def test_quantized_weights_and_adapters_stay_with_transformers():
     quantized = choose(shape(70.6, quantization="bnb-4bit"))
     assert (quantized.engine, quantized.ranks) == (EngineName.transformers, 1)
     assert "42.4 GB of weights, 16,384 tokens per pass, fit one GPU" in quantized.reason
-    adapter = choose(shape(70.7, adapter=True))
+    adapter = choose(shape(41.0, adapter=True))
     assert adapter.engine == EngineName.transformers
     assert "may not fit one GPU of 85 GB, but it is an adapter" in adapter.reason
     with pytest.raises(CheckpointError, match=r"it is quantized, which scoring\.engine=deepspeed_zero cannot hold"):
@@ -119,6 +119,26 @@ def test_a_configured_engine_is_taken_or_refused():
     with pytest.raises(CheckpointError, match=r"it: its 64 attention heads do not divide over 3 ranks; .*_zero"):
         choose(shape(8.0), engine=EngineName.deepspeed_tp, ranks=3)
     assert choose(CheckpointShape(n_parameters=0), engine=EngineName.deepspeed_tp).ranks == 1
+
+
+def test_a_number_of_ranks_that_is_not_used_is_said():
+    assert choose(shape(8.0), ranks=4).reason.endswith("; cluster.ranks=4 is not used")
+    assert choose(shape(8.0), NO_GPUS, ranks=4).reason == "no GPUs; cluster.ranks=4 is not used"
+
+
+def test_weights_that_no_gpu_can_hold_where_one_must_are_refused():
+    with pytest.raises(CheckpointError, match="fit nowhere"):
+        choose(shape(140.0, adapter=True), gpus(8, 24e9))
+
+
+def test_weights_in_host_memory_are_held_by_nodes_with_gpus_or_by_files():
+    mixed = ClusterShape((*gpus(1, 24e9, memory=64e9).nodes, NodeShape(cpus=96, memory_bytes=2e12)))
+    with pytest.raises(CheckpointError, match="fit nowhere"):
+        choose(shape(70.6), mixed, engine=EngineName.deepspeed_zero)
+    laptop = ClusterShape((NodeShape(cpus=8, memory_bytes=16e9),))
+    assert choose(shape(70.6), laptop, engine=EngineName.deepspeed_zero, nvme="/nvme").ranks == 1
+    with pytest.raises(CheckpointError, match="fit nowhere"):
+        choose(shape(30.0), gpus(8, 85e9, memory=32e9), device="cpu")
 
 
 def test_weights_that_no_node_can_hold_are_refused():

@@ -148,6 +148,8 @@ def test_settings_that_would_be_ignored_are_refused():
             Config(scoring=scoring, cluster=cluster)
     with pytest.raises(ValueError, match="is for cluster=existing"):
         ClusterConfig(address="10.0.0.1:6379")
+    with pytest.raises(ValueError, match=r"set cluster\.gpus as well"):
+        ClusterConfig(nodes=4, gpu_memory_gb=80)
     with pytest.raises(ValueError, match="the running cluster is read"):
         ClusterConfig(kind=ClusterKind.existing, gpus=4)
     for wrong in ({"gpus": -1}, {"stall_seconds": float("nan")}, {"gpu_memory_gb": float("inf")}, {"nodes": 0}):

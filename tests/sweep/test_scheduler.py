@@ -27,6 +27,8 @@ from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, Scheduler
 from psych_ray.sweep.unit import Unit
 
 TRANSIENT = [FailureKind.unknown, FailureKind.lost, FailureKind.out_of_memory, FailureKind.preempted]
+KINDS = [*TRANSIENT * 5, FailureKind.unreachable, FailureKind.task, FailureKind.checkpoint]
+"""Drawn at random; the last ones seldom, as they end a lot."""
 
 
 def transcripts(n: int, prefix: str = "t") -> tuple[TranscriptRef, ...]:
@@ -90,10 +92,13 @@ class World:
         if silent and deadline is not None:
             self.now = max(self.now, deadline)
             return Tick()
-        assert self.busy, "deadlock: nothing runs and nothing is finished"
+        assert self.busy, f"deadlock: nothing runs and nothing is finished: {self.alive}"
         self.now += self.rng.random()
         replica = self.rng.choice(sorted(self.busy))
         unit, waiting_for = self.busy[replica]
+        if len(waiting_for) < self.ranks.get(self.alive[replica], 1) and self.rng.random() < self.trouble / 4:
+            del self.busy[replica]  # the other ranks never report
+            return Tick()
         rank = self.rng.choice(sorted(waiting_for))
         waiting_for.remove(rank)
         if not waiting_for:
@@ -102,8 +107,9 @@ class World:
             named = self.rng.choice([None, min(at_fault)])
             return RankFailed(replica, Failure(FailureKind.transcript, "bad", named), rank)
         if self.rng.random() < self.trouble:
-            kind = self.rng.choice(TRANSIENT)
-            return self.rng.choice([RankFailed, RankDied])(replica, Failure(kind, "trouble"), rank)
+            kind = self.rng.choice(KINDS)
+            died = kind in TRANSIENT and self.rng.random() < 0.5
+            return (RankDied if died else RankFailed)(replica, Failure(kind, "trouble"), rank)
         if rank == 0 and unit is not None:
             self.done.update(t.id for t in unit.transcripts)
         return RankDone(replica, rank)
@@ -119,7 +125,9 @@ class World:
                     self.busy[replica] = (None, set(range(self.ranks.get(weights, 1))))
                 case Score(replica=replica, unit=unit):
                     assert replica not in self.busy
-                    assert all(unit is not other for other, _ in self.busy.values()), "a unit with two replicas"
+                    held = {t.id for other, _ in self.busy.values() if other for t in other.transcripts}
+                    assert not held & {t.id for t in unit.transcripts}, "a transcript with two replicas"
+                    assert not self.done.keys() & {t.id for t in unit.transcripts}, "a committed transcript again"
                     assert unit.checkpoint == self.alive[replica]
                     self.busy[replica] = (unit, set(range(self.ranks.get(unit.checkpoint, 1))))
                 case StopReplica(replica=replica):
@@ -211,7 +219,7 @@ def test_a_preempted_replica_counts_against_nothing():
     assert scheduler.finished
 
 
-def test_a_store_that_cannot_be_reached_is_tried_again_after_growing_pauses_and_then_counts():
+def test_a_store_that_cannot_be_reached_is_tried_again_after_growing_pauses_and_then_stops_the_sweep():
     scheduler = plan(units("a", 1, 1), attempts=1)
     score, now = loaded(scheduler), 0.0
     for pause in UNREACHABLE_PAUSES_S:
@@ -220,9 +228,8 @@ def test_a_store_that_cannot_be_reached_is_tried_again_after_growing_pauses_and_
         assert scheduler.handle(Tick(), now + pause / 2) == []
         now += pause
         assert scheduler.handle(Tick(), now) == [score]
-    skip, stop = decisions(scheduler.handle(failed(FailureKind.unreachable), now))
-    assert (type(skip), type(stop)) == (Skip, StopReplica)
-    assert scheduler.finished
+    first, *_ = decisions(scheduler.handle(failed(FailureKind.unreachable), now))
+    assert first == StopSweep("why")
 
 
 def test_a_hub_that_cannot_be_reached_delays_loading_and_no_other_checkpoint():
@@ -301,20 +308,87 @@ def test_a_gang_of_which_one_rank_never_loads_is_given_up_although_the_other_one
     assert loads == 3
 
 
-def test_a_gang_whose_store_is_never_reached_skips_its_unit_after_the_last_pause():
+def test_a_gang_whose_store_is_never_reached_stops_the_sweep_after_the_last_pause():
     scheduler = plan(units("a", 1, 1), slots=2, ranks={"a": 2}, attempts=1)
     actions, now, gangs = scheduler.begin(), 0.0, 0
-    while not scheduler.finished:
+    while True:
         (start,) = [a for a in actions if isinstance(a, StartReplica)]
         gangs += 1
         assert gangs <= len(UNREACHABLE_PAUSES_S) + 1, "retries without bound"
         load(scheduler, start, now, ranks=2)
-        actions = scheduler.handle(failed(FailureKind.unreachable, replica=start.replica), now)
-        if scheduler.deadline is not None:
-            now = scheduler.deadline
-            actions = scheduler.handle(Tick(), now)
+        failures = [failed(FailureKind.unreachable, rank=rank, replica=start.replica) for rank in range(2)]
+        actions = [action for failure in failures for action in scheduler.handle(failure, now)]
+        if StopSweep("replica of a ended while scoring: rank 0: why") in actions:
+            break
+        assert scheduler.deadline is not None
+        now = scheduler.deadline
+        actions = scheduler.handle(Tick(), now)
     assert now == sum(UNREACHABLE_PAUSES_S)
-    assert sum(isinstance(a, Skip) for a in actions) == 1
+
+
+def gang_of_two(n_units: int = 2, **more) -> tuple[Scheduler, StartReplica]:
+    scheduler = plan(units("a", n_units), slots=2, ranks={"a": 2}, **more)
+    (start,) = scheduler.begin()
+    return scheduler, start
+
+
+def test_a_preempted_rank_counts_against_nothing_though_the_other_reports_its_broken_connection_first():
+    scheduler, start = gang_of_two(attempts=1)
+    for number in range(20):
+        if number % 2:
+            load(scheduler, start, ranks=2)
+        broken = failed(FailureKind.unknown if number % 3 else FailureKind.checkpoint, replica=start.replica)
+        assert decisions(scheduler.handle(broken, 5.0)) == []
+        assert scheduler.deadline == 5.0 + RANK_TIMEOUT_S
+        taken = RankDied(start.replica, Failure(FailureKind.preempted, "node taken"), 1)
+        warning, stop, start = scheduler.handle(taken, 6.0)
+        assert (warning.is_failure, stop) == (False, StopReplica(start.replica - 1))
+
+
+def test_the_death_of_a_rank_while_loading_is_not_taken_for_a_fault_of_the_checkpoint():
+    scheduler, start = gang_of_two()
+    scheduler.handle(failed(FailureKind.checkpoint), 0.0)
+    died = RankDied(start.replica, Failure(FailureKind.lost, "killed"), 1)
+    stop, again = decisions(scheduler.handle(died, 1.0))
+    assert (type(stop), type(again)) == (StopReplica, StartReplica)
+
+
+@pytest.mark.parametrize("moment", ["loading", "scoring"])
+def test_a_rank_that_never_reports_ends_its_gang_in_time(moment):
+    scheduler, start = gang_of_two(attempts=5)
+    if moment == "scoring":
+        load(scheduler, start, ranks=2)
+    assert scheduler.handle(RankDone(start.replica, 0), 7.0) == []
+    assert scheduler.deadline == 7.0 + 600.0
+    assert scheduler.handle(Tick(), 600.0) == []
+    warning, stop, again = scheduler.handle(Tick(), 607.0)
+    assert warning == Warn(f"replica of a ended while {moment}: rank 1 reported nothing")
+    assert (type(stop), type(again)) == (StopReplica, StartReplica)
+
+
+def test_a_sharded_replica_of_one_rank_reads_less_as_well():
+    scheduler = Scheduler.plan(units("a", 1), slots=1, attempts=2, cost={}, sharded=["a"])
+    loaded(scheduler)
+    warning, _, again = scheduler.handle(failed(FailureKind.out_of_memory), 0.0)
+    assert again.pass_share == 0.5
+    assert warning.message.endswith("why; its next gang reads 0.5 of the tokens per pass")
+    load(scheduler, again)
+    last = scheduler.handle(failed(FailureKind.out_of_memory, replica=again.replica), 0.0)
+    assert "its next gang" in last[0].message, "its halves are left"
+
+
+def test_after_a_pause_large_gangs_still_come_first():
+    work = units("big", 1) + units("s1", 1) + units("s2", 1) + units("s3", 1)
+    scheduler = plan(work, slots=2, ranks={"big": 2}, cost={"s1": 3.0, "s2": 2.0, "s3": 1.0})
+    (big,) = scheduler.begin()
+    unreachable = [failed(FailureKind.unreachable, replica=big.replica, rank=rank) for rank in range(2)]
+    first, second = [a for e in unreachable for a in decisions(scheduler.handle(e, 0.0)) if isinstance(a, StartReplica)]
+    assert scheduler.handle(Tick(), UNREACHABLE_PAUSES_S[0]) == [], "no slot is free"
+    load(scheduler, first)
+    load(scheduler, second)
+    assert decisions(scheduler.handle(RankDone(first.replica), 9.0)) == [StopReplica(first.replica)]
+    *_, again = decisions(scheduler.handle(RankDone(second.replica), 9.0))
+    assert again.weights == "big", "a lost one neither"
 
 
 def test_a_unit_that_rank_0_committed_is_not_scored_again_when_another_rank_dies():

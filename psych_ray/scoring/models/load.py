@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from psych_ray.checkpoints.cards import CONFIG, is_adapter, read_json
 from psych_ray.checkpoints.quantization import method_of, require_library
 from psych_ray.checkpoints.weight_files import weight_files
-from psych_ray.compat import silence_bitsandbytes
+from psych_ray.compat import is_connection_lost, silence_bitsandbytes
 from psych_ray.config import CheckpointCard, ScoringConfig
-from psych_ray.errors import CheckpointError, first_line
+from psych_ray.errors import CheckpointError, ReplicaLostError, first_line
 from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors
 from psych_ray.scoring.models.text_model import text_model
 
@@ -74,12 +74,15 @@ def load_model(
 def loading_errors(card: CheckpointCard, directory: Path) -> Iterator[None]:
     """Raise CheckpointError, one line, for what the libraries raise for unusable files.
 
-    Running out of memory is no fault of the files: InsufficientMemoryError.
+    Two are no fault of the files: InsufficientMemoryError, and ReplicaLostError where another rank is gone, which a
+    collective of this one reports.
     """
     try:
         with memory_errors(f"{card.id}: out of memory while loading {directory}", LOADING_ADVICE):
             yield
     except _LIBRARY_ERRORS as error:
+        if is_connection_lost(error):
+            raise ReplicaLostError(f"{card.id}: another rank was lost while loading: {first_line(error)}") from error
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{card.id}: it has modelling code of its own ({directory}/*.py), which is not run by default; "

@@ -113,7 +113,7 @@ class _Driver:
         try:
             outcome = ray.get(reference)
         except RayError as error:
-            return RankDied(call.replica, _death(error), call.rank)
+            return RankDied(call.replica, failure_of_death(error), call.rank)
         if isinstance(outcome, Failure):
             return RankFailed(call.replica, outcome, call.rank)
         if call.rank == 0:
@@ -173,7 +173,7 @@ class _Driver:
         self.skipped.append(f"{unit.checkpoint}, {unit.condition}: {what}: {reason}")
 
 
-def _death(error: RayError) -> Failure:
+def failure_of_death(error: RayError) -> Failure:
     """Why a process gave no outcome: an exception outside of the calls that report one, or its end."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         return failure_of(error.cause)

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
+from psych_ray.checkpoints.find import simulator_checkpoint
 from psych_ray.cluster import driver, gang
+from psych_ray.cluster.actor import RankProcess
 from psych_ray.cluster.driver import POLL_S, drive
 from psych_ray.config import EngineName
-from psych_ray.errors import FailureKind, ResultsError
+from psych_ray.errors import CheckpointError, FailureKind, ResultsError
 from psych_ray.results.schema import ScoringIdentity, TranscriptRef
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.failure import Failure
@@ -288,6 +290,35 @@ def test_a_store_that_comes_back_costs_a_pause_and_nothing_else(sweep):
     assert list(done.committed.values()) == [1, 1, 1]
     assert len(done.ray.gangs) == 1
     assert done.ray.now <= down_until + max(UNREACHABLE_PAUSES_S[:4]) + 3 * 60 + 5
+
+
+def test_a_fault_outside_of_loading_and_scoring_is_reported_by_its_kind(tmp_path):
+    """An exception in the constructor of an actor would reach the driver as the death of a process."""
+    (tmp_path / "file").write_text("")
+    spec = ReplicaSpec(
+        checkpoints=(simulator_checkpoint(),),
+        facts={},
+        identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
+        engine=EngineName.transformers,
+        results_root=str(tmp_path / "file"),
+    )
+    found = RankProcess(spec).load(None)
+    assert isinstance(found, Failure)
+    assert found.kind == FailureKind.sweep
+    assert "that is a file; name a directory" in found.reason
+    failed = Failure(FailureKind.unknown, "no port is free")
+    assert RankProcess(spec).load(failed) is failed
+
+
+def test_ray_s_own_errors_become_failures_of_their_kind():
+    from ray.exceptions import OutOfMemoryError, RayTaskError
+
+    taken = RayActorError(error_msg="gone", preempted=True)
+    raised = RayTaskError("load", "traceback", CheckpointError("no such file"))
+    errors = [taken, OutOfMemoryError("x"), raised, RayActorError()]
+    assert [driver.failure_of_death(error).kind for error in errors] == [
+        FailureKind.preempted, FailureKind.out_of_memory, FailureKind.checkpoint, FailureKind.lost,
+    ]  # fmt: skip
 
 
 def test_when_nothing_can_be_committed_any_more_the_sweep_stops_and_leaves_nothing(sweep):

@@ -80,8 +80,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_connection_lost(error: BaseException) -> bool:
     """Whether an exception of a collective says that another rank is gone or did not answer in time.
 
-    NCCL and the store raise subclasses of `torch.distributed.DistError`, gloo a RuntimeError that only its text tells
-    apart (torch 2.13).
+    NCCL and the store raise subclasses of `torch.distributed.DistError`, gloo a RuntimeError that differs from others
+    only in its text (torch 2.13).
     """
     if not isinstance(error, RuntimeError):
         return False

@@ -30,7 +30,10 @@ class SweepResult:
 
 
 def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
-    """Score what is missing, then report. `say` gets a line for every step that may take long."""
+    """Score what is missing, then report.
+
+    `say` gets a line for every step that may take long, and for everything that was not scored.
+    """
     from psych_ray.tracking import open_tracker
 
     with cluster_to_run_on(config.cluster) as cluster:
@@ -38,6 +41,8 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
         tracker = open_tracker(config.tracking, config.tracking_root())
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
         skipped += _tracked(prepared, config, tracker, skipped)
+    for line in skipped:  # now: a report that fails must not hide them
+        say(f"not scored: {line}")
     snapshot = Snapshot.read(prepared.store)
     lines = ["nothing could be scored, so there is no report"]
     if snapshot.parts:

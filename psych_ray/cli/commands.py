@@ -27,8 +27,6 @@ def sweep(config: Config) -> int:
 
     began = time.monotonic()
     result = run_sweep(config, say=_say)
-    for line in result.skipped:
-        _say(f"not scored: {line}")
     for line in [*result.lines, f"{time.monotonic() - began:.0f} s in all"]:
         _print(line)
     return INCOMPLETE if result.skipped else 0

@@ -16,8 +16,7 @@ import polars as pl
 import psutil
 import pytest
 import ray
-from test_sweep import assert_same, finish, n_parts, processes_of, start, table, wait_for_parts, wait_until_gone
-from test_sweep import scratch as scratch
+from support_sweeps import assert_same, finish, n_parts, processes_of, start, table, wait_for_parts, wait_until_gone
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints
 from psych_ray.cluster.gang import Gang

@@ -2,112 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import psutil
 import pytest
+from support_sweeps import (
+    PARTICIPANTS,
+    assert_same,
+    command,
+    finish,
+    n_parts,
+    processes_of,
+    start,
+    table,
+    wait_for_parts,
+    wait_until_gone,
+)
 
-from psych_ray.results.reading import scan_responses
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.transcripts.simulated import simulated_transcripts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-PARTICIPANTS = 30
-
 
 @pytest.fixture(scope="module")
 def checkpoints(tiny_checkpoint, byte_tokenizer_directory) -> list[Path]:
     made = [tiny_checkpoint(name, byte_tokenizer_directory) for name in ("Llama", "Qwen3")]
     return [path.rename(path.with_name(name)) for path, name in zip(made, ("a", "b"), strict=True)]
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory) -> Iterator[Path]:
-    """Give Ray a short directory of our own, so that what sweeps leave behind can be seen."""
-    path = Path(f"/tmp/pr{os.getpid()}")  # sockets need a short path
-    path.mkdir()
-    yield path
-    left = [p for p in path.iterdir() if not p.name.startswith("psych-ray-")]
-    for session in path.glob("psych-ray-*"):
-        shutil.rmtree(session)
-    path.rmdir()
-    assert left == []
-
-
-def command(checkpoints: list[Path], root: Path, *more: str) -> list[str]:
-    paths = ",".join(str(path) for path in checkpoints)
-    return [
-        sys.executable, "-m", "psych_ray.cli.main", "sweep", "checkpoints=local", f"checkpoints.paths=[{paths}]",
-        f"transcripts.participants={PARTICIPANTS}", "scoring.unit_seconds=0.2", f"results.root={root}",
-        "tracking=console", *more,
-    ]  # fmt: skip
-
-
-def start(arguments: list[str], scratch: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        arguments,
-        env=os.environ | {"TMPDIR": str(scratch)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
-
-
-def n_parts(root: Path) -> int:
-    return len(list(root.rglob("responses/**/*.parquet")))
-
-
-def wait_for_parts(process: subprocess.Popen[str], root: Path, n: int) -> None:
-    deadline = time.monotonic() + 120
-    while n_parts(root) < n and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def processes_of(scratch: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("TMPDIR") == str(scratch) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.AccessDenied, psutil.NoSuchProcess):
-            continue
-    return found
-
-
-def wait_until_gone(scratch: Path) -> None:
-    deadline = time.monotonic() + 60
-    while processes_of(scratch):
-        assert time.monotonic() < deadline, [p.cmdline() for p in processes_of(scratch)]
-        time.sleep(0.1)
-
-
-def table(root: Path) -> pl.DataFrame:
-    frame = scan_responses(open_store(str(root))).collect()
-    return frame.sort("checkpoint", "study", "participant", "transcript", "response")
-
-
-def assert_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
-    assert found.drop("nll").equals(expected.drop("nll"))
-    assert np.abs(found["nll"].to_numpy() - expected["nll"].to_numpy()).max() < 1e-4
 
 
 @pytest.fixture(scope="module")

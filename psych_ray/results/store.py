@@ -1,4 +1,4 @@
-"""The results store: names in, bytes out, each file whole or absent.
+"""The results store: files of bytes by name, each whole or absent.
 
 A name is a relative path with forward slashes. The rest of `results` uses only the protocol, so that an object store
 can be put behind it. Does not depend on a schema.

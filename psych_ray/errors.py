@@ -4,10 +4,9 @@
     ├── ConfigError                  an override or a configuration value is wrong; exit code 2
     ├── UnsupportedError             a known option that this version does not carry out
     ├── TransientError               the same attempt may succeed later or elsewhere
-    │   ├── UnreachableError         a hub or store does not answer, or refuses for a while
+    │   ├── UnreachableError         a hub or store does not answer, or limits requests for a while
     │   ├── InsufficientMemoryError  a device or host ran out of memory; fewer tokens at a time may help
-    │   ├── PreemptedError           the node was taken away; counts as nobody's failure
-    │   └── ReplicaLostError         a process or its node is gone, or a rank kept the others waiting too long
+    │   └── ReplicaLostError         a process or its node is gone, or a rank made no progress for too long
     ├── TranscriptError              one transcript, or the file that holds it, cannot be used
     │   └── MarkerError              its response markers are unbalanced or nested
     ├── ConditionError               a checkpoint cannot be scored under a condition, whatever the transcript
@@ -15,8 +14,9 @@
     └── ResultsError                 the results root cannot take or give what this run needs
 
 An error is raised where the fault is known and carries its `kind`; what follows from a kind (a retry, a smaller pass,
-a skipped transcript, the end of the sweep) is decided in one place, `sweep.scheduler`. Every message is one line that
-says what is wrong, where, and what to do. Any other exception is a defect of ours and keeps its traceback.
+a skipped transcript, the end of the sweep) is decided in one place, `sweep.scheduler`. Preemption has a kind but no
+class: no code raises it, `cluster.driver` reads it from the death of an actor. Every message is one line with what is
+wrong, where, and what to do. Any other exception is a defect of psych_ray and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class FailureKind(StrEnum):
     out_of_memory = "out_of_memory"
     """Transient: retried with fewer tokens at a time."""
     preempted = "preempted"
-    """Transient: retried at once, and not counted."""
+    """Transient: the node was preempted; retried at once, and not counted."""
     lost = "lost"
-    """Transient: a process or node died, perhaps of what it was doing; counted."""
+    """Transient: a process or node died, perhaps because of what it ran; counted."""
     unknown = "unknown"
-    """An exception that nobody foresaw; treated as transient, and counted."""
+    """An exception of no class below; treated as transient, and counted."""
     transcript = "transcript"
     """Permanent for one transcript."""
     task = "task"
@@ -44,7 +44,7 @@ class FailureKind(StrEnum):
     checkpoint = "checkpoint"
     """Permanent for a checkpoint."""
     sweep = "sweep"
-    """Fatal: nothing can be committed any more, or nothing would be right."""
+    """Fatal: no result can be committed, or every result would be wrong."""
 
 
 class PsychRayError(Exception):
@@ -71,7 +71,7 @@ class TransientError(PsychRayError):
 
 
 class UnreachableError(TransientError):
-    """A hub or a store does not answer, or refuses for a while."""
+    """A hub or a store does not answer, or limits requests for a while."""
 
     kind = FailureKind.unreachable
 
@@ -80,12 +80,6 @@ class InsufficientMemoryError(TransientError):
     """A device or a host ran out of memory."""
 
     kind = FailureKind.out_of_memory
-
-
-class PreemptedError(TransientError):
-    """The node was taken away by whoever lends it."""
-
-    kind = FailureKind.preempted
 
 
 class ReplicaLostError(TransientError):

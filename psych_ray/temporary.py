@@ -1,7 +1,7 @@
 """Temporary directories that are removed even where their process is killed: by the next process that makes one.
 
-The owner of a directory holds a lock on a file in it for as long as it lives, so that an abandoned directory is one
-whose lock is free. Process ids would not tell: containers with a common temporary folder have ids of their own.
+The process that makes a directory holds a lock on a file in it until it ends, so an abandoned directory is one whose
+lock is free. Process ids do not identify it: containers that share a temporary folder have separate process ids.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def temporary_directory(parent: Path | None = None, *, prefix: str = "psych-ray-
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a new directory. The file gets its name once it is locked, so nobody else can lock it first."""
+    """Hold the lock of a new directory. Its file is renamed once locked, so that no other process can lock it first."""
     unnamed = directory / f"{_LOCK}-new"
     descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -55,7 +55,7 @@ def _remove_abandoned(parent: Path, prefix: str) -> None:
     made_here = re.compile(re.escape(prefix) + r"\d+-\w{8}")
     for path in parent.iterdir():
         if made_here.fullmatch(path.name):
-            with suppress(OSError):  # another user's, locked by its owner, or removed in the meantime
+            with suppress(OSError):  # of another user, locked by its process, or removed in the meantime
                 _remove_if_abandoned(path)
 
 

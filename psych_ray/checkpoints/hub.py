@@ -21,6 +21,8 @@ _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 # Copies of the weights in other layouts; `*` also matches slashes.
 _EXCLUDED = ["*/*", "consolidated*", "training_args.bin", "optimizer.*", "scheduler.*"]
 _TRANSIENT_STATUS = {408, 425, 429}
+_TIMEOUT_S = 10.0
+"""For one answer of the hub; by default its client waits for metadata without limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def pin(card: CheckpointCard) -> Pinned:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = huggingface_hub.HfApi().model_info(card.id, revision=card.revision)
+        info = huggingface_hub.HfApi().model_info(card.id, revision=card.revision, timeout=_TIMEOUT_S)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise _hub_error(card, error) from error
     except Exception as error:  # noqa: BLE001  errors of the client's HTTP library pass through
@@ -57,7 +59,8 @@ def config_of(card: CheckpointCard) -> Mapping[str, Any]:
     import huggingface_hub
 
     try:
-        return read_json(Path(huggingface_hub.hf_hub_download(card.id, CONFIG, revision=card.revision)))
+        path = huggingface_hub.hf_hub_download(card.id, CONFIG, revision=card.revision, etag_timeout=_TIMEOUT_S)
+        return read_json(Path(path))
     except Exception:  # noqa: BLE001  it serves estimates only; loading the checkpoint raises the error
         return {}
 
@@ -75,7 +78,11 @@ def fetch(card: CheckpointCard, *, allow_pickle: bool) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                card.id, revision=card.revision, allow_patterns=patterns, ignore_patterns=_EXCLUDED
+                card.id,
+                revision=card.revision,
+                allow_patterns=patterns,
+                ignore_patterns=_EXCLUDED,
+                etag_timeout=_TIMEOUT_S,
             )
         )
     except Exception as error:

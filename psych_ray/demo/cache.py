@@ -18,6 +18,7 @@ from typing import IO
 
 from psych_ray.checkpoints.cards import CARD
 from psych_ray.demo.recipe import RECIPE, Recipe
+from psych_ray.errors import ConfigError
 from psych_ray.temporary import temporary_directory
 
 FILES = (CARD, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -32,37 +33,44 @@ def demo_checkpoints(root: Path, *, progress: Callable[[str], None] = _discard) 
 
     Making them takes about a minute on two cores; `progress` gets a line per checkpoint. They appear under `root` all
     at once. Several processes can make them at the same time: all return those of the first one that is done.
+    ConfigError where `root` can be neither read nor written.
     """
-    home = root / f"demo-{RECIPE.fingerprint()}"
-    if not _is_complete(home, RECIPE):
-        _make(home, RECIPE, progress)
-    return [home / checkpoint for checkpoint in RECIPE.checkpoint_ids()]
+    target = root / f"demo-{RECIPE.fingerprint()}"
+    try:
+        if not _is_complete(target, RECIPE):
+            _make(target, RECIPE, progress)
+    except OSError as error:
+        raise ConfigError(
+            f"checkpoints.cache={root}: the demo checkpoints can be neither found nor made there "
+            f"({error.strerror or error}); name a directory that you can write to"
+        ) from error
+    return [target / checkpoint for checkpoint in RECIPE.checkpoint_ids()]
 
 
-def _is_complete(home: Path, recipe: Recipe) -> bool:
-    return all((home / checkpoint / file).is_file() for checkpoint in recipe.checkpoint_ids() for file in FILES)
+def _is_complete(target: Path, recipe: Recipe) -> bool:
+    return all((target / checkpoint / file).is_file() for checkpoint in recipe.checkpoint_ids() for file in FILES)
 
 
-def _make(home: Path, recipe: Recipe, progress: Callable[[str], None]) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_directory(home.parent, prefix=".demo-") as scratch:
-        progress(f"making demo checkpoints in {home}, once")
+def _make(target: Path, recipe: Recipe, progress: Callable[[str], None]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_directory(target.parent, prefix=".demo-") as scratch:
+        progress(f"making demo checkpoints in {target}, once")
         draft = scratch / "draft"
         draft.mkdir()
         train_generations([generation.name for generation in recipe.generations], draft, progress)
         assert _is_complete(draft, recipe)
-        _publish(draft, home, recipe, scratch)
+        _publish(draft, target, recipe, scratch)
 
 
-def _publish(draft: Path, home: Path, recipe: Recipe, scratch: Path) -> None:
-    """Rename the draft to its home, unless another process was faster; damaged checkpoints there are replaced."""
+def _publish(draft: Path, target: Path, recipe: Recipe, scratch: Path) -> None:
+    """Rename the draft to `target`, unless another process was faster; damaged checkpoints there are replaced."""
     try:
-        draft.replace(home)
+        draft.replace(target)
     except OSError:
-        if _is_complete(home, recipe):
+        if _is_complete(target, recipe):
             return
-        home.replace(scratch / "damaged")
-        draft.replace(home)
+        target.replace(scratch / "damaged")
+        draft.replace(target)
 
 
 def train_generations(names: list[str], draft: Path, progress: Callable[[str], None]) -> None:

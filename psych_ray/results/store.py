@@ -1,4 +1,4 @@
-"""The results store: names in, bytes out, each file whole or absent.
+"""The results store: files of bytes by name, each whole or absent.
 
 A name is a relative path with forward slashes. The rest of `results` uses only the protocol, so that an object store
 can be put behind it. Does not depend on a schema.
@@ -17,6 +17,8 @@ from psych_ray.atomic import UNFINISHED, write_atomically
 from psych_ray.errors import ResultsError, UnsupportedError
 
 _ABANDONED_S = 3600
+_FOLDERS = ("responses", "sources")
+"""Written by this package; others below the root, such as a report, have writers of their own."""
 
 
 class ResultsStore(Protocol):
@@ -45,7 +47,10 @@ class ResultsStore(Protocol):
         """Paths or URIs from which polars reads these files."""
 
     def remove_unfinished(self) -> None:
-        """Remove what killed writers left behind. Files younger than an hour stay: their writer may be alive."""
+        """Remove unfinished files of killed processes, in the root and below `responses/` and `sources/`.
+
+        Files younger than an hour stay, as their process may still run, and so do files that cannot be removed.
+        """
 
 
 class LocalStore:
@@ -99,9 +104,13 @@ class LocalStore:
         return [str(self._path / name) for name in names]
 
     def remove_unfinished(self) -> None:
-        """Remove what killed writers left behind."""
-        for path in self._path.rglob(f"{UNFINISHED}*"):
-            with suppress(FileNotFoundError):
+        """Remove unfinished files of killed processes, except those of other users."""
+        found = [*self._path.glob(f"{UNFINISHED}*")]
+        for folder in _FOLDERS:
+            for directory, _, files in os.walk(self._path / folder):
+                found += [Path(directory, file) for file in files if file.startswith(UNFINISHED)]
+        for path in found:
+            with suppress(OSError):  # removed by another process, or of another user in a root that is shared
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     path.unlink()
 

@@ -1,6 +1,6 @@
 """Prepares the input of an engine in a background thread, and groups it into windows of about one size.
 
-Independent of models and tokenizers. Does not import torch.
+Does not depend on models or tokenizers. Does not import torch.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class IdleTime:
 class Prefetcher(Generic[T]):
     """Iterates over `items` in a background thread and buffers at most `capacity` of them.
 
-    A context manager that gives the iterator. An exception of `items` is raised in the consumer, after the items before
-    it. Leaving the block stops the thread. Waiting times are added to `idle`.
+    A context manager that returns the iterator. An exception of `items` is raised in the consumer, after the items
+    before it. Leaving the block stops the thread. Waiting times are added to `idle`.
     """
 
     def __init__(self, items: Iterable[T], *, capacity: int, idle: IdleTime) -> None:
@@ -47,7 +47,7 @@ class Prefetcher(Generic[T]):
         self._stop.set()
         while self._thread.is_alive():
             try:
-                self._buffer.get(timeout=_POLL_S)  # makes room, in case the thread waits for it
+                self._buffer.get(timeout=_POLL_S)  # the thread may be blocked on a full buffer
             except queue.Empty:
                 continue
         self._thread.join()

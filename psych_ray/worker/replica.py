@@ -1,7 +1,7 @@
-"""What a replica does: load a checkpoint, score units, commit their parts.
+"""What each rank of a replica does: load its part of the weights, score units, and commit their parts on rank 0.
 
-Does not import Ray, so it also runs in a test, a notebook or a benchmark; the actor around it adds nothing. Imports
-torch only to load weights.
+Does not import Ray, so it also runs in a test, a notebook or a benchmark; `cluster.actor` only forwards calls to it and
+returns its errors as values. Imports torch only to load weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 
 class Replica:
-    """One rank of a replica: loaded weights, or the shard of them that this rank holds."""
+    """This rank's part of a replica: the loaded weights, or the shards of them that this rank holds.
+
+    A replica of one process is one such object; a gang has one on each rank, and every method but `open_rendezvous` is
+    called on all of them.
+    """
 
     def __init__(self, spec: ReplicaSpec, rank: int = 0) -> None:
         self._spec = spec
@@ -91,7 +95,7 @@ class Replica:
         return join(self._rank, self._spec.ranks, host=host, port=port, device=device, timeout_s=timeout_s)
 
     def score(self, unit: Unit) -> UnitReport:
-        """Score a unit; rank 0 commits its part."""
+        """Score a unit. Rank 0 commits its part."""
         scorer = self._scorers[unit.checkpoint]
         began = time.monotonic()
         transcripts = read_catalogued(self._store, unit.transcripts)

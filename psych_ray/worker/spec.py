@@ -63,7 +63,7 @@ class LoadReport:
 
     seconds: float
     notes: tuple[str, ...] = ()
-    """One line for each check that an engine did not pass, and the engine used in its place."""
+    """One line for each check that an engine did not pass, and the engine used instead."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from psych_ray.checkpoints.find import find_checkpoints
-from psych_ray.checkpoints.hub import fetch, pin
+from psych_ray.checkpoints.hub import config_of, fetch, pin
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, Stage
 from psych_ray.errors import CheckpointError, FailureKind, UnreachableError, first_line
 from psych_ray.scoring.loading import load_scorer
@@ -65,6 +65,41 @@ def test_offline_a_revision_that_is_not_in_the_cache_is_a_permanent_error(hub_ca
     shutil.rmtree(hub_cache / "snapshots" / MAIN)
     with pytest.raises(CheckpointError, match=rf"^lab/tiny: .*HF_HUB_OFFLINE.* does not have revision {MAIN};"):
         load_scorer(found)
+
+
+def test_a_hub_that_does_not_answer_in_time_falls_back_to_the_cache(hub_cache, monkeypatch):
+    import huggingface_hub
+
+    timeouts: list[float] = []
+
+    def no_answer(*_: object, timeout: float | None = None, **__: object) -> None:
+        assert timeout is not None
+        timeouts.append(timeout)
+        raise client.ConnectTimeout("timed out", request=REQUEST)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", no_answer)
+    pinned = pin(CheckpointCard(id="lab/tiny", revision="v1.0"))
+    assert pinned.revision == TAGGED
+    assert pinned.n_parameters
+    assert timeouts == [10]
+
+
+def test_downloads_have_a_timeout(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    timeouts: list[float] = []
+
+    def download(*_: object, etag_timeout: float, **__: object) -> str:
+        timeouts.append(etag_timeout)
+        return str(tmp_path / "config.json")
+
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert config_of(CARD) == {"model_type": "llama"}
+    fetch_card()
+    assert timeouts == [10, 10]
 
 
 def test_a_cache_with_half_a_checkpoint_is_reported_when_it_is_loaded(hub_cache, shard):

@@ -22,6 +22,7 @@ import pytest
 from psych_ray.config import CheckpointCard, TranscriptsConfig
 from psych_ray.demo import cache, demo_checkpoints
 from psych_ray.demo.recipe import RECIPE
+from psych_ray.errors import ConfigError
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.simulated import TASKS, simulated_transcripts
 
@@ -295,6 +296,26 @@ def test_what_is_damaged_is_made_anew(tmp_path: Path, monkeypatch: pytest.Monkey
     paths = demo_checkpoints(tmp_path)
     assert {(path / "config.json").read_text() for path in paths} == {"new"}
     assert list(tmp_path.iterdir()) == [home]
+
+
+def test_a_cache_that_cannot_be_used_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = r"^checkpoints\.cache=.*/file/x: .*\(Not a directory\); name a directory that you can write to$"
+    with pytest.raises(ConfigError, match=message):
+        demo_checkpoints(tmp_path / "file/x")
+
+
+@pytest.mark.parametrize("step", ["_is_complete", "train_generations"])
+def test_a_storage_error_while_reading_or_making_names_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", "a file")
+
+    monkeypatch.setattr(cache, step, fail)
+    with pytest.raises(ConfigError, match=rf"^checkpoints\.cache={tmp_path}: .*\(No space left on device\); name"):
+        demo_checkpoints(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_recipe_has_another_home() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 
 from psych_ray.atomic import UNFINISHED
@@ -39,6 +43,41 @@ def test_errors_name_the_path(tmp_path):
         store.names("responses")
     with pytest.raises(ResultsError, match="that is a file"):
         open_store(str(tmp_path / "responses"))
+
+
+def write_unfinished(path: Path, *, age_s: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("half")
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def test_old_unfinished_files_of_the_store_are_removed_and_no_others(tmp_path):
+    file = f"{UNFINISHED}1"
+    own = [write_unfinished(tmp_path / folder / file, age_s=7200) for folder in (".", "responses/b=1", "sources")]
+    others = [write_unfinished(tmp_path / folder / file, age_s=7200) for folder in ("report", "tracking/run", "notes")]
+    young = write_unfinished(tmp_path / "responses" / file, age_s=60)
+    open_store(str(tmp_path)).remove_unfinished()
+    assert not any(path.exists() for path in own)
+    assert all(path.exists() for path in [*others, young])
+
+
+def test_unfinished_files_that_cannot_be_removed_are_skipped(tmp_path, monkeypatch):
+    paths = [write_unfinished(tmp_path / f"responses/{UNFINISHED}{k}", age_s=7200) for k in range(3)]
+    unlink = Path.unlink
+
+    def unlink_own(path: Path) -> None:
+        if path == paths[1]:
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", unlink_own)
+    open_store(str(tmp_path)).remove_unfinished()
+    assert [path.exists() for path in paths] == [False, True, False]
+
+
+def test_nothing_is_removed_where_nothing_is(tmp_path):
+    open_store(str(tmp_path / "absent")).remove_unfinished()
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/x", "gs://bucket/x"])

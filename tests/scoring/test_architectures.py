@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,12 @@ ARCHITECTURES = {
     ),
 }
 VISION = [name for name, architecture in ARCHITECTURES.items() if architecture.vision]
+FAST = {"llama", "qwen3-moe", "qwen3.5-text", "gemma3"}
+"""Those whose bfloat16 and adapters are in the fast set: plain, experts, linear attention, and a vision tower."""
+
+
+def some_fast(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in names]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -231,7 +237,7 @@ def test_equals_its_own_class_with_a_real_tokenizer(name, tokenizer, shared, dir
     assert largest_difference(directory, ARCHITECTURES[name].model, transcripts) < BOUND.get(name, 1e-4)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", some_fast(ARCHITECTURES))
 def test_bfloat16_is_finite_and_near(name, directory_of, byte_tokenizer_directory, transcripts):
     checkpoint = found(directory_of(name, byte_tokenizer_directory))
     exact, rough = (
@@ -307,7 +313,7 @@ def test_a_weight_that_the_text_side_lacks_is_told(name, directory_of, byte_toke
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("name", ["qwen3-moe", *VISION])
+@pytest.mark.parametrize("name", some_fast(["qwen3-moe", *VISION]))
 def test_adapters_made_on_the_whole_model_are_put_on_its_text_side(
     name, directory_of, byte_tokenizer_directory, transcripts, tmp_path
 ):

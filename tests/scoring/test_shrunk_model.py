@@ -80,6 +80,11 @@ LARGE_FAMILIES = {
 }
 
 
+FAST = {"llama", "qwen3-moe", "qwen3.5, linear attention", "olmo3", "gemma3"}
+"""One of each kind: plain, experts, linear attention, windows, a soft cap."""
+SOME_FAST = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in LARGE_FAMILIES]
+
+
 def plainly(card: CheckpointCard, directory: Path) -> Engine:
     model, _ = load_model(card, directory, SCORING, allow_pickle=False)
     return TransformersEngine(model)
@@ -120,7 +125,7 @@ def test_heads_that_do_not_divide_among_ranks_do_not_in_the_shrunk_model_either(
     assert shrunk_config(LARGE_FAMILIES["llama"], 3).num_key_value_heads % 3 != 0
 
 
-@pytest.mark.parametrize("name", LARGE_FAMILIES)
+@pytest.mark.parametrize("name", SOME_FAST)
 def test_a_right_engine_passes(name):
     check = check_shrunk_model(plainly, LARGE_FAMILIES[name], ONE, SCORING)
     assert check.passed, check.detail
@@ -180,7 +185,11 @@ FAULTS: list[tuple[str, Callable[[Any], None]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "fault"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [pytest.param(name, fault, marks=[] if name in FAST else [pytest.mark.slow]) for name, fault in FAULTS],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_a_wrong_engine_does_not_pass(name, fault):
     check = check_shrunk_model(with_fault(fault), LARGE_FAMILIES[name], ONE, SCORING)
     assert not check.passed, check.detail

@@ -1,6 +1,7 @@
-"""Checkpoints over several ranks: each family tiny and random, cut by DeepSpeed, scored as one process scores it.
+"""Checkpoints over several ranks: each family tiny and random, sharded by DeepSpeed, scored as one process scores it.
 
-One gang a test session and size: starting the processes costs ten times what all their scoring does.
+Each gang runs once for all tests that use it, as starting its processes takes longer than what they score. A gang of
+two ranks with one family of each kind is fast; the other families, four ranks, and memory are slow.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,6 @@ from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.sources import read_transcripts
 
-SIZES = [2, 4]
 VOCABULARY = 61
 """Divides by none of the sizes."""
 TEXT: dict[str, Any] = {
@@ -125,7 +127,25 @@ FAMILIES = {
 BROKEN = {"olmo2": "norms", "olmo3": "norms", "qwen3-moe": "experts"}
 PACKED = ["llama", "qwen3-moe", "olmo2", "olmo3", "gemma3-text", "qwen2.5-vl", "qwen3-vl"]
 IN_BFLOAT16 = ["llama", "olmo3", "gemma3-text", "gemma3-text-bfloat16"]
+FEW = ["llama", "qwen3-moe", "olmo3", "gemma3-text"]
+"""One family of each kind: plain, experts, norms over all ranks, scaled and tied embeddings."""
+GANGS = {
+    "2 ranks, few families": (2, FEW),
+    "2 ranks, other families": (2, [name for name in FAMILIES if name not in FEW]),
+    "4 ranks": (4, list(FAMILIES)),
+}
 Answers = list[tuple[np.ndarray, np.ndarray]]
+
+
+def each_gang(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Parametrize a test by each gang and those of the families `names` that it scores."""
+    cases = [
+        pytest.param(gang, name, marks=[] if families == FEW else [pytest.mark.slow], id=f"{gang}-{name}")
+        for gang, (_, families) in GANGS.items()
+        for name in names
+        if name in families
+    ]
+    return pytest.mark.parametrize(("gang", "name"), cases)
 
 
 def card_of(directory: Path, **more: Any) -> CheckpointCard:
@@ -230,27 +250,37 @@ def peak_mib(rank: Rank, directory: Path) -> float:
 
 
 def everything(rank: Rank, directories: dict[str, Path], queries: dict[str, list[Query]], big: dict[str, Path]) -> Any:
+    """Peaks are measured last, so that they do not count what libraries allocate once."""
     torch.set_grad_enabled(False)
+    names = list(directories)
     return {
-        "scores": {name: on_rank(rank, directories[name], queries[name]) for name in directories},
-        "packed": {name: packed(rank, directories[name], queries[name]) for name in PACKED},
-        "broken": {name: on_rank(rank, directories[name], queries[name], wrong=how) for name, how in BROKEN.items()},
-        "bfloat16": {name: in_bfloat16(rank, directories[name], queries[name]) for name in IN_BFLOAT16},
+        "scores": {name: on_rank(rank, directories[name], queries[name]) for name in names},
+        "packed": {name: packed(rank, directories[name], queries[name]) for name in names if name in PACKED},
+        "broken": {
+            name: on_rank(rank, directories[name], queries[name], wrong=BROKEN[name])
+            for name in names
+            if name in BROKEN
+        },
+        "bfloat16": {
+            name: in_bfloat16(rank, directories[name], queries[name]) for name in names if name in IN_BFLOAT16
+        },
         "heads": by_sharded_heads(rank),
-        "peaks": {name: peak_mib(rank, directory) for name, directory in big.items()}
-        if sys.platform == "linux"
-        else {},
+        "peaks": {name: peak_mib(rank, directory) for name, directory in big.items()},
     }
 
 
 @pytest.fixture(scope="module")
-def directories(tmp_path_factory) -> dict[str, Path]:
-    torch.manual_seed(0)
-    made = {}
-    for name, family in FAMILIES.items():
-        made[name] = tmp_path_factory.mktemp("families") / name
-        family.save(made[name])
-    return made
+def directory_of(tmp_path_factory) -> Callable[[str], Path]:
+    """Save the checkpoint of a family, once."""
+
+    @cache
+    def save(name: str) -> Path:
+        directory = tmp_path_factory.mktemp("families") / name
+        torch.manual_seed(0)
+        FAMILIES[name].save(directory)
+        return directory
+
+    return save
 
 
 @pytest.fixture(scope="module")
@@ -281,71 +311,90 @@ def big(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def queries(directories) -> dict[str, list[Query]]:
-    """Random tokens, longer than the window, and sequences that end in the arg max."""
-    rng = np.random.default_rng(0)
-    asked = {}
-    for name, directory in directories.items():
+def queries_of(directory_of) -> Callable[[str], list[Query]]:
+    """Random tokens, longer than the window, and sequences that end in the arg max of a family's checkpoint."""
+
+    @cache
+    def make(name: str) -> list[Query]:
+        rng = np.random.default_rng(0)
         sequences = [rng.integers(0, VOCABULARY, length) for length in (400, 90, 9)]
         at = [np.sort(rng.choice(np.arange(1, len(ids)), len(ids) // 3, replace=False)) for ids in sequences]
-        asked[name] = [Query(ids, places) for ids, places in zip(sequences, at, strict=True)]
-        asked[name].append(Query(sequences[0], np.empty(0, np.int64)))
+        queries = [Query(ids, indices) for ids, indices in zip(sequences, at, strict=True)]
+        queries.append(Query(sequences[0], np.empty(0, np.int64)))
+        directory = directory_of(name)
         model, _ = load_model(card_of(directory), directory, scoring_in(), allow_pickle=False)
         with torch.inference_mode():
             best_T = model(input_ids=torch.from_numpy(sequences[0])[None]).logits[0].argmax(-1).numpy()
-        asked[name] += [Query(np.append(sequences[0][:t], best_T[t - 1]), np.array([t])) for t in (20, 100, 300)]
-    return asked
+        return queries + [Query(np.append(sequences[0][:t], best_T[t - 1]), np.array([t])) for t in (20, 100, 300)]
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def expected(directories, queries) -> dict[str, Answers]:
-    return {name: by_one_process(directory, queries[name]) for name, directory in directories.items()}
+def expected_of(directory_of, queries_of) -> Callable[[str], Answers]:
+    """Scores of a family's checkpoint by one process."""
+
+    @cache
+    def score(name: str) -> Answers:
+        return by_one_process(directory_of(name), queries_of(name))
+
+    return score
 
 
-@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size} ranks")
-def gang(request, directories, queries, big) -> list[Any]:
-    return on_ranks(request.param, everything, directories, queries, big)
+@pytest.fixture(scope="module")
+def ranks_of(request, directory_of, queries_of) -> Callable[[str], list[Any]]:
+    """What the ranks of a gang return; each gang runs once."""
+
+    @cache
+    def run(gang: str) -> list[Any]:
+        size, names = GANGS[gang]
+        directories, queries = {name: directory_of(name) for name in names}, {name: queries_of(name) for name in names}
+        measured = {} if names == FEW or sys.platform != "linux" else request.getfixturevalue("big")
+        return on_ranks(size, everything, directories, queries, measured)
+
+    return run
 
 
 def difference(found: Answers, expected: Answers) -> float:
     return max(float(np.abs(a - b).max(initial=0)) for (a, _), (b, _) in zip(found, expected, strict=True))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_scores_as_one_process_does(name, gang, expected):
-    for rank in gang:
+@each_gang(FAMILIES)
+def test_scores_as_one_process_does(name, gang, ranks_of, expected_of):
+    expected = expected_of(name)
+    for rank in ranks_of(gang):
         found = rank["scores"][name]
-        assert difference(found, expected[name]) < 1e-4
-        assert all((a == b).all() for (_, a), (_, b) in zip(found, expected[name], strict=True))
-    assert np.concatenate([nll for nll, _ in expected[name]]).std() > 0.5
-    assert sum(int(top1.sum()) for _, top1 in expected[name]) >= 3
+        assert difference(found, expected) < 1e-4
+        assert all((a == b).all() for (_, a), (_, b) in zip(found, expected, strict=True))
+    assert np.concatenate([nll for nll, _ in expected]).std() > 0.5
+    assert sum(int(top1.sum()) for _, top1 in expected) >= 3
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_all_ranks_give_the_same_answers(name, gang):
-    for rank in gang[1:]:
-        for (nll, top1), (first_nll, first_top1) in zip(rank["scores"][name], gang[0]["scores"][name], strict=True):
+@each_gang(FAMILIES)
+def test_all_ranks_give_the_same_answers(name, gang, ranks_of):
+    first, *others = ranks_of(gang)
+    for rank in others:
+        for (nll, top1), (first_nll, first_top1) in zip(rank["scores"][name], first["scores"][name], strict=True):
             assert np.array_equal(nll, first_nll)
             assert np.array_equal(top1, first_top1)
 
 
-@pytest.mark.parametrize("name", PACKED)
-def test_packed_sequences_score_as_alone(name, gang, expected):
-    assert difference(gang[-1]["packed"][name], expected[name]) < 1e-4
+@each_gang(PACKED)
+def test_packed_sequences_score_as_alone(name, gang, ranks_of, expected_of):
+    assert difference(ranks_of(gang)[-1]["packed"][name], expected_of(name)) < 1e-4
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_without_what_autotp_lacks_the_scores_are_others(name, gang, expected):
-    assert difference(gang[0]["broken"][name], expected[name]) > 1e-2
+@each_gang(BROKEN)
+def test_without_what_autotp_lacks_the_scores_are_others(name, gang, ranks_of, expected_of):
+    assert difference(ranks_of(gang)[0]["broken"][name], expected_of(name)) > 1e-2
 
 
-@pytest.mark.parametrize("name", IN_BFLOAT16)
-def test_bfloat16_rounds_weights_and_nothing_else(name, gang, directories, queries):
-    found, buffers = gang[0]["bfloat16"][name]
-    directory = directories[name]
+@each_gang(IN_BFLOAT16)
+def test_bfloat16_rounds_weights_and_nothing_else(name, gang, ranks_of, directory_of, queries_of):
+    found, buffers = ranks_of(gang)[0]["bfloat16"][name]
+    directory = directory_of(name)
     model, _ = load_model(card_of(directory), directory, scoring_in("bfloat16"), allow_pickle=False)
-    exact = scored_by(WholeModelEngine(model), queries[name])
+    exact = scored_by(WholeModelEngine(model), queries_of(name))
     assert np.abs(found[0][0] - exact[0][0]).mean() < 0.05
     expected: Any = buffers_of(text_decoder(model))
     assert {key: values for key, (_, values) in buffers.items()} == {
@@ -354,22 +403,26 @@ def test_bfloat16_rounds_weights_and_nothing_else(name, gang, directories, queri
     assert {dtype for key, (dtype, _) in buffers.items() if "inv_freq" in key} == {"torch.float32"}
 
 
-@pytest.mark.parametrize("name", heads())
-def test_sharded_head_is_the_head(name, gang):
-    head, hidden_RD, targets_R = heads()[name]
+@pytest.mark.parametrize("head_name", heads())
+@pytest.mark.parametrize("gang", ["2 ranks, few families", pytest.param("4 ranks", marks=pytest.mark.slow)])
+def test_sharded_head_is_the_head(head_name, gang, ranks_of):
+    head, hidden_RD, targets_R = heads()[head_name]
     nll_R, top1_R = head.token_nll(hidden_RD, targets_R)
     assert 50 < int(top1_R.sum()) < 120
-    for rank in gang:
-        assert np.allclose(rank["heads"][name][0], nll_R.numpy(), atol=1e-5)
-        assert np.array_equal(rank["heads"][name][1], top1_R.numpy())
+    for rank in ranks_of(gang):
+        assert np.allclose(rank["heads"][head_name][0], nll_R.numpy(), atol=1e-5)
+        assert np.array_equal(rank["heads"][head_name][1], top1_R.numpy())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel how much memory there is of its own")
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize("gang", ["2 ranks, other families", "4 ranks"])
 @pytest.mark.parametrize(("name", "layers_mib"), [("llama", 0), ("qwen3-moe", 26)])
-def test_a_rank_takes_no_more_than_its_share_while_it_loads(name, layers_mib, gang, big):
+def test_a_rank_allocates_no_more_than_its_shards_while_it_loads(name, layers_mib, gang, ranks_of, big):
     """And, where experts are joined, two layers of them."""
     files_mib = sum(file.stat().st_size for file in big[name].glob("*.safetensors")) / 2**20
-    assert all(rank["peaks"][name] < files_mib / len(gang) + layers_mib + 4 for rank in gang)
+    ranks = ranks_of(gang)
+    assert all(rank["peaks"][name] < files_mib / len(ranks) + layers_mib + 4 for rank in ranks)
 
 
 def real_queries(shared: Path, tokenizer_name: str) -> list[Query]:
@@ -405,28 +458,29 @@ def test_real_transcripts_with_real_tokenizers(shared, tmp_path):
             assert all((a == b).all() for (_, a), (_, b) in zip(rank[name], exact, strict=True))
 
 
-def test_a_norm_of_another_kind_is_not_sharded(directories):
-    model, _ = load_model(card_of(directories["gemma3"]), directories["gemma3"], scoring_in(), allow_pickle=False)
+def test_a_norm_of_another_kind_is_not_sharded(directory_of):
+    directory = directory_of("gemma3-text")
+    model, _ = load_model(card_of(directory), directory, scoring_in(), allow_pickle=False)
     with pytest.raises(ValueError, match="Gemma3RMSNorm spans all heads"):
         ShardedRMSNorm.of(text_decoder(model).norm, Rank(0, 2))
 
 
 @pytest.mark.parametrize(
-    ("name", "world_size", "more", "told"),
+    ("name", "world_size", "more", "message"),
     [
         ("llama", 3, {}, "8 attention heads do not divide over 3 ranks"),
         ("gemma3", 8, {}, "4 key and value heads do not divide over 8 ranks"),
         ("llama", 2, {"quantization": "bnb-4bit"}, "its weights are quantized"),
     ],
 )
-def test_what_cannot_be_shared_is_refused_before_it_is_loaded(name, world_size, more, told, directories):
-    card = card_of(directories[name], **more)
-    with pytest.raises(CheckpointError, match=told):
-        load_tensor_parallel(card, directories[name], scoring_in(), Rank(0, world_size), allow_pickle=False)
+def test_what_cannot_be_sharded_raises_an_error_before_it_is_loaded(name, world_size, more, message, directory_of):
+    card = card_of(directory_of(name), **more)
+    with pytest.raises(CheckpointError, match=message):
+        load_tensor_parallel(card, directory_of(name), scoring_in(), Rank(0, world_size), allow_pickle=False)
 
 
-def test_code_of_its_own_is_refused(directories, tmp_path):
-    config = json.loads((directories["llama"] / "config.json").read_text())
+def test_code_of_its_own_raises_an_error(directory_of, tmp_path):
+    config = json.loads((directory_of("llama") / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Own"}}))
     card = card_of(tmp_path, trust_remote_code=True)
     with pytest.raises(CheckpointError, match="modelling code of its own"):

@@ -14,13 +14,13 @@ def packs(sizes: Sequence[int], budget: int) -> list[list[int]]:
     A size beyond the budget is a group of its own. Within a group the indices ascend.
     """
     groups: list[list[int]] = []
-    room: list[int] = []
+    remaining: list[int] = []
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
-        fits = next((k for k, left in enumerate(room) if left >= sizes[index]), None)
+        fits = next((k for k, size in enumerate(remaining) if size >= sizes[index]), None)
         if fits is None:
             groups.append([index])
-            room.append(budget - sizes[index])
+            remaining.append(budget - sizes[index])
         else:
             groups[fits].append(index)
-            room[fits] -= sizes[index]
+            remaining[fits] -= sizes[index]
     return [sorted(group) for group in groups]

@@ -28,7 +28,7 @@ class Alignment:
     """One past the last token; equal to `first_R` where the response is not scored."""
     status_R: NDArray[np.int8]
     straddling_edges: int
-    """Number of edges of responses that lie within a scored token."""
+    """Number of edges of responses that are inside a scored token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _FIXED_CLOCK = "{%- macro strftime_now(format) -%}{{ format" + _REPLACED + " }}{
 
 
 class TokenizerTemplate:
-    """The chat template that comes with a tokenizer."""
+    """The chat template of a tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer

@@ -1,8 +1,8 @@
 """Responses found by token ids, as the study's authors do it. Used with `scoring.parity` only.
 
-Source: github.com/marcelbinz/Psych-201, `0_analyses/`, commit c63dea18; implemented from its rules. A response is what
-lies between the token ids of an opening and of a closing marker. Where a tokenizer merges a marker with its neighbour,
-the response is lost or extends into the prompt, and is scored like that, so that the numbers are those of the authors.
+Source: github.com/marcelbinz/Psych-201, `0_analyses/`, commit c63dea18; implemented from its rules. A response is the
+tokens between the token ids of an opening and of a closing marker. Where a tokenizer merges a marker with adjacent
+text, the response is lost or extends into the prompt, and is scored like that, so that the numbers equal the authors'.
 Does not import conditions beyond their renderings.
 """
 

@@ -44,7 +44,7 @@ class AsAuthors(Condition):
 class ChatAsAuthors(Condition):
     """Truncated and repaired, with a full stop added at the end, and split into turns at the markers.
 
-    Empty text between markers makes no turn, so that turns of one role may follow each other. There is no generation
+    No turn is made of empty text between markers, so turns of one role can follow each other. There is no generation
     prompt: a response follows the header of its turn. The rendered text is tokenized like any other, so that it begins
     with both the template's and the tokenizer's begin-of-text; this is how "special tokens as published" is understood
     here. Responses are scored as the template writes them, altered or not.
@@ -68,7 +68,7 @@ class ChatAsAuthors(Condition):
             ) from error
         span_of_turn = dict(zip(begins, spans, strict=True))
         of_responses = [span_of_turn.get(start, (0, 0)) for start in plain.starts.tolist()]
-        # An empty response makes no turn: it gets the span of the response before it.
+        # There is no turn for an empty response: its span is that of the response before it.
         starts, ends = np.maximum.accumulate(np.array(of_responses, dtype=np.int64).reshape(-1, 2)).T
         return replace(plain, text=text, starts=starts, ends=ends, in_turns=True)
 
@@ -76,7 +76,7 @@ class ChatAsAuthors(Condition):
 def repaired(rendering: Rendering) -> Rendering:
     """The first 32,768 characters, then the authors' repairs in their order.
 
-    `<<skip>>` gets a full stop after it; a space is put into `<<-` and `<<think>>` after the marker; `More Details >>`
+    A full stop is inserted after `<<skip>>`, a space after the marker in `<<-` and `<<think>>`, and `More Details >>`
     becomes `More Details ->`. When more markers open than close, everything from the last opening one is dropped.
     Finally, white space right before `>>` is dropped. A response that is dropped has the status `cut`, a blank one
     `empty`.

@@ -15,7 +15,7 @@ import numpy as np
 from psych_ray.transcripts.markers import CLOSE, OPEN
 
 LAPSE = 0.01
-"""Probability that a normative agent gives another than the right answer; keeps its likelihoods finite."""
+"""Probability that a normative agent does not give the optimal answer; above 0, so that NLLs are finite."""
 
 
 @dataclass(frozen=True, kw_only=True)

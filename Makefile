@@ -13,7 +13,7 @@ demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network need
 test: $(READY)  ## all tests, two files at a time: many of them wait more than they work
 	$(BIN)/pytest -n 2 --dist loadfile
 
-test-fast: $(READY)  ## without Ray and without tests of more than some seconds
+test-fast: $(READY)  ## without Ray, without slow tests and with few of many similar cases
 	$(BIN)/pytest -n 2 --dist loadfile -m "not ray and not slow"
 
 check: $(READY)  ## format, lint, types, direction of imports

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_zero import EXPERTS, tiny
+from support_gangs import EXPERTS, tiny
 
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, FailureKind, InsufficientMemoryError

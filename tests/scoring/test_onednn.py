@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_packing import ARCHITECTURES, difference, queries, slow_attention, tiny
+from support_packing import ARCHITECTURES, difference, queries, slow_attention, tiny
 from torch.overrides import _get_current_function_mode_stack
 
 from psych_ray.scoring.engines import onednn

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_packing import slow_attention
+from support_packing import slow_attention
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

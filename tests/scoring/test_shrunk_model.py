@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from support_gangs import EXPERTS, FAMILIES, LINEAR, SCORING, WINDOWED, difference, queries, tiny
 from support_ranks import on_ranks
-from test_zero import EXPERTS, FAMILIES, LINEAR, SCORING, WINDOWED, difference, queries, tiny
 
 from psych_ray.compat import partition_of
 from psych_ray.config import CheckpointCard

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from support_packing import slow_attention
 from support_ranks import on_ranks
-from test_packing import slow_attention
 from transformers import AutoTokenizer
 
 from psych_ray.compat import text_decoder

@@ -11,10 +11,10 @@ demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network need
 	$(BIN)/psych-ray sweep results.root=outputs/demo
 
 test: $(READY)  ## all tests, two files at a time: many of them wait more than they work
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)  ## without Ray, without slow tests and with few of many similar cases
-	$(BIN)/pytest -n 2 --dist loadfile -m "not ray and not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray and not slow"
 
 check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -50,11 +50,6 @@ class Prepared:
     """What a replica of these weights runs on, by their slug; the times of the plan are estimated for it."""
     slots: Slots
 
-    @property
-    def n_responses_missing(self) -> int:
-        """Rows that are not committed yet."""
-        return sum(task.n_responses_missing for task in self.tasks)
-
 
 def prepare(
     config: Config, cluster: ClusterShape, *, say: Callable[[str], None], write: bool = True, place_all: bool = False

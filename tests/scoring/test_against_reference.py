@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support_engines import model_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from psych_ray.checkpoints.find import find_checkpoints
@@ -83,7 +82,7 @@ def test_equals_the_slow_reference_on_real_transcripts(shared, tiny_checkpoint, 
     assert worst < 1e-4
 
 
-def test_uniform_logits_score_exactly_n_ln_v(shared, tiny_checkpoint):
+def test_uniform_logits_score_exactly_n_ln_v(model_of, shared, tiny_checkpoint):
     directory = tiny_checkpoint("Qwen3", shared / "tokenizers/qwen3")
     scorer = scorer_of(directory)
     head = model_of(scorer).get_output_embeddings()

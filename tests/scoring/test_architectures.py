@@ -20,7 +20,6 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support_engines import model_of
 from transformers import AutoTokenizer
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints
@@ -279,7 +278,7 @@ def test_the_window_matters_in_these_transcripts(name, directory_of, byte_tokeni
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_towers_are_neither_loaded_nor_kept(name, directory_of, byte_tokenizer_directory, caplog):
+def test_towers_are_neither_loaded_nor_kept(model_of, name, directory_of, byte_tokenizer_directory, caplog):
     directory = directory_of(name, byte_tokenizer_directory)
     checkpoint = found(directory)
     with safe_open(directory / "model.safetensors", "pt") as file:

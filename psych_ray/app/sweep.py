@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from psych_ray.app.cluster import cluster_to_run_on
-from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare
+from psych_ray.app.prepare import Prepared, checkpoint_facts, find, prepare
 from psych_ray.app.report import report, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import open_store
+from psych_ray.results.table import ResponsesTable, open_table
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
@@ -36,28 +38,34 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
     """
     from psych_ray.tracking import open_tracker
 
-    with cluster_to_run_on(config.cluster) as cluster:
-        prepared = prepare(config, cluster, say=say)
+    store = open_store(config.results.root)
+    checkpoints = find(config, say=say)
+    with cluster_to_run_on(config.cluster) as cluster, open_table(store, "psych-ray sweep", say=say) as table:
+        prepared = prepare(config, checkpoints, store, cluster)
         tracker = open_tracker(config.tracking, config.tracking_root())
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
-        skipped += _tracked(prepared, config, tracker, skipped)
+        skipped += _tracked(prepared, config, table, tracker, skipped)
+        for line in table.recover():
+            say(line)
     for line in skipped:  # now: a report that fails must not hide them
         say(f"not scored: {line}")
-    snapshot = Snapshot.read(prepared.store)
+    snapshot = Snapshot.read(store)
     lines = ["nothing could be scored, so there is no report"]
     if snapshot.parts:
-        lines = report(config, prepared.store, snapshot)
+        lines = report(config, store, snapshot)
     return SweepResult(lines=(*lines, *tracker.summary_lines()), skipped=tuple(skipped))
 
 
-def _tracked(prepared: Prepared, config: Config, tracker: Tracker, skipped: Sequence[str]) -> list[str]:
+def _tracked(
+    prepared: Prepared, config: Config, table: ResponsesTable, tracker: Tracker, skipped: Sequence[str]
+) -> list[str]:
     """Run the sweep and report its beginning and end to the tracker, whatever happens; lines as of `run_sweep`."""
     began = time.monotonic()
     tracker.handle(_started(prepared, config))
     failures: list[str] = []
     interrupted = False
     try:
-        failures = run_sweep(prepared, config, tracker)
+        failures = run_sweep(prepared, config, table, tracker)
     except KeyboardInterrupt:
         interrupted = True
         raise
@@ -89,7 +97,7 @@ def _started(prepared: Prepared, config: Config) -> SweepStarted:
     )
 
 
-def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]:
+def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker: Tracker) -> list[str]:
     """Score all that is missing; a line for everything that was skipped.
 
     Raises ResultsError when nothing can be committed any more. KeyboardInterrupt passes through; what is committed by
@@ -117,7 +125,7 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
         stall_seconds=config.cluster.stall_seconds,
     )
     with ray_session(config.cluster, prepared.cluster):
-        return drive(scheduler, specs, prepared.slots, tracker, across_nodes=config.cluster.across_nodes)
+        return drive(scheduler, specs, prepared.slots, table, tracker, across_nodes=config.cluster.across_nodes)
 
 
 def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from psych_ray.app.cluster import cluster_to_plan_for, cluster_to_run_on
-from psych_ray.app.prepare import prepare
+from psych_ray.app.prepare import find, prepare
 from psych_ray.config import Config
 from psych_ray.errors import UnsupportedError
 from psych_ray.results.snapshot import Snapshot
@@ -35,7 +35,7 @@ def sweep(config: Config) -> int:
 def plan(config: Config) -> int:
     """Show what would run; starts nothing and writes nothing."""
     with cluster_to_plan_for(config.cluster) as cluster:
-        prepared = prepare(config, cluster, say=_say, write=False)
+        prepared = prepare(config, find(config, say=_say), open_store(config.results.root), cluster, write=False)
     tasks = Table("checkpoint", "condition", *(_right("transcripts", "responses", "missing", "units", "minutes")))
     for task in prepared.tasks:
         numbers = (len(task.transcripts), task.n_responses, task.n_responses_missing, len(task.missing))
@@ -98,7 +98,9 @@ def check(config: Config) -> int:
     edges = Table("checkpoint", "study", *_right("responses", "edges inside a token"))
     not_loaded = 0
     with cluster_to_run_on(config.cluster) as cluster:
-        prepared = prepare(config, cluster, say=_say, write=False, place_all=True)
+        prepared = prepare(
+            config, find(config, say=_say), open_store(config.results.root), cluster, write=False, place_all=True
+        )
         for found in run_check(prepared, config, transcripts):
             if isinstance(found, NotLoaded):
                 not_loaded += 1

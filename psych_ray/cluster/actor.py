@@ -40,7 +40,7 @@ class RankProcess:
         return address if isinstance(address, Failure) else _outcome(lambda: self._replica.load(address))
 
     def score(self, unit: Unit) -> UnitReport | Failure:
-        """Score one unit; rank 0 commits it."""
+        """Score one unit; rank 0 writes its part."""
         return _outcome(lambda: self._replica.score(unit))
 
     def check(self, transcripts: list[Transcript]) -> list[CheckpointReport] | Failure:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
+from psych_ray.cluster.commits import Commits, Table
 from psych_ray.cluster.gang import Gang
 from psych_ray.compat import was_preempted
-from psych_ray.errors import FailureKind, ResultsError, first_line
+from psych_ray.errors import FailureKind, PsychRayError, ResultsError, first_line
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.events import (
     Action,
@@ -46,6 +48,7 @@ def drive(
     scheduler: Scheduler,
     specs: Mapping[str, ReplicaSpec],
     slots: Slots,
+    table: Table,
     tracker: Tracker,
     *,
     across_nodes: bool = False,
@@ -54,9 +57,10 @@ def drive(
 ) -> list[str]:
     """Carry out the scheduler's actions until all units are done or skipped; a line for each that was skipped.
 
-    `specs` by the slug of the weights. Needs a Ray session. Raises ResultsError when nothing can be committed any more.
+    `specs` by the slug of the weights; `table` is what parts are committed to. Needs a Ray session. Raises ResultsError
+    when nothing can be committed any more.
     """
-    driver = _Driver(scheduler, specs, slots, tracker, across_nodes, clock, sleep)
+    driver = _Driver(scheduler, specs, slots, Commits(table, tracker), tracker, across_nodes, clock, sleep)
     return driver.run()
 
 
@@ -74,6 +78,7 @@ class _Driver:
     scheduler: Scheduler
     specs: Mapping[str, ReplicaSpec]
     slots: Slots
+    commits: Commits
     tracker: Tracker
     across_nodes: bool
     clock: Callable[[], float]
@@ -88,18 +93,22 @@ class _Driver:
     def run(self) -> list[str]:
         try:
             self._carry_out(self.scheduler.begin())
-            while not self.scheduler.finished:
+            while not self.scheduler.finished or self.commits.deadline is not None:
                 for event in self._wait():
                     self._carry_out(self.scheduler.handle(event, self.clock()))
+                self.commits.carry_out(self.clock(), last=self.scheduler.finished)
         finally:
             for replica in list(self.gangs):
                 self._stop(replica)
+            with suppress(PsychRayError):  # what is not committed now is by the next sweep
+                self.commits.carry_out(self.clock(), last=True)
         return self.skipped
 
     def _wait(self) -> list[Event]:
         """Wait for an outcome, the scheduler's deadline or `POLL_S`."""
         deadline = self.scheduler.deadline
-        seconds = POLL_S if deadline is None else min(POLL_S, max(0.0, deadline - self.clock()))
+        times = [time for time in (deadline, self.commits.deadline) if time is not None]
+        seconds = max(0.0, min([POLL_S, *(time - self.clock() for time in times)]))
         done: Sequence[Any] = ()
         if self.calls:
             done, _ = ray.wait(list(self.calls), num_returns=1, timeout=seconds)
@@ -122,7 +131,7 @@ class _Driver:
 
     def _report(self, weights: str, outcome: UnitReport | LoadReport) -> None:
         if isinstance(outcome, UnitReport):
-            self.tracker.handle(events.UnitCommitted(outcome))
+            self.commits.add(outcome)
         else:
             for checkpoint in self.specs[weights].checkpoints:
                 self.tracker.handle(events.CheckpointLoaded(checkpoint.slug, outcome.seconds))

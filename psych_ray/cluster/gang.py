@@ -50,7 +50,7 @@ class Gang:
         return [actor.load.remote(address) for actor in self.actors]
 
     def score(self, unit: Unit) -> list[Any]:
-        """Score a unit; rank 0 commits its part."""
+        """Score a unit; rank 0 writes its part."""
         return [actor.score.remote(unit) for actor in self.actors]
 
     def check(self, transcripts: Sequence[Transcript]) -> list[Any]:

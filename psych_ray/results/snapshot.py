@@ -1,22 +1,20 @@
-"""What a results store holds at one moment, from one listing and the footers of its parts.
+"""What a results store holds at one moment, from the log of its table and the footers of its parts.
 
-Status, resume, running means and the check of settings all use it, so that none of them reads rows.
+Status, resume, running means and the check of settings all use it, so that none of them reads rows or lists files.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from psych_ray.results.parts import PartName, part_names, read_footer
-from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, Tally
+from psych_ray.errors import ResultsError
+from psych_ray.results.footers import read_footers
+from psych_ray.results.log import LoggedPart, ResponsesLog
+from psych_ray.results.schema import FOLDER, CheckpointFacts, Footer, ScoringIdentity, Tally
 from psych_ray.results.store import ResultsStore
-
-_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +40,7 @@ class CommittedTask:
 class Snapshot:
     """A results store at one moment. Tasks are keyed by checkpoint (slug) and condition, in the order of the parts."""
 
-    parts: tuple[PartName, ...]
+    parts: tuple[LoggedPart, ...]
     tasks: Mapping[tuple[str, str], CommittedTask]
     scoring: tuple[ScoringIdentity, ...]
     """The different sets of settings of its parts; more than one where sweeps ran at the same time."""
@@ -53,16 +51,17 @@ class Snapshot:
 
     @classmethod
     def read(cls, store: ResultsStore) -> Snapshot:
-        """List `responses/` once and read every footer once. ResultsError names the first part that is damaged."""
-        names = part_names(store)
+        """Read the log and the footers once. ResultsError where they are damaged, or name the same transcript twice."""
+        parts = ResponsesLog(store).parts()
+        if not parts:
+            _refuse_parts_without_log(store)
         by_task: dict[tuple[str, str], list[Footer]] = {}
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for name, footer in zip(names, pool.map(partial(read_footer, store), names), strict=True):
-                by_task.setdefault(name.task, []).append(footer)
+        for part in read_footers(store, parts):
+            by_task.setdefault(part.name.task, []).append(part.footer)
         footers = [footer for task in by_task.values() for footer in task]
         return cls(
-            parts=tuple(names),
-            tasks={key: _task(footers) for key, footers in by_task.items()},
+            parts=tuple(parts),
+            tasks={key: _task(store, key, footers) for key, footers in by_task.items()},
             scoring=tuple(dict.fromkeys(footer.scoring for footer in footers)),
             checkpoints=tuple(dict.fromkeys(footer.checkpoint for footer in footers)),
             versions=tuple(dict(v) for v in dict.fromkeys(tuple(footer.versions.items()) for footer in footers)),
@@ -84,19 +83,33 @@ class Snapshot:
         return {key: task.tallies for key, task in self.tasks.items()}
 
 
-def _task(footers: Iterable[Footer]) -> CommittedTask:
-    footers = list(footers)
+def _task(store: ResultsStore, key: tuple[str, str], footers: Sequence[Footer]) -> CommittedTask:
     rows: Counter[str] = Counter()
     tallies: dict[str, Tally] = {}
     for footer in footers:
         rows.update(footer.rows_by_status)
         for study, tally in footer.tallies.items():
             tallies[study] = tallies.get(study, Tally()) + tally
+    # Interned: the same ids are in the parts of every task.
+    transcripts = frozenset(sys.intern(one) for footer in footers for one in footer.transcripts)
+    if len(transcripts) < sum(len(footer.transcripts) for footer in footers):
+        raise ResultsError(
+            f"{store.location}: {key[0]}, {key[1]}: two parts of the table hold the same transcript; "
+            f"psych-ray verify repair=true results.root={store.location} drops one of them"
+        )
     return CommittedTask(
         n_parts=len(footers),
-        # Interned: the same ids are in the parts of every task.
-        transcripts=frozenset(sys.intern(one) for footer in footers for one in footer.transcripts),
+        transcripts=transcripts,
         rows_by_status=dict(rows),
         tallies=tallies,
         footer=footers[0],
     )
+
+
+def _refuse_parts_without_log(store: ResultsStore) -> None:
+    """Raise ResultsError where there are parts, but nothing says which belong to the table."""
+    if any(file.name.endswith(".parquet") for file in store.files(FOLDER)):
+        raise ResultsError(
+            f"{store.location}/{FOLDER}: there are parts, but no log that lists them; the next psych-ray sweep, or "
+            f"psych-ray verify repair=true results.root={store.location}, makes it from the parts"
+        )

@@ -10,7 +10,7 @@ from psych_ray.sweep.unit import Unit
 
 @dataclass(frozen=True, slots=True)
 class RankDone:
-    """A rank has finished what its replica was last asked to do: load, or score a unit. Rank 0 has committed it."""
+    """A rank has finished what its replica was last asked to do: load, or score a unit. Rank 0 has written its part."""
 
     replica: int
     rank: int = 0

@@ -1,4 +1,4 @@
-"""What each rank of a replica does: load its part of the weights, score units, and commit their parts on rank 0.
+"""What each rank of a replica does: load its part of the weights, score units, and write their parts on rank 0.
 
 Does not import Ray, so it also runs in a test, a notebook or a benchmark; `cluster.actor` only forwards calls to it and
 returns its errors as values. Imports torch only to load weights.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from psych_ray import __version__
 from psych_ray.results.catalogue import read_catalogued
-from psych_ray.results.parts import commit_part
+from psych_ray.results.parts import write_part
 from psych_ray.results.schema import Footer
 from psych_ray.results.store import open_store
 from psych_ray.scoring.scored import AlignsTranscripts, ScoredTranscript, Scorer, SimulatorScorer
@@ -95,7 +95,7 @@ class Replica:
         return join(self._rank, self._spec.ranks, host=host, port=port, device=device, timeout_s=timeout_s)
 
     def score(self, unit: Unit) -> UnitReport:
-        """Score a unit. Rank 0 commits its part."""
+        """Score a unit. Rank 0 writes its part, which belongs to the table once the driver has committed it."""
         scorer = self._scorers[unit.checkpoint]
         began = time.monotonic()
         transcripts = read_catalogued(self._store, unit.transcripts)
@@ -103,8 +103,7 @@ class Replica:
         with _warnings_of("psych_ray.scoring") as notes:
             scored = list(scorer.score(transcripts, condition))
         footer = self._footer(unit, scorer.engine_name, scored, time.monotonic() - began)
-        if self._rank == 0:
-            footer = commit_part(self._store, scored, footer)
+        part = write_part(self._store, scored, footer) if self._rank == 0 else None
         return UnitReport(
             checkpoint=unit.checkpoint,
             condition=unit.condition,
@@ -112,7 +111,8 @@ class Replica:
             tokens=footer.tokens,
             responses=sum(len(s.status_R) for s in scored),
             seconds=time.monotonic() - began,
-            by_study=footer.tallies,
+            by_study={} if part is None else part.footer.tallies,
+            part=part,
             notes=tuple(f"{unit.checkpoint}: {note}" for note in notes),
         )
 

@@ -51,6 +51,7 @@ class ResponsesLog:
         self._uri = f"{store.location}/{FOLDER}"
         self._table: DeltaTable | None = None
         self._number = 0
+        self._is_overtaken = False
 
     def parts(self) -> list[LoggedPart]:
         """All parts of the table at this moment, sorted by name; [] where there is no log."""
@@ -85,6 +86,8 @@ class ResponsesLog:
         TakenOverError where another process has taken over since `take_over`; nothing is committed then.
         """
         assert self._table is not None, "take_over first"
+        if self._is_overtaken:
+            raise self._taken_over()
         actions: list[AddAction | RemoveAction] = [*map(_add, added), *map(_remove, removed)]
         with self._errors():
             try:
@@ -105,6 +108,7 @@ class ResponsesLog:
         """Read what was committed; deltalake refuses the next commit if another process commits after this."""
         table.update_incremental()
         if table.transaction_version(_APPLICATION) != self._number:
+            self._is_overtaken = True  # deltalake would accept the next commit
             raise self._taken_over()
 
     def _open_or_create(self) -> DeltaTable:

@@ -46,6 +46,8 @@ class ResponsesTable:
     _lease: Lease
     _committed: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     """Ids of transcripts by checkpoint (slug) and condition."""
+    _names: set[PartName] = field(default_factory=set)
+    """Of the parts of the table."""
 
     def require_held(self) -> None:
         """Raise TakenOverError where another process is known to have taken over the table."""
@@ -66,11 +68,12 @@ class ResponsesTable:
             if all(known.isdisjoint(part.footer.transcripts) for known in before):
                 ids[part.name.task].update(part.footer.transcripts)
                 new[part.name] = part
-            elif part.name not in new:
+            elif part.name not in new and part.name not in self._names:
                 superseded.append(part)
         if new:
             write_footers(self.store, [*new.values()])
             self._log.commit([*new.values()])
+        self._names |= new.keys()
         for task, transcripts in ids.items():
             self._committed.setdefault(task, set()).update(transcripts)
         self.store.remove(str(part.name) for part in superseded)
@@ -89,7 +92,7 @@ class ResponsesTable:
             self._log.commit([], lost)
         kept = read_footers(self.store, [part for part in logged if _size(part, files) == part.size])
         merge_footers(self.store, kept)
-        self._committed = {}
+        self._committed, self._names = {}, {part.name for part in kept}
         for part in kept:
             self._committed.setdefault(part.name.task, set()).update(part.footer.transcripts)
         known = {str(part.name) for part in kept} | replaced

@@ -111,6 +111,16 @@ class FakeActor:
         return Reference(self.ray.now + seconds if outcome is not NEVER else float("inf"), outcome)
 
 
+class FakeTable:
+    """Takes every part."""
+
+    def commit(self, parts: list[Any]) -> None:
+        pass
+
+    def require_held(self) -> None:
+        pass
+
+
 class Recorder:
     """A tracker that keeps every event."""
 
@@ -165,7 +175,13 @@ def sweep(monkeypatch):
         tracker = Recorder()
         try:
             skipped = drive(
-                scheduler, {"a": spec}, Slots(ranks, 1, 1), tracker, clock=lambda: fake.now, sleep=fake.sleep
+                scheduler,
+                {"a": spec},
+                Slots(ranks, 1, 1),
+                FakeTable(),
+                tracker,
+                clock=lambda: fake.now,
+                sleep=fake.sleep,
             )
         finally:
             assert not fake.alive, "processes are left"

@@ -1,4 +1,4 @@
-"""A replica without Ray, with a tiny checkpoint over demo transcripts: load, score, commit, check."""
+"""A replica without Ray, with a tiny checkpoint over demo transcripts: load, score, write, check."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from support_table import responses, silent
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, simulator_checkpoint
 from psych_ray.config import CheckpointsConfig, CheckpointSource, EngineName
+from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue
-from psych_ray.results.parts import PartName, read_footer
-from psych_ray.results.reading import scan_responses
+from psych_ray.results.parts import read_part
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
+from psych_ray.results.table import open_table
 from psych_ray.scoring import load_scorer
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.conditions import condition_named
@@ -52,25 +54,32 @@ def spec(checkpoint: Checkpoint, root: Path, **more) -> ReplicaSpec:
     )
 
 
-def test_it_commits_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, transcripts, tmp_path):
+def test_it_writes_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, transcripts, tmp_path):
     store = open_store(str(tmp_path))
     refs = tuple(catalogue(store, transcripts))
     replica = Replica(spec(checkpoint, tmp_path))
     assert replica.load().seconds > 0
     first = Unit(checkpoint.slug, "plain", refs[:3])
     report = replica.score(first)
-    replica.score(Unit(checkpoint.slug, "plain", refs[3:]))
+    rest = replica.score(Unit(checkpoint.slug, "plain", refs[3:]))
+    assert report.part is not None
+    assert rest.part is not None
+    with pytest.raises(ResultsError, match="no log that lists them"):
+        Snapshot.read(store)
+    with open_table(store, "test", say=silent):
+        pass  # commits whole parts that no driver did
 
     scorer = load_scorer(checkpoint, spec(checkpoint, tmp_path).scoring)
     expected = {s.transcript.id: s for s in scorer.score(transcripts, condition_named("plain"))}
-    rows = scan_responses(store).collect()
+    rows = responses(store)
     assert rows.height == sum(len(t.responses) for t in transcripts)
     for (transcript,), found in rows.group_by("transcript"):
         scored = expected[str(transcript)]
         assert np.allclose(found.sort("response")["nll"].to_numpy(), scored.nll_R, atol=1e-4)
         assert found.sort("response")["top1"].to_list() == scored.top1_R.tolist()
 
-    footer = read_footer(store, PartName(checkpoint.slug, "plain", first.id))
+    footer = report.part.footer
+    assert read_part(store, report.part.name) == report.part
     of_first = rows.filter(pl.col("transcript").is_in(footer.transcripts))
     assert set(footer.transcripts) == {ref.id for ref in refs[:3]}
     assert footer.rows == report.responses == of_first.height == first.n_responses
@@ -86,13 +95,15 @@ def test_it_commits_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, 
     assert Snapshot.read(store).committed == {(checkpoint.slug, "plain"): {t.id for t in transcripts}}
 
 
-def test_only_rank_0_commits(checkpoint, transcripts, tmp_path):
+def test_only_rank_0_writes(checkpoint, transcripts, tmp_path):
     store = open_store(str(tmp_path))
     refs = tuple(catalogue(store, transcripts[:2]))
     replica = Replica(spec(checkpoint, tmp_path), rank=1)
     replica.load()
-    assert replica.score(Unit(checkpoint.slug, "plain", refs)).responses == sum(ref.n_responses for ref in refs)
-    assert not Snapshot.read(store).parts
+    report = replica.score(Unit(checkpoint.slug, "plain", refs))
+    assert report.responses == sum(ref.n_responses for ref in refs)
+    assert report.part is None
+    assert store.files("responses") == []
 
 
 def test_it_reports_its_self_check_and_how_transcripts_align(checkpoint, transcripts, tmp_path):

@@ -12,7 +12,6 @@ from psych_ray.app.prepare import Prepared, checkpoint_facts, find, prepare
 from psych_ray.app.report import report, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.config import Config
-from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.results.table import ResponsesTable, open_table
 from psych_ray.sweep.plan import by_transcript
@@ -41,7 +40,7 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
     store = open_store(config.results.root)
     checkpoints = find(config, say=say)
     with cluster_to_run_on(config.cluster) as cluster, open_table(store, "psych-ray sweep", say=say) as table:
-        prepared = prepare(config, checkpoints, store, cluster)
+        prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
         tracker = open_tracker(config.tracking, config.tracking_root())
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
         skipped += _tracked(prepared, config, table, tracker, skipped)
@@ -49,10 +48,9 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
             say(line)
     for line in skipped:  # now: a report that fails must not hide them
         say(f"not scored: {line}")
-    snapshot = Snapshot.read(store)
     lines = ["nothing could be scored, so there is no report"]
-    if snapshot.parts:
-        lines = report(config, store, snapshot)
+    if table.snapshot.parts:
+        lines = report(config, store, table.snapshot)
     return SweepResult(lines=(*lines, *tracker.summary_lines()), skipped=tuple(skipped))
 
 

@@ -156,15 +156,17 @@ def _schema() -> pa.Schema:
 
 
 def _parts_of(table: DeltaTable, uri: str) -> list[LoggedPart]:
-    actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records"])
-    paths, sizes, rows = (column.to_pylist() for column in actions.columns)
+    # pa.table() would import pandas
+    actions = pa.RecordBatchReader.from_stream(table.get_add_actions()).read_all()
+    actions = actions.select(["path", "size_bytes", "num_records"])
+    rows = zip(*(column.to_pylist() for column in actions.columns), strict=True)
     parts = []
-    for path, size, n_rows in zip(paths, sizes, rows, strict=True):
-        name = PartName.parse(f"{FOLDER}/{unquote(path)}")
+    for path, size, n_rows in sorted((unquote(path), size, n_rows) for path, size, n_rows in rows):
+        name = PartName.parse(f"{FOLDER}/{path}")
         if name is None or n_rows is None:
             raise ResultsError(f"{uri}: its log lists {path}, which psych_ray did not commit")
         parts.append(LoggedPart(name, size, n_rows))
-    return sorted(parts, key=lambda part: str(part.name))
+    return parts
 
 
 def _add(part: Part) -> AddAction:

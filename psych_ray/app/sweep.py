@@ -15,6 +15,7 @@ from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
+from psych_ray.sweep.stalls import Deadlines
 from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 from psych_ray.worker.spec import ReplicaSpec
 
@@ -114,7 +115,11 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
         weights_of=weights_of,
         ranks={weights: placement.ranks for weights, placement in prepared.placements.items()},
         sharded=[weights for weights, spec in specs.items() if spec.needs_process_group],
-        stall_seconds=config.cluster.stall_seconds,
+        deadlines=Deadlines(
+            stall_seconds=config.cluster.stall_seconds,
+            load_seconds=config.cluster.load_seconds,
+            place_seconds=config.cluster.place_seconds,
+        ),
     )
     with ray_session(config.cluster, prepared.cluster):
         return drive(scheduler, specs, prepared.slots, tracker, across_nodes=config.cluster.across_nodes)

@@ -115,14 +115,18 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
         weights_of=weights_of,
         ranks={weights: placement.ranks for weights, placement in prepared.placements.items()},
         sharded=[weights for weights, spec in specs.items() if spec.needs_process_group],
-        deadlines=Deadlines(
-            stall_seconds=config.cluster.stall_seconds,
-            load_seconds=config.cluster.load_seconds,
-            place_seconds=config.cluster.place_seconds,
-        ),
+        deadlines=deadlines_of(config),
     )
     with ray_session(config.cluster, prepared.cluster):
         return drive(scheduler, specs, prepared.slots, tracker, across_nodes=config.cluster.across_nodes)
+
+
+def deadlines_of(config: Config) -> Deadlines:
+    """How long replicas may show no progress."""
+    cluster = config.cluster
+    return Deadlines(
+        stall_seconds=cluster.stall_seconds, load_seconds=cluster.load_seconds, place_seconds=cluster.place_seconds
+    )
 
 
 def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:

@@ -16,7 +16,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from psych_ray.checkpoints.find import simulator_checkpoint
-from psych_ray.cluster import driver, gang
+from psych_ray.cluster import check, driver, gang
 from psych_ray.cluster.actor import RankProcess
 from psych_ray.cluster.driver import POLL_S, drive
 from psych_ray.config import EngineName
@@ -115,7 +115,7 @@ class FakeActor:
         self.attempt = len(ray.gangs)
         self.open_rendezvous = SimpleNamespace(remote=lambda: "address")
         self.load = SimpleNamespace(remote=lambda address: self._call("load"))
-        self.score = SimpleNamespace(remote=self._call)
+        self.score = self.check = SimpleNamespace(remote=self._call)
         self.progress = SimpleNamespace(remote=self._progress)
 
     def _progress(self) -> Reference:
@@ -149,6 +149,17 @@ def ideal(attempt: int, rank: int, call: Any) -> tuple[float, Outcome]:
     return (30.0, LoadReport(seconds=30.0)) if call == "load" else (60.0, report(call))
 
 
+def spec(ranks: int) -> ReplicaSpec:
+    return ReplicaSpec(
+        checkpoints=(SimpleNamespace(slug="a", is_simulator=False),),  # type: ignore[arg-type]
+        facts={},
+        identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
+        engine=EngineName.deepspeed_tp if ranks > 1 else EngineName.transformers,
+        results_root="/nowhere",
+        ranks=ranks,
+    )
+
+
 @dataclass
 class Sweep:
     """What became of one sweep."""
@@ -170,19 +181,11 @@ def sweep(monkeypatch):
         monkeypatch.setattr(driver, "ray", fake)
         monkeypatch.setattr(gang, "PlacementGroupSchedulingStrategy", lambda group, **where: (group, where))
         units = [Unit("a", "plain", (TranscriptRef(f"t{k}", "s", "f", k, 100, 5),)) for k in range(n_units)]
-        spec = ReplicaSpec(
-            checkpoints=(SimpleNamespace(slug="a"),),  # type: ignore[arg-type]
-            facts={},
-            identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
-            engine=EngineName.deepspeed_tp if ranks > 1 else EngineName.transformers,
-            results_root="/nowhere",
-            ranks=ranks,
-        )
         scheduler = Scheduler.plan(units, slots=ranks, attempts=attempts, cost={}, ranks={"a": ranks})
         tracker = Recorder()
         try:
             skipped = drive(
-                scheduler, {"a": spec}, Slots(ranks, 1, 1), tracker, clock=lambda: fake.now, sleep=fake.sleep
+                scheduler, {"a": spec(ranks)}, Slots(ranks, 1, 1), tracker, clock=lambda: fake.now, sleep=fake.sleep
             )
         finally:
             assert not fake.alive, "processes are left"
@@ -341,7 +344,7 @@ def test_a_driver_that_was_stopped_for_hours_does_not_blame_its_ranks(sweep):
         return ideal(attempt, rank, call) if call == "load" else (4 * 3600.0, report(call))
 
     def work(attempt, rank, now):
-        if 70.0 < now < 75.0:
+        if 70.0 <= now < 75.0:
             driver.ray.now += 3 * 3600.0  # the fake: between a question and its answer
         return int(now // 60.0)  # a step takes a minute
 
@@ -387,19 +390,19 @@ def test_a_store_that_comes_back_costs_a_pause_and_nothing_else(sweep):
 def test_a_fault_outside_of_loading_and_scoring_is_reported_by_its_kind(tmp_path):
     """An exception in the constructor of an actor would reach the driver as the death of a process."""
     (tmp_path / "file").write_text("")
-    spec = ReplicaSpec(
+    simulator = ReplicaSpec(
         checkpoints=(simulator_checkpoint(),),
         facts={},
         identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
         engine=EngineName.transformers,
         results_root=str(tmp_path / "file"),
     )
-    found = RankProcess(spec).load(None)
+    found = RankProcess(simulator).load(None)
     assert isinstance(found, Failure)
     assert found.kind == FailureKind.sweep
     assert "that is a file; name a directory" in found.reason
     failed = Failure(FailureKind.unknown, "no port is free")
-    assert RankProcess(spec).load(failed) is failed
+    assert RankProcess(simulator).load(failed) is failed
 
 
 def test_ray_s_own_errors_become_failures_of_their_kind():
@@ -419,3 +422,37 @@ def test_when_nothing_can_be_committed_any_more_the_sweep_stops_and_leaves_nothi
 
     with pytest.raises(ResultsError, match="disk full"):
         sweep(script, ranks=1)
+
+
+@pytest.mark.parametrize(
+    ("script", "work", "says"),
+    [
+        (ideal, None, None),
+        (lambda *_: (0.0, NEVER), None, "it made no progress for 1800 s"),
+        (
+            lambda *_: (0.0, NEVER),
+            NEVER,
+            "it had no place on the cluster for 3600 s: it needs 1 rank of 1 GPU, 1 CPU; ",
+        ),
+    ],
+)
+def test_a_check_waits_for_nothing_without_a_deadline(monkeypatch, script, work, says):
+    checked = []
+
+    def also_check(attempt, rank, call):
+        return (5.0, [checked.append(call)]) if isinstance(call, list) else script(attempt, rank, call)
+
+    fake = FakeRay(also_check, lambda attempt, rank, now: work or 7)
+    monkeypatch.setattr(gang, "ray", fake)
+    monkeypatch.setattr(check, "ray", fake)
+    found = list(
+        check.run_check(
+            {"a": spec(1)}, Slots(1, 1, 1), [], across_nodes=False, deadlines=Deadlines(), clock=lambda: fake.now
+        )
+    )
+    assert not fake.alive
+    if says is None:
+        assert checked == [[]]
+    else:
+        (not_loaded,) = found
+        assert not_loaded.reason.startswith(says)

@@ -99,6 +99,19 @@ def test_a_killed_replica_is_replaced(undisturbed, checkpoints, scratch, tmp_pat
     assert_same(table(tmp_path), undisturbed[1])
 
 
+def test_a_stopped_replica_is_replaced(undisturbed, checkpoints, scratch, tmp_path):
+    process = start(command(checkpoints, tmp_path, "cluster.stall_seconds=5", "cluster.load_seconds=30"), scratch)
+    wait_for_parts(process, tmp_path, 1)
+    replicas = [p for p in processes_of(scratch) if "RankProcess" in " ".join(p.cmdline())]
+    assert replicas
+    replicas[0].send_signal(signal.SIGSTOP)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert err.count("it made no progress for ") == 1, err
+    assert_same(table(tmp_path), undisturbed[1])
+    wait_until_gone(scratch)
+
+
 def test_ctrl_c_ends_with_130_and_what_is_committed_stays(undisturbed, checkpoints, scratch, tmp_path):
     process = start(command(checkpoints, tmp_path), scratch)
     wait_for_parts(process, tmp_path, 2)

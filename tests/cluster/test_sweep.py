@@ -134,13 +134,20 @@ def test_a_checkpoint_that_cannot_be_loaded_is_set_aside_and_the_rest_goes_on(ch
     weights = load_file(broken / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    exploding = tmp_path / "exploding"
+    shutil.copytree(checkpoints[0], exploding)
+    (exploding / "chat_template.jinja").write_text("{{ 'a' * 10 ** 10 }}")
     root = tmp_path / "root"
-    code, _, err = finish(start(command([broken, checkpoints[1]], root, "transcripts.limit=2"), scratch))
+    more = ("transcripts.limit=2", "conditions=[plain,chat]")
+    code, _, err = finish(start(command([broken, exploding, checkpoints[1]], root, *more), scratch))
     assert code == 3, err
     assert "Traceback" not in err
     assert "broken, plain" in err
     assert "model.norm.weight" in err
-    assert set(table(root)["checkpoint"]) == {"b"}
+    assert "exploding, chat" in err
+    assert "its chat template takes more than 0.5 GB of memory for a conversation; sweep it without chat" in err
+    found = set(table(root).select("checkpoint", "condition").iter_rows())
+    assert found == {("b", "plain"), ("b", "chat"), ("exploding", "plain")}
     wait_until_gone(scratch)
     code, out, err = finish(start(command([broken], tmp_path / "alone", "transcripts.limit=2"), scratch))
     assert code == 3, err

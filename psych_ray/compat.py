@@ -121,6 +121,22 @@ def causal_model_classes(config: PretrainedConfig) -> list[type[PreTrainedModel]
     return []
 
 
+def render_chat_template(
+    source: str, turns: list[dict[str, str]], options: Mapping[str, Any], *, generation_prompt: bool
+) -> str:
+    """Render a chat template without a tokenizer; `options` are its other variables, special tokens among them.
+
+    What `apply_chat_template` calls. It needs no torch, so a process for it alone is small (transformers 5.23).
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    rendered: Any = render_jinja_template(
+        [turns], chat_template=source, add_generation_prompt=generation_prompt, **options
+    )
+    text: str = rendered[0][0]
+    return text
+
+
 def weights_ignored_on_load(model: PreTrainedModel) -> set[str]:
     """Patterns of names of stored weights that a model does not use and does not report (transformers 5.23)."""
     return set(model._keys_to_ignore_on_load_unexpected or ())

@@ -223,7 +223,11 @@ class ClusterConfig:
     across_nodes: bool = False
     """The ranks of one checkpoint may be placed on several nodes."""
     stall_seconds: float = 600.0
-    """A rank that keeps the others of its gang waiting for longer is considered lost."""
+    """A rank that shows no progress with a unit for longer is lost; more where one transcript takes long."""
+    load_seconds: float = 1800.0
+    """A rank that shows no progress while it loads for longer is lost."""
+    place_seconds: float = 3600.0
+    """Weights for whose replica Ray finds no place for longer are given up."""
     cpus_per_replica: int | None = None
     """CPU cores per rank; None: the cores of a node divided by the ranks that it can hold."""
     attempts: int = 2
@@ -236,7 +240,7 @@ class ClusterConfig:
                 raise ValueError(f"cluster.{name}={value}: must be 1 or more")
         if self.gpus is not None and self.gpus < 0:
             raise ValueError(f"cluster.gpus={self.gpus}: must be 0 or more")
-        for name in ("stall_seconds", "gpu_memory_gb", "memory_gb"):
+        for name in ("stall_seconds", "load_seconds", "place_seconds", "gpu_memory_gb", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"cluster.{name}={value}: must be above 0")

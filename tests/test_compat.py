@@ -70,6 +70,24 @@ def auto_mappings() -> bool:
     return names[0] == ["LlamaForCausalLM"] and "Qwen2_5_VLForConditionalGeneration" in names[1] and none == []
 
 
+def chat_template_renderer() -> bool:
+    from tokenizers import Tokenizer, models
+
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), bos_token="<s>")
+    source = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role, m.content }}{{ x }}{% endfor %}{{ add_generation_prompt }}"
+    )
+    turns = [{"role": "user", "content": "a\n"}, {"role": "assistant", "content": ""}]
+    for prompt in (True, False):
+        options = {**tokenizer.special_tokens_map, "x": False}
+        expected = tokenizer.apply_chat_template(
+            turns, chat_template=source, tokenize=False, add_generation_prompt=prompt, x=False
+        )
+        if compat.render_chat_template(source, turns, options, generation_prompt=prompt) != expected:
+            return False
+    return True
+
+
 def keys_to_ignore() -> bool:
     from transformers import modeling_utils
 
@@ -226,6 +244,7 @@ def lost_rank() -> bool:
 
 INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("torch", "nn.modules.module.register_module_parameter_registration_hook", parameter_registration_hook),
+    ("transformers", "utils.chat_template_utils.render_jinja_template", chat_template_renderer),
     ("torch", "ops.mkldnn._linear_pointwise", linear_pointwise),
     ("torch", "text of the error of the CPU's allocator", host_out_of_memory),
     ("torch", "text of gloo's error where a rank is gone", lost_rank),

@@ -16,6 +16,7 @@ from psych_ray.results.store import open_store
 from psych_ray.results.table import ResponsesTable, open_table
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
+from psych_ray.sweep.stalls import Deadlines
 from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 from psych_ray.worker.spec import ReplicaSpec
 
@@ -120,10 +121,18 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
         weights_of=weights_of,
         ranks={weights: placement.ranks for weights, placement in prepared.placements.items()},
         sharded=[weights for weights, spec in specs.items() if spec.needs_process_group],
-        stall_seconds=config.cluster.stall_seconds,
+        deadlines=deadlines_of(config),
     )
     with ray_session(config.cluster, prepared.cluster):
         return drive(scheduler, specs, prepared.slots, table, tracker, across_nodes=config.cluster.across_nodes)
+
+
+def deadlines_of(config: Config) -> Deadlines:
+    """How long replicas may show no progress."""
+    cluster = config.cluster
+    return Deadlines(
+        stall_seconds=cluster.stall_seconds, load_seconds=cluster.load_seconds, place_seconds=cluster.place_seconds
+    )
 
 
 def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:

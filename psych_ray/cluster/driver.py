@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from psych_ray.cluster.commits import Commits, Table
-from psych_ray.cluster.gang import Gang
+from psych_ray.cluster.gang import Gang, resources
 from psych_ray.compat import was_preempted
 from psych_ray.errors import FailureKind, PsychRayError, ResultsError, first_line
 from psych_ray.sweep.cluster_shape import Slots
@@ -25,6 +25,8 @@ from psych_ray.sweep.events import (
     RankDied,
     RankDone,
     RankFailed,
+    RankProgress,
+    ReplicaWaits,
     Score,
     Skip,
     StartReplica,
@@ -41,7 +43,9 @@ from psych_ray.tracking.events import Tracker
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 POLL_S = 5.0
-"""Longest wait for an outcome; then the scheduler gets a `Tick`."""
+"""Longest wait for an outcome; then the scheduler gets a `Tick`. Ranks are asked for their progress as often."""
+SUSPENDED_S = 60.0
+"""A longer pause between two looks at the clock was not one of the ranks: this process was stopped, and saw nothing."""
 
 
 def drive(
@@ -89,34 +93,81 @@ class _Driver:
     """Held by each replica that was ever started."""
     calls: dict[Any, _Call] = field(default_factory=dict)
     """By the reference to the outcome."""
+    asked: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    """Replica and rank that were asked for their progress, by the reference to the answer."""
+    placed: set[int] = field(default_factory=set)
+    """Replicas of which a rank has answered."""
+    asks_at: float = 0.0
+    looked_at: float | None = None
+    suspended: float = 0.0
 
     def run(self) -> list[str]:
         try:
-            self._carry_out(self.scheduler.begin())
+            self._carry_out(self.scheduler.begin(self._now()))
             while not self.scheduler.finished or self.commits.deadline is not None:
                 for event in self._wait():
-                    self._carry_out(self.scheduler.handle(event, self.clock()))
-                self.commits.carry_out(self.clock(), last=self.scheduler.finished)
+                    self._carry_out(self.scheduler.handle(event, self._now()))
+                self.commits.carry_out(self._now(), last=self.scheduler.finished)
         finally:
             for replica in list(self.gangs):
                 self._stop(replica)
             with suppress(PsychRayError):  # what is not committed now is by the next sweep
-                self.commits.carry_out(self.clock(), last=True)
+                self.commits.carry_out(self._now(), last=True)
         return self.skipped
+
+    def _now(self) -> float:
+        """Time, less what passed while this process was suspended."""
+        now = self.clock()
+        if self.looked_at is not None and now - self.looked_at > SUSPENDED_S:
+            self.suspended += now - self.looked_at
+        self.looked_at = now
+        return now - self.suspended
 
     def _wait(self) -> list[Event]:
         """Wait for an outcome, the scheduler's deadline or `POLL_S`."""
+        waits = self._ask_for_progress()
         deadline = self.scheduler.deadline
         times = [time for time in (deadline, self.commits.deadline) if time is not None]
-        seconds = max(0.0, min([POLL_S, *(time - self.clock() for time in times)]))
+        seconds = max(0.0, min([POLL_S, *(time - self._now() for time in times)]))
         done: Sequence[Any] = ()
         if self.calls:
             done, _ = ray.wait(list(self.calls), num_returns=1, timeout=seconds)
         else:
             self.sleep(seconds)
-        is_due = deadline is not None and self.clock() >= deadline
+        is_due = deadline is not None and self._now() >= deadline
         events = [self._event(reference, self.calls.pop(reference)) for reference in done]
-        return [*events, Tick()] if is_due or not events else events
+        ticks = [Tick()] if is_due or not events else []
+        return [*events, *waits, *self._answers(), *ticks]
+
+    def _ask_for_progress(self) -> list[Event]:
+        """Ask every rank that has answered the last time; an event for each replica of which none has ever answered."""
+        now = self._now()
+        if now < self.asks_at:
+            return []
+        self.asks_at = now + POLL_S
+        silent = set(self.asked.values())
+        for replica, gang in self.gangs.items():
+            for rank in range(len(gang.actors)):
+                if (replica, rank) not in silent:
+                    self.asked[gang.progress(rank)] = (replica, rank)
+        unplaced = [replica for replica, rank in silent if rank == 0 and replica not in self.placed]
+        free = resources(ray.available_resources()) if unplaced else ""
+        return [ReplicaWaits(replica, f"{self.gangs[replica].asks_for}; free are {free}") for replica in unplaced]
+
+    def _answers(self) -> list[Event]:
+        """Progress that ranks have reported since the last time."""
+        if not self.asked:
+            return []
+        done, _ = ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
+        answers: list[Event] = []
+        for reference in done:
+            replica, rank = self.asked.pop(reference)
+            try:
+                answers.append(RankProgress(replica, rank, ray.get(reference)))
+            except RayError:
+                continue  # what it was asked to do reports its death
+            self.placed.add(replica)
+        return answers
 
     def _event(self, reference: Any, call: _Call) -> Event:
         try:
@@ -171,6 +222,7 @@ class _Driver:
     def _stop(self, replica: int) -> None:
         """End a replica's processes and forget what they were asked to do."""
         self.calls = {reference: call for reference, call in self.calls.items() if call.replica != replica}
+        self.asked = {reference: asked for reference, asked in self.asked.items() if asked[0] != replica}
         self.gangs.pop(replica).kill()
 
     def _skip(self, unit: Unit, reason: str) -> None:

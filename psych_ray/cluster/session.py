@@ -1,12 +1,14 @@
 """The Ray session of a sweep: an embedded local one, or one that runs already. Leaves nothing behind.
 
-A local session keeps its files in a directory of its own, and removes that at its end.
+A local session keeps its files in a directory of its own that no other user can enter, and removes that at its end;
+its ports are bound to loopback, and only processes that have its secret may use them.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 import ray
 
 from psych_ray.cluster.shape import local_shape
-from psych_ray.compat import keep_gpus_visible_to_ray_workers, local_ray_options
+from psych_ray.compat import keep_gpus_visible_to_ray_workers, local_ray_options, ray_on_loopback, ray_token
 from psych_ray.config import ClusterConfig, ClusterKind
 from psych_ray.errors import ConfigError, PsychRayError, first_line
 from psych_ray.sweep.cluster_shape import ClusterShape, NodeShape
@@ -46,7 +48,7 @@ def ray_session(config: ClusterConfig, shape: ClusterShape | None = None) -> Ite
         finally:
             ray.shutdown()
         return
-    with temporary_directory() as directory:
+    with temporary_directory() as directory, ray_on_loopback(), ray_token(secrets.token_hex(32)):
         try:
             _start_local(directory, (shape or local_shape(config)).nodes[0])
             yield

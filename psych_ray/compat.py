@@ -382,6 +382,60 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
+@contextmanager
+def ray_keeps_signal_handlers() -> Iterator[None]:
+    """Within the context, `ray.init` does not replace the handler of SIGTERM by one that exits with 15 (Ray 2.60)."""
+    from ray._private import utils
+
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+
+
+def silence_ray_errors() -> None:
+    """Keep Ray from printing what the cluster reports, tens of lines of C++ logs among it (Ray 2.60).
+
+    A thread of the driver prints it, whatever `log_to_driver` and `logging_level` say.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *args, **kwargs: None
+
+
+def dead_ray_processes() -> list[str]:
+    """Those of raylet and gcs that this process has started and that ended (Ray 2.60)."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    names = {"gcs_server": "gcs", "raylet": "raylet"}
+    return [] if node is None else [names[kind] for kind, _ in node.dead_processes() if kind in names]
+
+
+def ray_node_is_alive() -> Callable[[float], bool | None]:
+    """Function that asks whether the node that this process is connected to is alive, with a time-out in seconds.
+
+    None where the gcs does not answer in time. The client is one of its own, as those behind Ray's public functions
+    wait for as long as they like (Ray 2.60).
+    """
+    import ray
+
+    raylet: Any = import_module("ray._raylet")
+    context = ray.get_runtime_context()
+    client = raylet.GcsClient(address=context.gcs_address)
+    node_id = raylet.NodeID.from_hex(context.get_node_id())  # of this type: it is not checked, and C++ reads it
+
+    def ask(timeout_s: float) -> bool | None:
+        try:
+            return bool(client.check_alive([node_id], timeout=timeout_s)[0])
+        except ray.exceptions.RayError:
+            return None
+
+    return ask
+
+
 def keep_gpus_visible_to_ray_workers() -> None:
     """Keep Ray from hiding the GPUs from, and limiting the threads of, actors that reserve none (Ray 2.60).
 

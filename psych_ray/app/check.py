@@ -22,5 +22,6 @@ def check(
     most = max(placement.ranks for placement in prepared.placements.values())
     slots = divide(prepared.cluster, most, gang=most, cpus_per_rank=config.cluster.cpus_per_replica)
     specs = replica_specs(replace(prepared, slots=slots), config)
-    with ray_session(config.cluster, prepared.cluster):
-        yield from run_check(specs, slots, transcripts, across_nodes=config.cluster.across_nodes)
+    with ray_session(config.cluster, prepared.cluster) as check_cluster:
+        across_nodes = config.cluster.across_nodes
+        yield from run_check(specs, slots, transcripts, across_nodes=across_nodes, check_cluster=check_cluster)

@@ -12,6 +12,7 @@ from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare
 from psych_ray.app.report import report, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.config import Config
+from psych_ray.ending import ENDING
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
@@ -116,8 +117,9 @@ def run_sweep(prepared: Prepared, config: Config, tracker: Tracker) -> list[str]
         sharded=[weights for weights, spec in specs.items() if spec.needs_process_group],
         stall_seconds=config.cluster.stall_seconds,
     )
-    with ray_session(config.cluster, prepared.cluster):
-        return drive(scheduler, specs, prepared.slots, tracker, across_nodes=config.cluster.across_nodes)
+    with ray_session(config.cluster, prepared.cluster) as check:
+        across_nodes = config.cluster.across_nodes
+        return drive(scheduler, specs, prepared.slots, tracker, across_nodes=across_nodes, ending=ENDING, check=check)
 
 
 def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:

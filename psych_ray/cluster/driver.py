@@ -15,11 +15,13 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from psych_ray.cluster.gang import Gang
 from psych_ray.compat import was_preempted
-from psych_ray.errors import FailureKind, ResultsError, first_line
+from psych_ray.ending import Ending
+from psych_ray.errors import ClusterLostError, FailureKind, ResultsError, first_line
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.events import (
     Action,
     Event,
+    Interrupted,
     RankDied,
     RankDone,
     RankFailed,
@@ -38,8 +40,8 @@ from psych_ray.tracking import events
 from psych_ray.tracking.events import Tracker
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
-POLL_S = 5.0
-"""Longest wait for an outcome; then the scheduler gets a `Tick`."""
+POLL_S = 1.0
+"""Longest wait for an outcome; then the scheduler gets a `Tick`, and an interruption is noticed."""
 
 
 def drive(
@@ -49,15 +51,20 @@ def drive(
     tracker: Tracker,
     *,
     across_nodes: bool = False,
+    ending: Ending | None = None,
+    check: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Carry out the scheduler's actions until all units are done or skipped; a line for each that was skipped.
 
-    `specs` by the slug of the weights. Needs a Ray session. Raises ResultsError when nothing can be committed any more.
+    `specs` by the slug of the weights. Needs a Ray session, of which `check` raises ClusterLostError once it no longer
+    answers. Raises ResultsError when nothing can be committed any more, and KeyboardInterrupt after an interruption:
+    units in flight may be finished for as long as `ending` allows.
     """
-    driver = _Driver(scheduler, specs, slots, tracker, across_nodes, clock, sleep)
-    return driver.run()
+    driver = _Driver(scheduler, specs, slots, tracker, across_nodes, ending or Ending(), check, clock, sleep)
+    with driver.ending.patiently():
+        return driver.run()
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -76,6 +83,8 @@ class _Driver:
     slots: Slots
     tracker: Tracker
     across_nodes: bool
+    ending: Ending
+    check: Callable[[], None]
     clock: Callable[[], float]
     sleep: Callable[[float], None]
     skipped: list[str] = field(default_factory=list)
@@ -84,6 +93,7 @@ class _Driver:
     """Held by each replica that was ever started."""
     calls: dict[Any, _Call] = field(default_factory=dict)
     """By the reference to the outcome."""
+    is_interrupted: bool = False
 
     def run(self) -> list[str]:
         try:
@@ -91,10 +101,32 @@ class _Driver:
             while not self.scheduler.finished:
                 for event in self._wait():
                     self._carry_out(self.scheduler.handle(event, self.clock()))
+                self.check()
+                self._obey(self.ending)
+        except ClusterLostError:
+            self.gangs.clear()  # they cannot be ended through Ray, and end when they notice
+            raise
         finally:
             for replica in list(self.gangs):
                 self._stop(replica)
+        if self.ending.is_asked:
+            raise KeyboardInterrupt
         return self.skipped
+
+    def _obey(self, ending: Ending) -> None:
+        """After the first request to end, hand out no more units; KeyboardInterrupt when the time for them is over."""
+        if not ending.is_asked:
+            return
+        if not self.is_interrupted:
+            self.is_interrupted = True
+            self._carry_out(self.scheduler.handle(Interrupted(), self.clock()))
+            n = len({call.replica for call in self.calls.values()})
+            if n:
+                again = "interrupt again to stop at once"
+                line = f"interrupted; finishing {n} unit{'s' * (n > 1)}, at most {ending.seconds_left:.0f} s; {again}"
+                self.tracker.handle(events.Noted(line))
+        if ending.seconds_left <= 0:
+            raise KeyboardInterrupt
 
     def _wait(self) -> list[Event]:
         """Wait for an outcome, the scheduler's deadline or `POLL_S`."""

@@ -22,7 +22,12 @@ def check(
     most = max(placement.ranks for placement in prepared.placements.values())
     slots = divide(prepared.cluster, most, gang=most, cpus_per_rank=config.cluster.cpus_per_replica)
     specs = replica_specs(replace(prepared, slots=slots), config)
-    with ray_session(config.cluster, prepared.cluster):
+    with ray_session(config.cluster, prepared.cluster) as check_cluster:
         yield from run_check(
-            specs, slots, transcripts, across_nodes=config.cluster.across_nodes, deadlines=deadlines_of(config)
+            specs,
+            slots,
+            transcripts,
+            across_nodes=config.cluster.across_nodes,
+            deadlines=deadlines_of(config),
+            check_cluster=check_cluster,
         )

@@ -12,6 +12,7 @@ from psych_ray.app.prepare import Prepared, checkpoint_facts, find, prepare
 from psych_ray.app.report import report, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.config import Config
+from psych_ray.ending import ENDING
 from psych_ray.results.store import open_store
 from psych_ray.results.table import ResponsesTable, open_table
 from psych_ray.sweep.plan import by_transcript
@@ -123,8 +124,17 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
         sharded=[weights for weights, spec in specs.items() if spec.needs_process_group],
         deadlines=deadlines_of(config),
     )
-    with ray_session(config.cluster, prepared.cluster):
-        return drive(scheduler, specs, prepared.slots, table, tracker, across_nodes=config.cluster.across_nodes)
+    with ray_session(config.cluster, prepared.cluster) as check:
+        return drive(
+            scheduler,
+            specs,
+            prepared.slots,
+            table,
+            tracker,
+            across_nodes=config.cluster.across_nodes,
+            ending=ENDING,
+            check=check,
+        )
 
 
 def deadlines_of(config: Config) -> Deadlines:

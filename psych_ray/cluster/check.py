@@ -19,6 +19,9 @@ from psych_ray.sweep.stalls import Deadlines, Watch
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.spec import CheckpointReport, ReplicaSpec
 
+LONGEST_S = 3600.0
+"""How long the first rank may take to load the weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class NotLoaded:
@@ -35,18 +38,19 @@ def run_check(
     *,
     across_nodes: bool,
     deadlines: Deadlines,
+    check_cluster: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[CheckpointReport | NotLoaded]:
     """Load every checkpoint in turn, and report its self-check and how the transcripts align with its tokens.
 
-    Needs a Ray session.
+    Needs a Ray session, of which `check_cluster` raises an error once it no longer answers.
     """
     for weights, spec in specs.items():
         if spec.checkpoints[0].is_simulator:
             continue
         gang = Gang(spec, slots, name=f"check-{weights}", across_nodes=across_nodes)
         try:
-            wait = _Wait(gang, Watch(deadlines.place_seconds, clock()), deadlines, clock)
+            wait = _Wait(gang, Watch(deadlines.place_seconds, clock()), deadlines, check_cluster, clock)
             found = wait.of_all(gang.load())
             found = found if isinstance(found, Failure) else wait.of_all(gang.check(transcripts))
         except RayError as error:
@@ -66,6 +70,7 @@ class _Wait:
     gang: Gang
     watch: Watch
     deadlines: Deadlines
+    check_cluster: Callable[[], None]
     clock: Callable[[], float]
     asked: dict[Any, int] = field(default_factory=dict)
     """Ranks that were asked for their progress, by the reference to the answer."""
@@ -78,6 +83,7 @@ class _Wait:
         while waiting:
             self._ask(set(waiting.values()))
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+            self.check_cluster()
             for reference in done:
                 del waiting[reference]
                 outcome = ray.get(reference)

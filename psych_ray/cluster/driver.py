@@ -17,11 +17,13 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from psych_ray.cluster.commits import Commits, Table
 from psych_ray.cluster.gang import Gang, resources
 from psych_ray.compat import was_preempted
-from psych_ray.errors import FailureKind, PsychRayError, ResultsError, first_line
+from psych_ray.ending import Ending
+from psych_ray.errors import ClusterLostError, FailureKind, PsychRayError, ResultsError, first_line
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.events import (
     Action,
     Event,
+    Interrupted,
     RankDied,
     RankDone,
     RankFailed,
@@ -42,8 +44,10 @@ from psych_ray.tracking import events
 from psych_ray.tracking.events import Tracker
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
-POLL_S = 5.0
-"""Longest wait for an outcome; then the scheduler gets a `Tick`. Ranks are asked for their progress as often."""
+POLL_S = 1.0
+"""Longest wait for an outcome; then the scheduler gets a `Tick`, and an interruption is noticed."""
+ASK_S = 5.0
+"""How often ranks are asked for their progress."""
 SUSPENDED_S = 60.0
 """A longer pause between two looks at the clock was not one of the ranks: this process was stopped, and saw nothing."""
 
@@ -56,16 +60,21 @@ def drive(
     tracker: Tracker,
     *,
     across_nodes: bool = False,
+    ending: Ending | None = None,
+    check: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Carry out the scheduler's actions until all units are done or skipped; a line for each that was skipped.
 
-    `specs` by the slug of the weights; `table` is what parts are committed to. Needs a Ray session. Raises ResultsError
-    when nothing can be committed any more.
+    `specs` by the slug of the weights; `table` is what parts are committed to. Needs a Ray session, of which `check`
+    raises ClusterLostError once it no longer answers. Raises ResultsError when nothing can be committed any more, and
+    KeyboardInterrupt after an interruption: units in flight may be finished for as long as `ending` allows.
     """
-    driver = _Driver(scheduler, specs, slots, Commits(table, tracker), tracker, across_nodes, clock, sleep)
-    return driver.run()
+    commits = Commits(table, tracker)
+    driver = _Driver(scheduler, specs, slots, commits, tracker, across_nodes, ending or Ending(), check, clock, sleep)
+    with driver.ending.patiently():
+        return driver.run()
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -85,6 +94,8 @@ class _Driver:
     commits: Commits
     tracker: Tracker
     across_nodes: bool
+    ending: Ending
+    check: Callable[[], None]
     clock: Callable[[], float]
     sleep: Callable[[float], None]
     skipped: list[str] = field(default_factory=list)
@@ -100,6 +111,7 @@ class _Driver:
     asks_at: float = 0.0
     looked_at: float | None = None
     suspended: float = 0.0
+    is_interrupted: bool = False
 
     def run(self) -> list[str]:
         try:
@@ -108,12 +120,34 @@ class _Driver:
                 for event in self._wait():
                     self._carry_out(self.scheduler.handle(event, self._now()))
                 self.commits.carry_out(self._now(), last=self.scheduler.finished)
+                self.check()
+                self._obey(self.ending)
+        except ClusterLostError:
+            self.gangs.clear()  # they cannot be ended through Ray, and end when they notice
+            raise
         finally:
             for replica in list(self.gangs):
                 self._stop(replica)
             with suppress(PsychRayError):  # what is not committed now is by the next sweep
                 self.commits.carry_out(self._now(), last=True)
+        if self.ending.is_asked:
+            raise KeyboardInterrupt
         return self.skipped
+
+    def _obey(self, ending: Ending) -> None:
+        """After the first request to end, hand out no more units; KeyboardInterrupt when the time for them is over."""
+        if not ending.is_asked:
+            return
+        if not self.is_interrupted:
+            self.is_interrupted = True
+            self._carry_out(self.scheduler.handle(Interrupted(), self._now()))
+            n = len({call.replica for call in self.calls.values()})
+            if n:
+                again = "interrupt again to stop at once"
+                line = f"interrupted; finishing {n} unit{'s' * (n > 1)}, at most {ending.seconds_left:.0f} s; {again}"
+                self.tracker.handle(events.Noted(line))
+        if ending.seconds_left <= 0:
+            raise KeyboardInterrupt
 
     def _now(self) -> float:
         """Time, less what passed while this process was suspended."""
@@ -144,7 +178,7 @@ class _Driver:
         now = self._now()
         if now < self.asks_at:
             return []
-        self.asks_at = now + POLL_S
+        self.asks_at = now + ASK_S
         silent = set(self.asked.values())
         for replica, gang in self.gangs.items():
             for rank in range(len(gang.actors)):

@@ -56,7 +56,12 @@ class Tick:
     """Time has passed; sent when `Scheduler.deadline` is reached, or at any other moment."""
 
 
-Event = RankDone | RankFailed | RankDied | RankProgress | ReplicaWaits | Tick
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The sweep is to end early: units that are being scored may be finished, no other is handed out."""
+
+
+Event = RankDone | RankFailed | RankDied | RankProgress | ReplicaWaits | Tick | Interrupted
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ whatever the order of events:
   that have no place on the cluster are given up;
 - a sharded replica that ran out of memory is started again with half as many tokens per pass;
 - replicas of many ranks are started first, and nothing overtakes them, so that small ones never starve large ones;
-- when no event can come any more, every unit is done or skipped.
+- after an interruption no unit is handed out any more, and only replicas that are scoring one are kept until they end;
+- when no event can come any more, every unit is done or skipped, unless the sweep was interrupted.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from psych_ray.errors import FailureKind
 from psych_ray.sweep.events import (
     Action,
     Event,
+    Interrupted,
     RankDied,
     RankDone,
     RankFailed,
@@ -117,6 +119,7 @@ class Scheduler:
     _pace: Pace = field(default_factory=Pace)
     _now: float = 0.0
     """Time of the event that is being handled."""
+    _is_interrupted: bool = False
 
     @classmethod
     def plan(
@@ -153,8 +156,8 @@ class Scheduler:
 
     @property
     def finished(self) -> bool:
-        """No unit is left and no replica lives."""
-        return not (self._waiting or self._paused or self._replicas)
+        """No unit is left, or none is handed out any more, and no replica lives."""
+        return not self._replicas and (self._is_interrupted or not (self._waiting or self._paused))
 
     @property
     def deadline(self) -> float | None:
@@ -172,6 +175,8 @@ class Scheduler:
         self._now = now
         if isinstance(event, Tick):
             return self._tick(now)
+        if isinstance(event, Interrupted):
+            return self._interrupt()
         replica = self._replicas.get(event.replica)
         if replica is None:
             return []
@@ -205,6 +210,13 @@ class Scheduler:
             del self._paused[weights]
             self._wait(weights)
         return actions + self._fill_slots()
+
+    def _interrupt(self) -> list[Action]:
+        self._is_interrupted = True
+        idle = [number for number, replica in self._replicas.items() if replica.unit is None]
+        for number in idle:
+            del self._replicas[number]
+        return [StopReplica(number) for number in idle]
 
     def _rank_done(self, number: int, replica: _Replica, rank: int, now: float) -> list[Action]:
         replica.waiting_for.discard(rank)
@@ -253,7 +265,7 @@ class Scheduler:
         pause = self._retries.pause(replica.weights, replica.failure, is_loaded=True)
         reason = f"{replica.weights}: {replica.failure.reason}"
         actions = [Warn(f"{reason}{_after(pause)}"), *self._judge_unit(replica, replica.failure, pause)]
-        if pause is None:
+        if pause is None or self._is_interrupted:
             return actions + self._next(number)
         replica.deadline, replica.is_paused = now + pause, True
         return actions
@@ -263,7 +275,7 @@ class Scheduler:
         replica = self._replicas[number]
         replica.failure, replica.failed_ranks, replica.deadline, replica.is_paused = None, 0, None, False
         queue = self._queues[replica.weights]
-        if queue:
+        if queue and not self._is_interrupted:
             replica.unit = queue.popleft()
             replica.waiting_for = set(range(self._n_ranks(replica.weights)))
             stall_seconds = self._deadlines.stall_seconds
@@ -355,7 +367,7 @@ class Scheduler:
     def _fill_slots(self) -> list[Action]:
         actions: list[Action] = []
         free = self.slots - sum(self._n_ranks(replica.weights) for replica in self._replicas.values())
-        while self._waiting and self._n_ranks(self._waiting[0]) <= free:
+        while not self._is_interrupted and self._waiting and self._n_ranks(self._waiting[0]) <= free:
             weights = self._waiting.pop(0)
             n_ranks = self._n_ranks(weights)
             free -= n_ranks

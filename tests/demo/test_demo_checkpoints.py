@@ -247,17 +247,16 @@ def failing_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("failing_recipe")
-def test_training_ends_with_a_killed_caller_and_the_next_one_removes_its_files(tmp_path: Path) -> None:
+def test_training_ends_with_a_killed_caller_and_so_do_its_files(tmp_path: Path) -> None:
     with start_making(tmp_path) as process:
         children = children_of(process)
         time.sleep(8)
         process.kill()
         assert psutil.wait_procs(children, timeout=20)[1] == []
-    assert not list(tmp_path.glob("demo-*"))
-    assert list(tmp_path.glob(".demo-*"))
-    with pytest.raises(RuntimeError, match="demo-x"):
-        demo_checkpoints(tmp_path)
-    assert not list(tmp_path.iterdir())
+    deadline = time.monotonic() + 10
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline, list(tmp_path.iterdir())
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

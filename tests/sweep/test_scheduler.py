@@ -11,6 +11,7 @@ from psych_ray.config import ClusterConfig
 from psych_ray.errors import FailureKind
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.events import (
+    Interrupted,
     RankDied,
     RankDone,
     RankFailed,
@@ -71,7 +72,9 @@ class World:
         stuck: frozenset[str] = frozenset(),
         trouble: float = 0.0,
         ranks: dict[str, int] | None = None,
+        interrupted_after: int | None = None,
     ) -> None:
+        self.interrupted_after = interrupted_after
         self.scheduler, self.rng, self.bad, self.trouble = scheduler, rng, bad, trouble
         self.stuck = stuck
         """Transcripts at which every replica stands still."""
@@ -87,14 +90,26 @@ class World:
         self.done: Counter[str] = Counter()
         self.skipped: dict[str, str] = {}
         self.events = 0
+        self.is_interrupted = False
 
     def run(self) -> None:
         self.apply(self.scheduler.begin())
         while not self.scheduler.finished:
             self.events += 1
             assert self.events < 50_000, "retries without bound"
+            if self.events == self.interrupted_after:
+                self.interrupt()
+                continue
             self.apply(self.scheduler.handle(self.step(), self.now))
         assert not self.alive
+
+    def interrupt(self) -> None:
+        in_flight = {replica for replica, (unit, ranks) in self.busy.items() if unit is not None and 0 in ranks}
+        n_started = len(self.started)
+        self.apply(self.scheduler.handle(Interrupted(), self.now))
+        assert in_flight <= self.alive.keys(), "a unit in flight was given up"
+        assert len(self.started) == n_started
+        self.is_interrupted = True
 
     def step(self):
         if self.pending:
@@ -137,6 +152,7 @@ class World:
 
     def apply(self, actions) -> None:
         for action in actions:
+            assert not (self.is_interrupted and isinstance(action, Score | StartReplica))
             match action:
                 case StartReplica(replica=replica, weights=weights):
                     assert replica not in self.started, "a number was used twice"
@@ -177,6 +193,22 @@ def test_every_transcript_is_done_once_or_skipped_with_a_reason(trouble):
         assert not world.done.keys() & world.skipped.keys()
         assert bad | stuck <= world.skipped.keys()
         assert all(world.skipped.values())
+
+
+@pytest.mark.parametrize("trouble", [0.0, 0.3])
+def test_after_an_interruption_units_in_flight_are_finished_and_no_other_is_handed_out(trouble):
+    finished = 0
+    for seed in range(200):
+        rng = random.Random(seed)
+        ranks = {"b": 2}
+        scheduler = plan([*units("a", 6), *units("b", 6), *units("c", 6)], slots=3, ranks=ranks)
+        world = World(scheduler, rng, trouble=trouble, ranks=ranks, interrupted_after=rng.randint(1, 12))
+        world.run()
+        assert world.is_interrupted
+        assert max(world.done.values(), default=1) == 1
+        assert sum(world.done.values()) < 54
+        finished += sum(world.done.values())
+    assert finished > 0
 
 
 def loaded(scheduler: Scheduler, now: float = 0.0) -> Score:

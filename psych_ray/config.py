@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+MAX_ID_CHARACTERS = 200
+"""Of a checkpoint; its name is part of the names of folders."""
+
 
 class Stage(StrEnum):
     """Training of a checkpoint after pre-training."""
@@ -118,7 +121,15 @@ class CheckpointCard:
     adapter: bool = False
     """The weights are an adapter of `base`."""
     trust_remote_code: bool = False
-    """Run modelling code that comes with the checkpoint."""
+    """Run modelling code that comes with the checkpoint; only the configuration's own cards can say so."""
+
+    def __post_init__(self) -> None:
+        if not self.id.strip() or not self.id.isprintable():
+            raise ValueError(f"a card's id is {self.id!r}: must be a name")
+        if len(self.id) > MAX_ID_CHARACTERS:
+            raise ValueError(f"a card's id has {len(self.id)} characters: at most {MAX_ID_CHARACTERS}")
+        if self.size_b is not None and not 0 < self.size_b < 1e6:
+            raise ValueError(f"the card of {self.id} has size_b={self.size_b}: must be above 0, in billions")
 
 
 @dataclass(kw_only=True)
@@ -134,6 +145,8 @@ class CheckpointsConfig:
     """For hub: the checkpoints and their descriptions."""
     allow_pickle: bool = False
     """Also load weights that are not safetensors; unpickling runs code from the checkpoint."""
+    trust_remote_code: list[str] = field(default_factory=list)
+    """Run the modelling code of these checkpoints: globs of ids (hub), and of absolute paths of directories (local)."""
     cache: str = "~/.cache/psych-ray"
     """Directory of the demo checkpoints."""
 

@@ -99,7 +99,8 @@ def _forward_lines(lines: IO[str] | None, progress: Callable[[str], None]) -> No
 def _training(name: str, draft: Path, log: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """Run one training process; at the end of the block it is killed, if it still runs."""
     process = subprocess.Popen(  # noqa: S603  a module of this package
-        [sys.executable, "-m", "psych_ray.demo.train", name, str(draft)],
+        # -P: a module in the working directory is not imported in place of a library
+        [sys.executable, "-P", "-m", "psych_ray.demo.train", name, str(draft)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments[0], arguments[1:])
     except PsychRayError as error:
-        print(f"psych-ray: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        line = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+        print(f"psych-ray: {line}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print("psych-ray: interrupted; what is committed stays, the same command continues", file=sys.stderr)  # noqa: T201

@@ -7,10 +7,15 @@ that names the setting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 
+MAX_SECONDS = 30 * 86_400.0
+MAX_LENGTH = 2**31 - 1
+"""Of a transcript, in tokens or characters: places in it are 32-bit numbers."""
 MAX_ID_CHARACTERS = 200
 """Of a checkpoint; its name is part of the names of folders."""
 
@@ -180,6 +185,8 @@ class TranscriptsConfig:
             raise ValueError(f"transcripts.limit={self.limit}: must be 1 or more")
         if self.participants < 1:
             raise ValueError(f"transcripts.participants={self.participants}: must be 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"transcripts.seed={self.seed}: must be 0 or more")
 
 
 @dataclass(kw_only=True)
@@ -203,8 +210,10 @@ class ScoringConfig:
     def __post_init__(self) -> None:
         if self.cut_at is not None and self.cut_at < 2:
             raise ValueError(f"scoring.cut_at={self.cut_at}: must be 2 or more")
-        if self.unit_seconds <= 0:
-            raise ValueError(f"scoring.unit_seconds={self.unit_seconds}: must be above 0")
+        if self.cut_at is not None and self.cut_at > MAX_LENGTH:
+            raise ValueError(f"scoring.cut_at={self.cut_at}: must be at most {MAX_LENGTH}")
+        if not 0 < self.unit_seconds <= MAX_SECONDS:
+            raise ValueError(f"scoring.unit_seconds={self.unit_seconds}: must be above 0 and at most {MAX_SECONDS:.0f}")
         if self.device not in {"auto", "cpu", "cuda"}:
             raise ValueError(f"scoring.device={self.device}: must be auto, cpu or cuda")
 
@@ -249,10 +258,14 @@ class ClusterConfig:
                 raise ValueError(f"cluster.{name}={value}: must be 1 or more")
         if self.gpus is not None and self.gpus < 0:
             raise ValueError(f"cluster.gpus={self.gpus}: must be 0 or more")
-        for name in ("stall_seconds", "gpu_memory_gb", "memory_gb"):
+        for name in ("gpu_memory_gb", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"cluster.{name}={value}: must be above 0")
+        if not 0 < self.stall_seconds <= MAX_SECONDS:
+            raise ValueError(
+                f"cluster.stall_seconds={self.stall_seconds}: must be above 0 and at most {MAX_SECONDS:.0f}"
+            )
         self._refuse_settings_without_effect()
 
     def _refuse_settings_without_effect(self) -> None:
@@ -311,6 +324,8 @@ class Config:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
+        for name, value in _settings(self):
+            _require_usable(name, value)
         if not self.conditions:
             raise ValueError("conditions=[]: name at least one, for example conditions=[plain]")
         if len(set(self.conditions)) < len(self.conditions):
@@ -328,12 +343,41 @@ class Config:
 
     def report_root(self) -> Path:
         """Directory of figures and page."""
-        return Path(self.report.root) if self.report.root else self._beside_results("report")
+        return Path(self.report.root).expanduser() if self.report.root else self._beside_results("report")
 
     def tracking_root(self) -> Path:
         """Directory of the tracking files."""
-        return Path(self.tracking.root) if self.tracking.root else self._beside_results("tracking")
+        return Path(self.tracking.root).expanduser() if self.tracking.root else self._beside_results("tracking")
 
     def _beside_results(self, name: str) -> Path:
         root = self.results.root
-        return Path(name) if "://" in root else Path(root) / name
+        return Path(name) if "://" in root else Path(root).expanduser() / name
+
+
+def _require_usable(name: str, value: object) -> None:
+    """Raise ValueError for what no setting can be, whatever it means."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}={value}: must be a number")
+    if not isinstance(value, str):
+        return
+    if not value.strip():
+        raise ValueError(f"{name}: is empty; name one, or omit it")
+    if not value.isprintable():
+        raise ValueError(f"{name}={value!r}: has a character that does not print; name another")
+    if value.startswith("~"):
+        try:
+            Path(value).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{name}={value}: there is no such user; write the whole path") from error
+
+
+def _settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Every single value of a configuration with its name, for example `checkpoints.paths[0]`."""
+    if is_dataclass(value):
+        for one in fields(value):
+            yield from _settings(getattr(value, one.name), f"{name}.{one.name}" if name else one.name)
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _settings(one, f"{name}[{index}]")
+    else:
+        yield name, value

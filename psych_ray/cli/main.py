@@ -49,8 +49,8 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
 
 examples
   psych-ray sweep
-  psych-ray sweep checkpoints=local checkpoints.paths=[~/models/A,~/models/B] transcripts=files \\
-      transcripts.path=~/psych-201 transcripts.limit=10 results.root=results
+  psych-ray sweep checkpoints=local checkpoints.paths=[models/A,models/B] transcripts=files \\
+      transcripts.path=psych-201 transcripts.limit=10 results.root=results
   psych-ray status results.root=results
 
 exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted

@@ -41,7 +41,10 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
 
     store = open_store(config.results.root)
     checkpoints = find(config, say=say)
-    with cluster_to_run_on(config.cluster) as cluster, open_table(store, "psych-ray sweep", say=say) as table:
+    with (
+        cluster_to_run_on(config.cluster) as cluster,
+        open_table(store, "psych-ray sweep", say=say, lease_seconds=config.results.lease_seconds) as table,
+    ):
         prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
         tracker = open_tracker(config.tracking, config.tracking_root())
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]

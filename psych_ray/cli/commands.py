@@ -147,7 +147,7 @@ def _right(*names: str) -> list[Column | str]:
 
 
 def _show(table: Table) -> None:
-    Console().print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)  # names are data: a [/] in one is a [/]
 
 
 def _print(line: str) -> None:

@@ -46,8 +46,8 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
 
 examples
   psych-ray sweep
-  psych-ray sweep checkpoints=local checkpoints.paths=[~/models/A,~/models/B] transcripts=files \\
-      transcripts.path=~/psych-201 transcripts.limit=10 results.root=results
+  psych-ray sweep checkpoints=local checkpoints.paths=[models/A,models/B] transcripts=files \\
+      transcripts.path=psych-201 transcripts.limit=10 results.root=results
   psych-ray status results.root=results
 
 exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted
@@ -79,7 +79,7 @@ def _say(error: BaseException) -> int:
     """Print an error in one line, unless it follows from a signal; its exit code."""
     if ENDING.is_asked or not isinstance(error, PsychRayError):
         return INTERRUPTED
-    line = " ".join(str(error).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     if isinstance(error, ClusterLostError):
         end_process(line, error.exit_code)  # at its exit Ray would wait for the cluster, and then abort
     print(f"psych-ray: {line}", file=sys.stderr)  # noqa: T201

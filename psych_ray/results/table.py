@@ -24,12 +24,15 @@ _KEPT_HOURS = 1
 
 
 @contextmanager
-def open_table(store: ResultsStore, command: str, *, say: Callable[[str], None]) -> Iterator[ResponsesTable]:
+def open_table(
+    store: ResultsStore, command: str, *, say: Callable[[str], None], lease_seconds: float = 60.0
+) -> Iterator[ResponsesTable]:
     """Open the table for writing, for as long as the block runs; no other process can commit to it meanwhile.
 
-    ResultsError names the process that has it open. `say` gets a line for everything that was found and mended.
+    ResultsError names the process that has it open; one that has not answered for `lease_seconds` is taken over. `say`
+    gets a line for everything that was found and mended.
     """
-    with hold_lease(store, command, say=say) as lease:
+    with hold_lease(store, command, seconds=lease_seconds, say=say) as lease:
         log = ResponsesLog(store)
         log.take_over()
         table = ResponsesTable(store, Snapshot.of_nothing(), log, lease)

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group
 from psych_ray.checkpoints.hub import fetch
+from psych_ray.checkpoints.trust import require_no_hidden_code
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring.checks.self_check import self_check, sharded_self_check
@@ -42,15 +44,25 @@ _CPU_BATCH = 2048
 
 
 def load_scorer(
-    checkpoint: Checkpoint | Path | str, scoring: ScoringConfig | None = None, *, allow_pickle: bool = False
+    checkpoint: Checkpoint | Path | str,
+    scoring: ScoringConfig | None = None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
 ) -> LanguageModelScorer:
     """Load a checkpoint, or the one in a directory, on this process's device.
 
+    `trust_remote_code`: run the modelling code in that directory; a `Checkpoint` says this itself.
     CheckpointError where it cannot be loaded whole.
     """
     if not isinstance(checkpoint, Checkpoint):
-        found = CheckpointsConfig(source=CheckpointSource.local, paths=[str(checkpoint)], allow_pickle=allow_pickle)
-        (checkpoint,) = find_checkpoints(found)
+        config = CheckpointsConfig(
+            source=CheckpointSource.local,
+            paths=[str(checkpoint)],
+            allow_pickle=allow_pickle,
+            trust_remote_code=[str(checkpoint)] if trust_remote_code else [],
+        )
+        (checkpoint,) = find_checkpoints(config)
     return load_scorers([checkpoint], scoring, allow_pickle=allow_pickle)[checkpoint.slug]
 
 
@@ -189,15 +201,21 @@ def candidate_engines(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]
 
 
 def _directory(card: CheckpointCard, work: Work, *, allow_pickle: bool) -> Path:
-    return Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle, on_bytes=work.add)
+    directory = Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle, on_bytes=work.add)
+    if (directory / CONFIG).is_file():
+        config = read_json(directory / CONFIG)
+        require_no_hidden_code(config, directory / CONFIG, code_allowed=card.trust_remote_code)
+    return directory
 
 
 def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, rows: int) -> PreTrainedTokenizerBase:
     """Load a tokenizer that reports offsets and belongs to the weights; CheckpointError for any other."""
     with loading_errors(card, directory):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        tokenizer: object = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=card.trust_remote_code
         )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):  # tokenizer_class may name any class of transformers
+        raise CheckpointError(f"{card.id}: the tokenizer_class of its files is no tokenizer; fetch them again")
     require_offsets(tokenizer, card.id)
     if len(tokenizer) > rows:
         raise CheckpointError(f"{card.id}: its tokenizer has {len(tokenizer)} tokens, its weights {rows}: not a pair")

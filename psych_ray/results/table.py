@@ -94,10 +94,11 @@ class ResponsesTable:
         files = {file.name: file for file in self.store.files(FOLDER)}
         replaced = self._log.replaced()
         logged = self._log.parts()
-        lost = [part for part in logged if _size(part, files) != part.size]
+        lost, kept = [], []
+        for part in logged:
+            (kept if _size(part, files) == part.size else lost).append(part)
         if lost:
             self._log.commit([], lost)
-        kept = [part for part in logged if _size(part, files) == part.size]
         footers = scan_footers(self.store, kept)
         merge_footers(self.store, footers)
         self.snapshot, self._added, self._names = Snapshot.of(self.store, kept, footers), {}, set()

@@ -14,7 +14,6 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -118,9 +117,11 @@ def plan_again(store: ResultsStore, snapshot: Snapshot) -> list[Task]:
     """Plan as `psych-ray sweep` does: the check of settings, the missing units, the running means."""
     assert len(snapshot.scoring) == 1
     refs = catalogue_index(store)
-    seconds_of: Callable[[TranscriptRef], float] = lambda t: replica_device(ranks=1, cpus=4, gpus=1).seconds(  # noqa: E731
-        t.n_characters, 10**9
-    )
+    device = replica_device(ranks=1, cpus=4, gpus=1)
+
+    def seconds_of(transcript: TranscriptRef) -> float:
+        return device.seconds(transcript.n_characters, 10**9)
+
     tasks = [
         plan_task(checkpoint=checkpoint, condition=condition, transcripts=refs, unit_seconds=0.7, seconds_of=seconds_of)
         for checkpoint, condition in snapshot.tasks

@@ -267,12 +267,8 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/api/"):
             file = {"type": "file", "path": "model.safetensors", "size": len(CONTENT), "oid": SHA}
-            answer = (
-                [file]
-                if "/tree/" in self.path
-                else {"id": "lab/tiny", "sha": SHA, "siblings": [{"rfilename": file["path"]}]}
-            )
-            self.answer(json.dumps(answer).encode())
+            info = {"id": "lab/tiny", "sha": SHA, "siblings": [{"rfilename": file["path"]}]}
+            self.answer(json.dumps([file] if "/tree/" in self.path else info).encode())
         else:
             self.answer(CONTENT)
 

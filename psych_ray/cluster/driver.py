@@ -41,7 +41,9 @@ from psych_ray.tracking.events import Tracker
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 POLL_S = 5.0
-"""Longest wait for an outcome; then the scheduler gets a `Tick`. Ranks are asked for their progress as often."""
+"""Longest wait for an outcome; then the scheduler gets a `Tick`."""
+ASK_S = 5.0
+"""How often ranks are asked for their progress."""
 SUSPENDED_S = 60.0
 """A longer pause between two looks at the clock was not one of the ranks: this process was stopped, and saw nothing."""
 
@@ -135,7 +137,7 @@ class _Driver:
         now = self._now()
         if now < self.asks_at:
             return []
-        self.asks_at = now + POLL_S
+        self.asks_at = now + ASK_S
         silent = set(self.asked.values())
         for replica, gang in self.gangs.items():
             for rank in range(len(gang.actors)):

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from psych_ray.checkpoints.find import simulator_checkpoint
 from psych_ray.cluster import check, driver, gang
 from psych_ray.cluster.actor import RankProcess
-from psych_ray.cluster.driver import POLL_S, drive
+from psych_ray.cluster.driver import ASK_S, POLL_S, drive
 from psych_ray.config import EngineName
 from psych_ray.errors import CheckpointError, FailureKind, ResultsError
 from psych_ray.results.schema import ScoringIdentity, TranscriptRef
@@ -312,7 +312,7 @@ def test_a_rank_that_stands_still_is_ended_with_its_gang_and_its_unit_is_scored_
     done = sweep(script, ranks=ranks, work=work)
     assert list(done.committed.values()) == [1, 1, 1]
     assert len(done.ray.gangs) == 2
-    assert 100.0 + STALL_S - POLL_S <= done.ray.now - (30 + 3 * 60) <= 100.0 + STALL_S + 2 * POLL_S
+    assert 100.0 + STALL_S - ASK_S <= done.ray.now - (30 + 3 * 60) <= 100.0 + STALL_S + 2 * ASK_S
     (failed,) = done.tracker.of(events.Failed)
     named = "rank 1: " if ranks > 1 else ""
     assert failed.message == f"replica of a ended while scoring: {named}it made no progress for 600 s"
@@ -366,8 +366,8 @@ def test_ranks_are_asked_one_question_at_a_time_every_few_seconds(sweep):
     done = sweep(script, work=work)
     assert [rank for rank, _ in asked].count(1) == 1, "the first question is still open"
     times = [now for rank, now in asked if rank == 0]
-    assert done.ray.now / POLL_S - 3 <= len(times) <= done.ray.now / POLL_S + 1
-    assert min(after - before for before, after in pairwise(times)) >= POLL_S
+    assert done.ray.now / ASK_S - 3 <= len(times) <= done.ray.now / ASK_S + 1
+    assert min(after - before for before, after in pairwise(times)) >= ASK_S
 
 
 def test_a_store_that_comes_back_costs_a_pause_and_nothing_else(sweep):

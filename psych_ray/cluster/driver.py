@@ -174,7 +174,7 @@ class _Driver:
         return [*events, *waits, *self._answers(), *ticks]
 
     def _ask_for_progress(self) -> list[Event]:
-        """Ask every rank that has answered the last time; an event for each replica of which none has ever answered."""
+        """Ask every rank that has answered the last time; an event for each replica of which none has answered yet."""
         now = self._now()
         if now < self.asks_at:
             return []
@@ -184,7 +184,7 @@ class _Driver:
             for rank in range(len(gang.actors)):
                 if (replica, rank) not in silent:
                     self.asked[gang.progress(rank)] = (replica, rank)
-        unplaced = [replica for replica, rank in silent if rank == 0 and replica not in self.placed]
+        unplaced = [replica for replica in self.gangs if replica not in self.placed]
         free = resources(ray.available_resources()) if unplaced else ""
         return [ReplicaWaits(replica, f"{self.gangs[replica].asks_for}; free are {free}") for replica in unplaced]
 

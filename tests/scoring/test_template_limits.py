@@ -38,9 +38,6 @@ ATTACKS = {
     "a repeated string": ("{{ 'a' * 10 ** 10 }}", MEMORY),
     "a printed width": ("{{ '%9999999999d' % 1 }}", MEMORY),
     "a centred string": ("{{ 'a' | center(10 ** 9) }}", MEMORY),
-    "doubling": (
-        "{% set ns = namespace(x='a') %}{% for i in range(100) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", MEMORY
-    ),
     "appending in loops": (MANY + "{{ 'a' * 10000 }}" + END, f"{MEMORY}|{TIME}"),
     "some megabytes": ("{{ 'a' * 2000000 }}", OUTPUT),
 }  # fmt: skip

@@ -30,9 +30,7 @@ def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
     connection = Connection(descriptor)
     render_chat_template("", [], {}, generation_prompt=False)  # imports what it needs
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _limit_memory(memory_bytes)
     connection.send_bytes(b"ready")
     while True:
         try:
@@ -43,6 +41,14 @@ def main(descriptor: int, seconds: float, memory_bytes: int) -> None:
         answer = _answer(request)
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send_bytes(json.dumps(answer).encode())
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Limit the address space to what there is now and so much more. Where there is no /proc, nothing is limited."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        limit = int(statm.read_text().split()[0]) * resource.getpagesize() + more_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _answer(request: dict[str, Any]) -> dict[str, str]:

@@ -54,6 +54,12 @@ class Ending:
             yield
         finally:
             self._is_patient = False
+            self._is_raised = self._is_raised or self.is_asked
+
+    def interrupt(self) -> NoReturn:
+        """Raise KeyboardInterrupt after the first signal; the second one then does not interrupt what cleans up."""
+        self._is_raised = True
+        raise KeyboardInterrupt
 
     @contextmanager
     def signals(self) -> Iterator[None]:

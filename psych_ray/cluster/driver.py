@@ -110,7 +110,7 @@ class _Driver:
             for replica in list(self.gangs):
                 self._stop(replica)
         if self.ending.is_asked:
-            raise KeyboardInterrupt
+            self.ending.interrupt()
         return self.skipped
 
     def _obey(self, ending: Ending) -> None:
@@ -126,7 +126,7 @@ class _Driver:
                 line = f"interrupted; finishing {n} unit{'s' * (n > 1)}, at most {ending.seconds_left:.0f} s; {again}"
                 self.tracker.handle(events.Noted(line))
         if ending.seconds_left <= 0:
-            raise KeyboardInterrupt
+            ending.interrupt()
 
     def _wait(self) -> list[Event]:
         """Wait for an outcome, the scheduler's deadline or `POLL_S`."""

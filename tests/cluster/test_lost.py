@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,27 @@ from psych_ray.cluster import watch
 watch.EVERY_S, watch.REQUEST_S, watch.LOST_AFTER_S = 0.5, 1.0, 4.0
 from psych_ray.cli.main import main
 sys.exit(main(sys.argv[1:]))
+"""
+IN_A_CALL = """
+import sys
+from psych_ray import ending
+from psych_ray.cli import main
+from psych_ray.cluster import session, watch
+from psych_ray.config import ClusterConfig
+watch.EVERY_S, watch.REQUEST_S, watch.LOST_AFTER_S, watch.CLEAN_UP_S = 0.5, 1.0, 4.0, 1.0
+options = session.local_ray_options
+health = {"health_check_period_ms": 200, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 2}
+session.local_ray_options = lambda directory: options(directory) | {"_system_config": health}
+class Named:
+    pass
+def run(command, overrides):
+    import ray
+    with session.ray_session(ClusterConfig(cpus=1)):
+        print("ready", flush=True)
+        sys.stdin.readline()
+        ray.get(ray.remote(Named).options(name="named").remote().__ray_ready__.remote())
+main._run = run
+sys.exit(main.main(["sweep"]))
 """
 
 
@@ -82,7 +104,6 @@ def test_signals_while_units_are_scored(sweep, tmp_path, signals):
 @pytest.mark.parametrize(
     ("name", "number", "reason"),
     [
-        ("gcs_server", signal.SIGKILL, "gcs ended"),
         ("raylet", signal.SIGKILL, "raylet ended"),
         ("gcs_server", signal.SIGSTOP, "no answer for"),
     ],
@@ -97,3 +118,25 @@ def test_a_ray_that_no_longer_answers_ends_the_sweep_in_one_line(sweep, tmp_path
     assert "Traceback" not in err
     assert ".cc:" not in err
     assert "raylet)" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "reason"),
+    [("gcs_server", signal.SIGKILL, "gcs ended"), ("raylet", signal.SIGSTOP, "its node counts as dead there")],
+)
+def test_a_command_inside_a_call_of_ray_that_does_not_return_is_ended_as_well(scratch, name, number, reason):
+    with subprocess.Popen(
+        [sys.executable, "-c", IN_A_CALL],
+        env=os.environ | {"TMPDIR": str(scratch)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        ray_process(process, name).send_signal(number)
+        _, err = process.communicate("\n", timeout=40)
+    said = f"the local Ray no longer answers ({reason}); what is committed stays, the same command continues"
+    assert (process.returncode, err) == (1, f"psych-ray: {said}\n")
+    wait_until_gone(scratch)

@@ -35,6 +35,8 @@ class Ending:
         self._is_patient = False
         self._is_raised = False
         self._handled: list[int] = []
+        self.skips_clean_up = False
+        """Whether the interpreter's own clean-up would not return, because a library waits for what is gone."""
 
     @property
     def is_asked(self) -> bool:
@@ -54,6 +56,12 @@ class Ending:
             yield
         finally:
             self._is_patient = False
+            self._is_raised = self._is_raised or self.is_asked
+
+    def interrupt(self) -> NoReturn:
+        """Raise KeyboardInterrupt after the first signal; the second one then does not interrupt what cleans up."""
+        self._is_raised = True
+        raise KeyboardInterrupt
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -122,10 +130,12 @@ def ends_within(seconds: float, line: str, exit_code: int = 1) -> Iterator[None]
         timer.cancel()
 
 
-def end_process(line: str, exit_code: int) -> NoReturn:
-    """End now, without the interpreter's own clean-up, which waits for threads of libraries."""
+def end_process(line: str | None, exit_code: int) -> NoReturn:
+    """End now, with a line on stderr, without the interpreter's own clean-up, which waits for threads of libraries."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
     with suppress(OSError):
         os.write(2, f"psych-ray: {line}\n".encode() if line else b"")
     os._exit(exit_code)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -191,7 +193,8 @@ def local_ray() -> bool:
 
     # They are read from keyword arguments, so the source tells which names it accepts.
     source = Path(ray._private.worker.__file__).read_text()
-    return '"_temp_dir"' in source and set(compat.local_ray_options(Path("/x"))) == {"address", "_temp_dir"}
+    private = {name for name in compat.local_ray_options(Path("/x")) if name.startswith("_")}
+    return len(private) == 2 and all(f'"{name}"' in source for name in private)
 
 
 def loopback() -> bool:
@@ -214,6 +217,34 @@ def session_token() -> bool:
     with compat.ray_token("secret" * 8):
         inside = get_authentication_mode(), AuthenticationTokenLoader.instance().get_raw_token()
     return inside == (AuthenticationMode.TOKEN, "secret" * 8) and get_authentication_mode() == before
+
+
+def signal_handlers() -> bool:
+    from ray._private import utils
+
+    before = utils.set_sigterm_handler
+    with compat.ray_keeps_signal_handlers():
+        utils.set_sigterm_handler(lambda *_: sys.exit(15))
+        kept = signal.getsignal(signal.SIGTERM)
+    by_ray_init = "utils.set_sigterm_handler(" in source_of(import_module("ray._private.worker"))
+    return (
+        by_ray_init
+        and kept == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        and utils.set_sigterm_handler == before
+    )
+
+
+def printed_errors() -> bool:
+    return "print_to_stdstream(" in source_of(import_module("ray._private.worker").listen_error_messages)
+
+
+def health_of_nodes() -> bool:
+    """The functions themselves run in `tests/cluster/test_session.py`, as they need a cluster."""
+    from ray._private.node import Node
+    from ray._raylet import InnerGcsClient, NodeID
+
+    found = hasattr(InnerGcsClient, "check_alive") and hasattr(NodeID, "from_hex")
+    return found and hasattr(Node, "dead_processes")
 
 
 def preemption() -> bool:
@@ -284,9 +315,12 @@ INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("deepspeed", "module_inject.layers.TensorParallel_Layer", tensor_parallel_layer),
     ("deepspeed", "zero.Init's ds_tensor, ds_id, convert_to_zero_parameters, and FWD_MODULE_STACK", zero_partitioning),
     ("deepspeed", "directories of runtime.swap_tensor", zero_files),
-    ("ray", "_temp_dir of ray.init", local_ray),
+    ("ray", "_temp_dir and _system_config of ray.init", local_ray),
     ("ray", "_private.ray_constants.ENABLE_RAY_CLUSTER", loopback),
     ("ray", "_raylet.AuthenticationTokenLoader and Config", session_token),
+    ("ray", "_private.utils.set_sigterm_handler", signal_handlers),
+    ("ray", "_private.worker.print_to_stdstream", printed_errors),
+    ("ray", "_raylet.GcsClient.check_alive and Node.dead_processes", health_of_nodes),
     ("ray", "RayActorError.preempted", preemption),
     ("ray", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", gpu_variable),
 ]

@@ -8,7 +8,7 @@ from importlib import import_module
 
 from psych_ray import __version__
 from psych_ray.ending import ENDING, INTERRUPTED, INTERRUPTED_LINE, end_process
-from psych_ray.errors import ClusterLostError, ConfigError, PsychRayError
+from psych_ray.errors import ConfigError, PsychRayError
 
 COMMANDS = {
     "sweep": "score what is missing, then report",
@@ -66,24 +66,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ENDING.signals():
         try:
             exit_code = _run(arguments[0], arguments[1:])
-        except BaseException as error:
-            if not (ENDING.is_asked or isinstance(error, PsychRayError)):
+        except PsychRayError as error:
+            exit_code = error.exit_code
+            if not ENDING.is_asked:
+                print(f"psych-ray: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+        except BaseException:
+            if not ENDING.is_asked:
                 raise
-            exit_code = _say(error)
+            exit_code = INTERRUPTED  # whatever the signal led to
         if ENDING.is_asked:
             end_process(INTERRUPTED_LINE, INTERRUPTED)  # here, as a further signal would find no handler later
+        if ENDING.skips_clean_up:
+            end_process(None, exit_code)
         return exit_code
 
 
-def _say(error: BaseException) -> int:
-    """Print an error in one line, unless it follows from a signal; its exit code."""
-    if ENDING.is_asked or not isinstance(error, PsychRayError):
-        return INTERRUPTED
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    if isinstance(error, ClusterLostError):
-        end_process(line, error.exit_code)  # at its exit Ray would wait for the cluster, and then abort
-    print(f"psych-ray: {line}", file=sys.stderr)  # noqa: T201
-    return error.exit_code
+def _one_line(error: PsychRayError) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
 
 
 def _run(command: str, overrides: Sequence[str]) -> int:

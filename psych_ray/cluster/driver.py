@@ -131,7 +131,7 @@ class _Driver:
             with suppress(PsychRayError):  # what is not committed now is by the next sweep
                 self.commits.carry_out(self._now(), last=True)
         if self.ending.is_asked:
-            raise KeyboardInterrupt
+            self.ending.interrupt()
         return self.skipped
 
     def _obey(self, ending: Ending) -> None:
@@ -147,7 +147,7 @@ class _Driver:
                 line = f"interrupted; finishing {n} unit{'s' * (n > 1)}, at most {ending.seconds_left:.0f} s; {again}"
                 self.tracker.handle(events.Noted(line))
         if ending.seconds_left <= 0:
-            raise KeyboardInterrupt
+            ending.interrupt()
 
     def _now(self) -> float:
         """Time, less what passed while this process was suspended."""

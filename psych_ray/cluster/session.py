@@ -74,7 +74,10 @@ def _until_shut_down(name: str) -> Iterator[Callable[[], None]]:
     finally:
         _watches.remove(watch)
         if not watch.is_lost:
-            with ends_within(SHUT_DOWN_S, f"{name} did not end within {SHUT_DOWN_S:g} s; the same command continues"):
+            with ends_within(
+                SHUT_DOWN_S,
+                f"{name} did not end within {SHUT_DOWN_S:g} s; what is committed stays, the same command continues",
+            ):
                 ray.shutdown()
 
 

@@ -94,7 +94,8 @@ class ResponsesTable:
         files = {file.name: file for file in self.store.files(FOLDER)}
         replaced = self._log.replaced()
         logged = self._log.parts()
-        lost, kept = [], []
+        lost: list[LoggedPart] = []
+        kept: list[LoggedPart] = []
         for part in logged:
             (kept if _size(part, files) == part.size else lost).append(part)
         if lost:

@@ -20,7 +20,8 @@ from psych_ray.cluster import check, driver, gang
 from psych_ray.cluster.actor import RankProcess
 from psych_ray.cluster.driver import ASK_S, POLL_S, drive
 from psych_ray.config import EngineName
-from psych_ray.errors import CheckpointError, FailureKind, ResultsError
+from psych_ray.ending import Ending
+from psych_ray.errors import CheckpointError, ClusterLostError, FailureKind, ResultsError
 from psych_ray.results.schema import ScoringIdentity, TranscriptRef
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.failure import Failure
@@ -170,6 +171,28 @@ def spec(ranks: int) -> ReplicaSpec:
     )
 
 
+def nothing_lost() -> None:
+    pass
+
+
+class Interruption(Ending):
+    """A signal at a time of the fake's clock."""
+
+    ray: FakeRay
+
+    def __init__(self, at: float, patience: float) -> None:
+        super().__init__()
+        self.at, self.patience = at, patience
+
+    @property
+    def is_asked(self) -> bool:
+        return self.ray.now >= self.at
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.at + self.patience - self.ray.now)
+
+
 @dataclass
 class Sweep:
     """What became of one sweep."""
@@ -185,14 +208,18 @@ class Sweep:
 
 @pytest.fixture
 def sweep(monkeypatch):
-    def run(script, *, ranks: int = 2, n_units: int = 3, attempts: int = 2, work=None) -> Sweep:
+    def run(
+        script, *, ranks=2, n_units=3, attempts=2, work=None, tracker=None, interruption=None, check=nothing_lost
+    ) -> Sweep:
         fake = FakeRay(script, work) if work else FakeRay(script)
         monkeypatch.setattr(gang, "ray", fake)
         monkeypatch.setattr(driver, "ray", fake)
         monkeypatch.setattr(gang, "PlacementGroupSchedulingStrategy", lambda group, **where: (group, where))
         units = [Unit("a", "plain", (TranscriptRef(f"t{k}", "s", "f", k, 100, 5),)) for k in range(n_units)]
         scheduler = Scheduler.plan(units, slots=ranks, attempts=attempts, cost={}, ranks={"a": ranks})
-        tracker = Recorder()
+        tracker = Recorder() if tracker is None else tracker
+        if interruption is not None:
+            interruption.ray = fake
         try:
             skipped = drive(
                 scheduler,
@@ -200,16 +227,49 @@ def sweep(monkeypatch):
                 Slots(ranks, 1, 1),
                 FakeTable(),
                 tracker,
+                ending=interruption,
+                check=check,
                 clock=lambda: fake.now,
                 sleep=fake.sleep,
             )
         finally:
-            assert not fake.alive, "processes are left"
-            assert not fake.groups, "placement groups are left"
+            if check is nothing_lost:
+                assert not fake.alive, "processes are left"
+                assert not fake.groups, "placement groups are left"
             assert fake.longest_wait <= POLL_S
         return Sweep(fake, tracker, skipped)
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("at", "patience", "n_committed", "says"),
+    [
+        (10.0, 30.0, 0, []),
+        (100.0, 80.0, 2, ["interrupted; finishing 1 unit, at most 80 s; interrupt again to stop at once"]),
+        (100.0, 40.0, 1, ["interrupted; finishing 1 unit, at most 40 s; interrupt again to stop at once"]),
+    ],
+    ids=["loading", "finished", "too late"],
+)
+def test_after_an_interruption_the_unit_in_flight_is_finished_if_it_is_in_time(sweep, at, patience, n_committed, says):
+    tracker = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(ideal, tracker=tracker, interruption=Interruption(at, patience))
+    assert len(tracker.of(events.UnitCommitted)) == n_committed
+    assert [event.message for event in tracker.of(events.Noted)] == says
+
+
+def test_a_cluster_that_no_longer_answers_ends_the_sweep_without_another_call_of_ray(sweep):
+    checks = iter([False] * 100)
+
+    def check() -> None:
+        if next(checks, True):
+            raise ClusterLostError("the cluster no longer answers")
+
+    tracker = Recorder()
+    with pytest.raises(ClusterLostError, match="no longer answers"):
+        sweep(ideal, tracker=tracker, check=check)
+    assert len(tracker.of(events.UnitCommitted)) == 1
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])

@@ -21,7 +21,7 @@ _HOST = re.compile(r"https?://[^/\s]+")
 _NO_ANSWER = ("HTTP error", "error sending request", "body error")
 _REDIRECTED = "redirect without LOCATION"
 """How both libraries tell status 301, by which S3 answers for a bucket in another region."""
-_CERTIFICATE = "invalid peer certificate"
+_CERTIFICATE = re.compile("invalid peer certificate|InvalidCertificate")
 
 _DAMAGED = {"XAmzContentSHA256Mismatch", "BadDigest", "IncompleteBody", "RequestTimeout"}
 """Answered with status 400 although the same request may succeed."""
@@ -44,7 +44,7 @@ def is_transient(error: BaseException) -> bool:
         return False
     status, code = _answer(error)
     if status is None:
-        return _CERTIFICATE not in str(error) and any(part in _text(error) for part in _NO_ANSWER)
+        return not _CERTIFICATE.search(str(error)) and any(part in _text(error) for part in _NO_ANSWER)
     return status in (408, 429) or status >= 500 or code in _DAMAGED
 
 
@@ -76,8 +76,8 @@ def _permanent(error: BaseException, status: int | None, code: str, path: str) -
     if code in _OTHER_REGION or _REDIRECTED in _text(error):
         region = next((part for part in _REGION.findall(_text(error)) for part in part if part), "")
         return f"the bucket is in another region: set AWS_REGION{region and f'={region}'}"
-    if _CERTIFICATE in str(error):
-        return "the server's certificate is not trusted: correct its address, or this machine's authorities"
+    if _CERTIFICATE.search(str(error)):
+        return "the server's certificate is not trusted: set SSL_CERT_FILE to that of its authority"
     if isinstance(error, FileNotFoundError):
         return "there is no such object"
     if isinstance(error, PreconditionError):

@@ -97,6 +97,8 @@ def connect(bucket: Bucket, limits: Limits) -> S3Store | GCSStore:
         region = _region() or getattr(provider, "config", {}).get("region")
         if region:
             settings["region"] = region
+        elif not _endpoint(bucket):  # obstore would take the first of all, and deltalake ask the network for it
+            raise ResultsError(f"{bucket.location}: no region: set AWS_REGION to that of the bucket")
         if _endpoint(bucket):
             settings["endpoint"] = _endpoint(bucket)
         return S3Store(bucket.name, credential_provider=provider, **settings)

@@ -379,6 +379,27 @@ def test_missing_credentials_are_told_soon(scheme, metadata, monkeypatch):
     assert time.monotonic() - started < 2
 
 
+def test_a_missing_region_is_told(server, monkeypatch):
+    monkeypatch.delenv("AWS_REGION")
+    assert ObjectStore("s3://bucket/root").files("") == [], "a server of one's own has no regions"
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    with pytest.raises(ResultsError, match="s3://bucket/root: no region: set AWS_REGION to that of the bucket"):
+        ObjectStore("s3://bucket/root")
+
+
+def test_a_certificate_that_is_not_trusted_is_told_at_once(monkeypatch, tmp_path):
+    with s3_server.s3_server() as server:
+        server.socket = s3_server.self_signed(tmp_path).wrap_socket(server.socket, server_side=True)
+        s3_server.use_keys(monkeypatch, server)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.replace("http:", "https:"))
+        store = ObjectStore("s3://bucket/root", limits=LIMITS)
+        with pytest.raises(ResultsError, match="the server's certificate is not trusted: set SSL_CERT_FILE"):
+            store.read("x")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        server.create_bucket("bucket")
+        assert ObjectStore("s3://bucket/root", limits=LIMITS).files("") == []
+
+
 def test_a_service_account_that_cannot_be_read_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "absent.json"))
     with pytest.raises(ResultsError, match=r"gs://bucket: the credentials cannot be used: .*absent\.json"):

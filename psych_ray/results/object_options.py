@@ -32,7 +32,7 @@ _GOOGLE_ADDRESS = "169.254.169.254"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How long a store is waited for; an operation ends after `retry_s` and one more request at the latest."""
+    """How long a store is waited for; the last request of an operation begins `retry_s` after the first."""
 
     connect_s: float = 5.0
     request_s: float = 60.0

@@ -242,7 +242,8 @@ class ObjectStore:
                 spent_s = time.monotonic() - started
                 if not object_errors.is_transient(error) or spent_s > limits.retry_s:
                     raise object_errors.explain(error, self._path(name), what, spent_s) from error
-            time.sleep(object_options.pause_s(attempt) * random.uniform(0.5, 1))  # noqa: S311
+            pause_s = object_options.pause_s(attempt) * random.uniform(0.5, 1)  # noqa: S311
+            time.sleep(min(pause_s, limits.retry_s - spent_s))
         raise AssertionError("the deadline ends this earlier")
 
 
@@ -276,11 +277,11 @@ class _Ranges(io.RawIOBase):
 
 
 @cache
-def _loop(_process: int) -> asyncio.AbstractEventLoop:
-    """A running loop in a thread of its own; obstore's blocking functions do not return at Ctrl-C."""
+def _loop() -> tuple[int, asyncio.AbstractEventLoop]:
+    """A running loop in a thread of its own, and its process; obstore's blocking functions do not return at Ctrl-C."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="object-store", daemon=True).start()
-    return loop
+    return os.getpid(), loop
 
 
 def _run(operation: Callable[[], Awaitable[T]], longest_s: float) -> T:
@@ -288,8 +289,10 @@ def _run(operation: Callable[[], Awaitable[T]], longest_s: float) -> T:
         async with asyncio.timeout(longest_s):
             return await operation()
 
+    process, loop = _loop()
+    assert process == os.getpid(), "neither this thread nor those of obstore are in a forked process: spawn it"
     coroutine: Coroutine[Any, Any, T] = bounded()
-    future = asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()
     except BaseException:

@@ -9,27 +9,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 import socket
-import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
-import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from moto.backends import get_backend
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.test import Client
@@ -237,54 +226,6 @@ class GcsHandler(Handler):
                 answer.headers["x-goog-meta-" + name[11:]] = text
         answer.headers["x-goog-generation"] = "1"
         return answer
-
-
-def self_signed(directory: Path) -> ssl.SSLContext:
-    """TLS for a server on loopback; the certificate is `certificate.pem` in a directory."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "certificate.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (directory / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "certificate.pem", directory / "key.pem")
-    return context
-
-
-SECRET = "a-secret-that-no-message-may-show"
-
-
-def forget_credentials(environment: pytest.MonkeyPatch, home: Path) -> None:
-    """Take this machine's credentials and settings of clouds away."""
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "GOOGLE_", "GCE_")):
-            environment.delenv(name)
-    environment.setenv("HOME", str(home))
-    environment.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
-    environment.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
-
-
-def use_keys(environment: pytest.MonkeyPatch, server: S3Server) -> None:
-    """Set what a user sets for a server: address, region and keys."""
-    environment.setenv("AWS_ENDPOINT_URL", server.url)
-    environment.setenv("AWS_REGION", "us-east-1")
-    environment.setenv("AWS_ACCESS_KEY_ID", "key")
-    environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-
-
-def use_profile(environment: pytest.MonkeyPatch, home: Path) -> None:
-    """Set a profile instead of keys and region."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
-        environment.delenv(name)
-    (home / ".aws").mkdir()
-    (home / ".aws/credentials").write_text(f"[lab]\naws_access_key_id = LABKEY\naws_secret_access_key = {SECRET}\n")
-    (home / ".aws/config").write_text("[profile lab]\nregion = eu-central-1\n")
-    environment.setenv("AWS_PROFILE", "lab")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+import cloud_credentials
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -32,8 +33,8 @@ def s3():
 
 @pytest.fixture
 def server(s3, monkeypatch, tmp_path):
-    s3_server.forget_credentials(monkeypatch, tmp_path)
-    s3_server.use_keys(monkeypatch, s3)
+    cloud_credentials.forget_credentials(monkeypatch, tmp_path)
+    cloud_credentials.use_keys(monkeypatch, s3)
     s3.clear()
     s3.create_bucket("bucket")
     return s3
@@ -171,7 +172,7 @@ def test_polars_reads_the_table_with_the_same_limits(store, server):
 
 
 def test_deltalake_and_polars_use_the_same_profile(store, server, monkeypatch, tmp_path):
-    s3_server.use_profile(monkeypatch, tmp_path)
+    cloud_credentials.use_profile(monkeypatch, tmp_path)
     again = ObjectStore(store.location, limits=LIMITS)
     server.signed_by.clear()
     assert open_table(again).version() == 0

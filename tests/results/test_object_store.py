@@ -13,11 +13,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cloud_credentials
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3_server
-from s3_server import SECRET, S3Server
+from cloud_credentials import SECRET
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+from s3_server import S3Server
 
 from psych_ray.errors import ResultsError, UnreachableError
 from psych_ray.results import object_store
@@ -42,14 +46,14 @@ def gcs():
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
     """No credentials but those that a test gives, and none of the machine."""
-    s3_server.forget_credentials(monkeypatch, tmp_path)
+    cloud_credentials.forget_credentials(monkeypatch, tmp_path)
 
 
 @pytest.fixture
 def server(s3, monkeypatch) -> S3Server:
     s3.clear()
     s3.create_bucket("bucket")
-    s3_server.use_keys(monkeypatch, s3)
+    cloud_credentials.use_keys(monkeypatch, s3)
     return s3
 
 
@@ -211,7 +215,7 @@ def test_limited_requests_end_in_unreachable(server):
     assert server.count("GET") > 2
 
 
-def test_a_stall_and_a_slow_answer_do_not_outlive_the_deadline_of_others(store, server):
+def test_a_request_that_stands_still_is_sent_again(store, server):
     store.write("x", b"old")
     server.fail(server.stall, "GET")
     assert store.read("x") == b"old"
@@ -389,8 +393,8 @@ def test_a_missing_region_is_told(server, monkeypatch):
 
 def test_a_certificate_that_is_not_trusted_is_told_at_once(monkeypatch, tmp_path):
     with s3_server.s3_server() as server:
-        server.socket = s3_server.self_signed(tmp_path).wrap_socket(server.socket, server_side=True)
-        s3_server.use_keys(monkeypatch, server)
+        server.socket = cloud_credentials.self_signed(tmp_path).wrap_socket(server.socket, server_side=True)
+        cloud_credentials.use_keys(monkeypatch, server)
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.replace("http:", "https:"))
         store = ObjectStore("s3://bucket/root", limits=LIMITS)
         with pytest.raises(ResultsError, match="the server's certificate is not trusted: set SSL_CERT_FILE"):
@@ -408,7 +412,7 @@ def test_a_service_account_that_cannot_be_read_is_told(monkeypatch, tmp_path):
 
 @pytest.fixture
 def profile(server, monkeypatch, tmp_path):
-    s3_server.use_profile(monkeypatch, tmp_path)
+    cloud_credentials.use_profile(monkeypatch, tmp_path)
 
 
 def test_a_profile_gives_credentials_and_region(profile, server):
@@ -417,6 +421,18 @@ def test_a_profile_gives_credentials_and_region(profile, server):
     assert server.signed_by == {"LABKEY eu-central-1"}
     assert store.delta_options["aws_region"] == "eu-central-1"
     assert SECRET not in repr(store.delta_options) + repr(store.polars_options)
+
+
+def test_the_role_of_a_machine_gives_credentials(server, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with cloud_credentials.machine_role() as address:
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", address)
+        store = ObjectStore("s3://bucket/root", limits=LIMITS)
+        store.write("x", b"1")
+        with pytest.raises(TableNotFoundError):
+            DeltaTable(f"{store.location}/responses", storage_options=store.delta_options)
+    assert server.signed_by == {"ROLEKEY us-east-1"}
 
 
 def test_a_profile_that_is_not_there_is_told(profile, monkeypatch):

@@ -11,8 +11,11 @@ UNFINISHED = ".unfinished-"
 """Prefix of the names of files that are still being written; a killed process leaves them behind."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Make `content` readable at `path`, replacing what was there, and flush it to disk. OSError where that fails."""
+def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Make `content` readable at `path`, and flush it to disk. OSError where that fails.
+
+    `replace`: replaces what was there; without it, FileExistsError where there is a file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
     try:
@@ -20,7 +23,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        if replace:
+            unfinished.replace(path)
+        else:
+            path.hardlink_to(unfinished)
+            unfinished.unlink()
     except BaseException:
         with suppress(OSError):
             unfinished.unlink()

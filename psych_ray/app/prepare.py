@@ -19,7 +19,7 @@ from psych_ray.errors import ResultsError, TranscriptError
 from psych_ray.results.catalogue import catalogue
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
 from psych_ray.results.snapshot import Snapshot
-from psych_ray.results.store import ResultsStore, open_store
+from psych_ray.results.store import ResultsStore
 from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_fit
 from psych_ray.sweep.cost import Device, characters_read, replica_device
 from psych_ray.sweep.placement import Placement, Placer
@@ -51,20 +51,29 @@ class Prepared:
     slots: Slots
 
 
-def prepare(
-    config: Config, cluster: ClusterShape, *, say: Callable[[str], None], write: bool = True, place_all: bool = False
-) -> Prepared:
-    """Find checkpoints and transcripts, and plan what is missing for a cluster of this shape.
-
-    `write`: also bring the transcripts into `sources/` of the results root, as a sweep needs it. `place_all`: also
-    place checkpoints of which nothing is missing. `say` gets a line for every step that may take long.
-    """
-    store = open_store(config.results.root)
+def find(config: Config, *, say: Callable[[str], None]) -> list[Checkpoint]:
+    """Find the checkpoints of a configuration, and refuse conditions that do not exist; reads no results."""
     for condition in config.conditions:
         condition_named(condition, parity=config.scoring.parity)
-    checkpoints = _checkpoints(config, say)
+    return _checkpoints(config, say)
+
+
+def prepare(
+    config: Config,
+    checkpoints: Sequence[Checkpoint],
+    snapshot: Snapshot,
+    store: ResultsStore,
+    cluster: ClusterShape,
+    *,
+    write: bool = True,
+    place_all: bool = False,
+) -> Prepared:
+    """Read the transcripts, and plan what is missing of these checkpoints for a cluster of this shape.
+
+    `write`: also bring the transcripts into `sources/` of the store, as a sweep needs it. `place_all`: also
+    place checkpoints of which nothing is missing.
+    """
     identity = scoring_identity(config)
-    snapshot = Snapshot.read(store)
     _refuse_to_mix(store.location, snapshot, identity, checkpoints)
     skipped: list[Skipped] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from psych_ray.config import Config
-from psych_ray.results.reading import scan_responses
+from psych_ray.results.reading import open_responses
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 
@@ -19,7 +19,6 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
     from psych_ray.report import write_report
     from psych_ray.study import findings
 
-    responses = scan_responses(store, snapshot.parts)
     footers = snapshot.footers
     checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
     about = {
@@ -28,11 +27,12 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
         "engine": ", ".join(sorted({footer.engine for footer in footers})),
         "versions": ", ".join(f"{name} {number}" for name, number in footers[0].versions.items()),
     }
-    found = findings(responses, list(checkpoints.values()))
+    with open_responses(store, snapshot.parts) as responses:
+        found = findings(responses, list(checkpoints.values()))
     written = write_report(found, config.report_root(), title=sweep_name(config), about=about)
     return [
         *written.headlines,
-        f"tables:  {store.location}/responses/**/*.parquet",
+        f"tables:  {store.location}/responses (Delta Lake)",
         f"figures: {written.figures[0].parent}" if written.figures else "figures: none",
         f"page:    {written.page}",
     ]

@@ -1,7 +1,7 @@
 """`sources/` of the results store: every transcript of the plan once, with its text and metadata.
 
-The driver writes it, and replicas read their texts from it on any node. Files are named by what they hold and never
-change, so a sweep that is resumed, or whose plan is widened, only adds the transcripts that are new.
+The driver writes it, and replicas read their texts from it on any node. Files never change, and their names end with
+the checksum of their content; a sweep that is resumed, or whose plan is widened, only adds transcripts that are new.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from psych_ray.errors import ResultsError
-from psych_ray.results.parts import to_parquet
+from psych_ray.errors import ResultsError, first_line
+from psych_ray.results.parts import checksum, to_parquet
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.results.store import ResultsStore
 from psych_ray.transcripts.record import Transcript
@@ -81,9 +83,9 @@ def read_catalogued(store: ResultsStore, refs: Sequence[TranscriptRef]) -> Itera
 
 def catalogue_index(store: ResultsStore) -> list[TranscriptRef]:
     """Where all transcripts of `sources/` are, without their texts."""
-    names = [name for name in store.names(FOLDER) if name.endswith(".parquet")]
+    names = [file.name for file in store.files(FOLDER) if file.name.endswith(".parquet")]
     with ThreadPoolExecutor(_THREADS) as pool:
-        tables = pool.map(lambda name: _read(store, name, _INDEX), names)
+        tables = pool.map(partial(_read_index, store), names)
         return [
             TranscriptRef(row["transcript"], row["study"], name, number, row["n_characters"], row["n_responses"])
             for name, table in zip(names, tables, strict=True)
@@ -91,13 +93,29 @@ def catalogue_index(store: ResultsStore) -> list[TranscriptRef]:
         ]
 
 
-def _read(store: ResultsStore, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+def _read(store: ResultsStore, name: str) -> pa.Table:
+    """All rows of a file whose checksum is that of its name; names of earlier versions have none."""
+    content = store.read(name)
+    _, dash, expected = name.removesuffix(".parquet").partition("-")
+    if dash and checksum(content) != expected:
+        raise ResultsError(_damaged(store, name, f"{len(content):,} bytes whose checksum is not that of its name"))
+    return _rows_of(store, name, pa.BufferReader(content))
+
+
+def _read_index(store: ResultsStore, name: str) -> pa.Table:
     with store.open(name) as file:
-        try:
-            return pq.read_table(file, columns=columns, page_checksum_verification=True)
-        except (OSError, pa.ArrowInvalid) as error:
-            path = f"{store.location}/{name}"
-            raise ResultsError(f"{path}: cannot be read ({error}); remove it and sweep again") from error
+        return _rows_of(store, name, file, _INDEX)
+
+
+def _rows_of(store: ResultsStore, name: str, file: Any, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=columns, page_checksum_verification=True)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise ResultsError(_damaged(store, name, first_line(error))) from error
+
+
+def _damaged(store: ResultsStore, name: str, reason: str) -> str:
+    return f"{store.location}/{name}: damaged ({reason}); remove it and sweep again: no score is lost"
 
 
 def _write(store: ResultsStore, unwritten: dict[int, Transcript], refs: list[TranscriptRef | None]) -> None:
@@ -105,8 +123,9 @@ def _write(store: ResultsStore, unwritten: dict[int, Transcript], refs: list[Tra
     if not unwritten:
         return
     ids = json.dumps([t.id for t in unwritten.values()])
-    name = f"{FOLDER}/{hashlib.blake2b(ids.encode(), digest_size=12).hexdigest()}.parquet"
-    store.write(name, to_parquet(pa.Table.from_pylist([_row(t) for t in unwritten.values()], schema=SOURCES)))
+    content = to_parquet(pa.Table.from_pylist([_row(t) for t in unwritten.values()], schema=SOURCES))
+    name = f"{FOLDER}/{hashlib.blake2b(ids.encode(), digest_size=12).hexdigest()}-{checksum(content)}.parquet"
+    store.write(name, content)
     for row, (index, t) in enumerate(unwritten.items()):
         refs[index] = TranscriptRef(t.id, t.study, name, row, len(t.text), len(t.responses))
     unwritten.clear()

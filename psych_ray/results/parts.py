@@ -1,12 +1,13 @@
 """A part: the Parquet file of one unit, serialised in memory and written whole, with a footer of what made it.
 
-Does not import torch.
+Its name ends with the checksum of its content, so that every reader can tell whether it is what was written. Does not
+import torch, and does not know which parts belong to the table: `results.log` does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -17,54 +18,60 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psych_ray.errors import ResultsError
-from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity, Tally
+from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, Part, PartName, ScoringIdentity, Tally
 from psych_ray.results.store import ResultsStore
 from psych_ray.scoring.scored import ScoredTranscript
 from psych_ray.transcripts.conditions import response_spans
 from psych_ray.transcripts.status import Status
 
-FOLDER = "responses"
 _KEY = "psych_ray"
 _COUNTED = {"rows", "rows_by_status", "transcripts", "tallies"}
 """Fields of a footer that are counted in the rows."""
 _COUNTED_COLUMNS = ["study", "transcript", "nll", "top1", "status"]
-_PATH = re.compile(rf"{FOLDER}/checkpoint=([^/]+)/condition=([^/]+)/([^/]+)\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
-class PartName:
-    """The name of a part: hive-partitioned, so that any reader of Parquet finds checkpoint and condition in it."""
+class NoPartError(Exception):
+    """The content of a file is not the part that its name says; a reason in one line."""
 
-    checkpoint: str
-    """Slug."""
-    condition: str
-    unit: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"{FOLDER}/checkpoint={self.checkpoint}/condition={self.condition}/{self.unit}.parquet"
-
-    @property
-    def task(self) -> tuple[str, str]:
-        """Checkpoint (slug) and condition."""
-        return self.checkpoint, self.condition
+        return self.reason
 
 
-def part_names(store: ResultsStore) -> list[PartName]:
-    """Names of all committed parts, sorted; lists the folder once."""
-    matches = map(_PATH.fullmatch, store.names(FOLDER))
-    return [PartName(*match.groups()) for match in matches if match]
+def write_part(store: ResultsStore, scored: Sequence[ScoredTranscript], footer: Footer) -> Part:
+    """Write the rows of one unit, or nothing at all. The part belongs to the table once it is committed to its log.
 
-
-def commit_part(store: ResultsStore, scored: Sequence[ScoredTranscript], footer: Footer) -> Footer:
-    """Write the rows of one unit as a part, or nothing at all.
-
-    Returns the footer as written: with what is counted in the rows.
+    Its footer is returned as written: with what is counted in the rows.
     """
-    table = responses_table(scored)
+    return write_table(store, responses_table(scored), footer)
+
+
+def write_table(store: ResultsStore, table: pa.Table, footer: Footer) -> Part:
+    """Write rows in the columns of `RESPONSES` as a part."""
     footer = replace(footer, **_counted(table))
-    name = PartName(footer.checkpoint.slug, footer.condition, footer.unit)
-    store.write(str(name), to_parquet(table, {_KEY: json.dumps(asdict(footer))}))
-    return footer
+    content = to_parquet(table, {_KEY: json.dumps(asdict(footer))})
+    name = PartName(footer.checkpoint.slug, footer.condition, footer.unit, checksum(content))
+    store.write(str(name), content)
+    return Part(name, len(content), footer)
+
+
+def checksum(content: bytes) -> str:
+    """Hash of a file's content, as the names of files have it."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def read_part(store: ResultsStore, name: PartName) -> Part:
+    """Read a part whole, and check it. ResultsError for a file that is not what was written under this name."""
+    content = store.read(str(name))
+    try:
+        return Part(name, len(content), check_part(name, content))
+    except NoPartError as error:
+        raise ResultsError(
+            f"{store.location}/{name}: {error}; psych-ray verify repair=true results.root={store.location} drops it, "
+            "and the next sweep scores its transcripts again"
+        ) from error
 
 
 def responses_table(scored: Iterable[ScoredTranscript]) -> pa.Table:
@@ -72,39 +79,34 @@ def responses_table(scored: Iterable[ScoredTranscript]) -> pa.Table:
     return pa.concat_tables([_rows(s) for s in scored] or [RESPONSES.empty_table()]).unify_dictionaries()
 
 
-def read_footer(store: ResultsStore, name: PartName) -> Footer:
-    """Read the footer of a part, from the end of its file.
+def check_part(name: PartName, content: bytes) -> Footer:
+    """Footer of a part with this name and content, everything in it checked; NoPartError where they do not agree.
 
-    What an older version did not write there is counted in the rows. ResultsError for a file that is no part, is
-    damaged, contradicts its footer, or was scored with a setting of a newer version.
+    What an older version did not write to the footer is counted in the rows.
     """
-    path = f"{store.location}/{name}"
-    with store.open(str(name)) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-            content = json.loads((parquet.metadata.metadata or {})[_KEY.encode()])
-            unknown = content["scoring"].keys() - _names(ScoringIdentity)
-            footer = _footer(content)
-            if not content.keys() >= _COUNTED:
-                footer = replace(footer, **_counted(parquet.read(columns=_COUNTED_COLUMNS)))
-        except (OSError, pa.ArrowInvalid, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ResultsError(
-                f"{path}: damaged, or no part of a sweep ({error}); remove it and sweep again"
-            ) from error
+    if name.checksum and checksum(content) != name.checksum:
+        raise NoPartError(f"damaged: {len(content):,} bytes whose checksum is not that of its name")
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        written = json.loads((file.metadata.metadata or {})[_KEY.encode()])
+        unknown = written["scoring"].keys() - _names(ScoringIdentity)
+        footer = footer_of(written)
+        counted = _counted(file.read(columns=_COUNTED_COLUMNS))
+    except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NoPartError(f"damaged, or no part of a sweep ({' '.join(str(error).split())})") from error
     if unknown:
         # Scores that depend on it must not be mixed with others.
-        raise ResultsError(f"{path}: scored with scoring.{min(unknown)}, which needs a newer version of psych_ray")
-    stated = {"rows": footer.rows, "checkpoint": footer.checkpoint.slug, "condition": footer.condition}
-    found = {"rows": parquet.metadata.num_rows, "checkpoint": name.checkpoint, "condition": name.condition}
+        raise NoPartError(f"scored with scoring.{min(unknown)}, which needs a newer version of psych_ray")
+    stated = {"checkpoint": footer.checkpoint.slug, "condition": footer.condition, "unit": footer.unit}
     for key, value in stated.items():
-        if value != found[key]:
-            raise ResultsError(
-                f"{path}: its footer has {key}={value}, the file {found[key]}; remove it and sweep again"
-            )
-    return footer
+        if value != getattr(name, key):
+            raise NoPartError(f"its footer has {key}={value}, its name {getattr(name, key)}")
+    if written.keys() >= _COUNTED and (footer.rows, footer.transcripts) != (counted["rows"], counted["transcripts"]):
+        raise NoPartError(f"its footer has {footer.rows:,} rows, the file {counted['rows']:,}, or other transcripts")
+    return footer if written.keys() >= _COUNTED else replace(footer, **counted)
 
 
-def _footer(content: dict[str, Any]) -> Footer:
+def footer_of(content: dict[str, Any]) -> Footer:
     """Build a footer from its JSON. Unknown fields are ignored: a newer version may have written them."""
     nested = {
         "checkpoint": CheckpointFacts(**_known(CheckpointFacts, content["checkpoint"])),
@@ -115,7 +117,8 @@ def _footer(content: dict[str, Any]) -> Footer:
 
 
 def _known(kind: type, content: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if name in _names(kind)}
+    names = _names(kind)
+    return {name: value for name, value in content.items() if name in names}
 
 
 @cache

@@ -1,11 +1,16 @@
-"""The columns of the table of responses, and the footer of a part. Does not depend on where they are stored."""
+"""The columns of the table of responses, the footer of a part, its name. Does not depend on where they are stored."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
+FOLDER = "responses"
+"""Of the table, in the results store."""
+
+_PATH = re.compile(rf"{FOLDER}/checkpoint=([^/]+)/condition=([^/]+)/([^/-]+)(?:-([^/]+))?\.parquet")
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
 RESPONSES = pa.schema(
@@ -108,3 +113,43 @@ class Footer:
     """Tokens read."""
     seconds: float = 0.0
     """Spent scoring."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """The name of a part: hive-partitioned, so that any reader of Parquet finds checkpoint and condition in it.
+
+    Two attempts at one unit have different names, as they differ in what their footers say.
+    """
+
+    checkpoint: str
+    """Slug."""
+    condition: str
+    unit: str
+    checksum: str = ""
+    """Of the content, hexadecimal; empty in names of earlier versions."""
+
+    def __str__(self) -> str:
+        attempt = f"-{self.checksum}" if self.checksum else ""
+        return f"{FOLDER}/checkpoint={self.checkpoint}/condition={self.condition}/{self.unit}{attempt}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> PartName | None:
+        """Part of this name in the store; None for a name that no part has."""
+        match = _PATH.fullmatch(name)
+        return cls(*(group or "" for group in match.groups())) if match else None
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """Checkpoint (slug) and condition."""
+        return self.checkpoint, self.condition
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that was written, as its writer describes it: what is committed to the table's log."""
+
+    name: PartName
+    size: int
+    """Bytes."""
+    footer: Footer

@@ -1,22 +1,21 @@
-"""What a results store holds at one moment, from one listing and the footers of its parts.
+"""What a results store holds at one moment, from the log of its table and the footers of its parts.
 
-Status, resume, running means and the check of settings all use it, so that none of them reads rows.
+Status, resume, running means and the check of settings all use it, so that none of them reads rows or lists files.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from psych_ray.results.parts import PartName, part_names, read_footer
-from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, Tally
+import polars as pl
+
+from psych_ray.errors import ResultsError
+from psych_ray.results.footers import made_by, scan_footers
+from psych_ray.results.log import LoggedPart, ResponsesLog
+from psych_ray.results.schema import FOLDER, CheckpointFacts, Footer, ScoringIdentity, Tally
 from psych_ray.results.store import ResultsStore
-
-_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +28,8 @@ class CommittedTask:
     rows_by_status: Mapping[str, int]
     tallies: Mapping[str, Tally]
     """By study."""
-    footer: Footer
-    """Of its first part."""
+    made_by: Footer
+    """Of its first part, without counts."""
 
     @property
     def rows(self) -> int:
@@ -42,7 +41,7 @@ class CommittedTask:
 class Snapshot:
     """A results store at one moment. Tasks are keyed by checkpoint (slug) and condition, in the order of the parts."""
 
-    parts: tuple[PartName, ...]
+    parts: tuple[LoggedPart, ...]
     tasks: Mapping[tuple[str, str], CommittedTask]
     scoring: tuple[ScoringIdentity, ...]
     """The different sets of settings of its parts; more than one where sweeps ran at the same time."""
@@ -53,25 +52,34 @@ class Snapshot:
 
     @classmethod
     def read(cls, store: ResultsStore) -> Snapshot:
-        """List `responses/` once and read every footer once. ResultsError names the first part that is damaged."""
-        names = part_names(store)
-        by_task: dict[tuple[str, str], list[Footer]] = {}
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for name, footer in zip(names, pool.map(partial(read_footer, store), names), strict=True):
-                by_task.setdefault(name.task, []).append(footer)
-        footers = [footer for task in by_task.values() for footer in task]
+        """Read the log and the footers once. ResultsError where they are damaged, or name the same transcript twice."""
+        parts = ResponsesLog(store).parts()
+        if not parts:
+            _refuse_parts_without_log(store)
+        return cls.of(store, parts, scan_footers(store, parts))
+
+    @classmethod
+    def of_nothing(cls) -> Snapshot:
+        """Of a store without parts."""
+        return cls(parts=(), tasks={}, scoring=(), checkpoints=(), versions=())
+
+    @classmethod
+    def of(cls, store: ResultsStore, parts: Sequence[LoggedPart], footers: pl.DataFrame) -> Snapshot:
+        """Sum the footers of these parts, as `scan_footers` gives them."""
+        by_task = footers.partition_by("checkpoint", "condition", as_dict=True, maintain_order=True)
+        makers = [made_by(content) for content in footers["made_by"].unique(maintain_order=True)]
         return cls(
-            parts=tuple(names),
-            tasks={key: _task(footers) for key, footers in by_task.items()},
-            scoring=tuple(dict.fromkeys(footer.scoring for footer in footers)),
-            checkpoints=tuple(dict.fromkeys(footer.checkpoint for footer in footers)),
-            versions=tuple(dict(v) for v in dict.fromkeys(tuple(footer.versions.items()) for footer in footers)),
+            parts=tuple(parts),
+            tasks={(str(key[0]), str(key[1])): _task(store, rows) for key, rows in by_task.items()},
+            scoring=tuple(dict.fromkeys(footer.scoring for footer in makers)),
+            checkpoints=tuple(dict.fromkeys(footer.checkpoint for footer in makers)),
+            versions=tuple(dict(v) for v in dict.fromkeys(tuple(footer.versions.items()) for footer in makers)),
         )
 
     @property
     def footers(self) -> list[Footer]:
-        """One footer per task."""
-        return [task.footer for task in self.tasks.values()]
+        """What made each task: the footer of its first part, without counts."""
+        return [task.made_by for task in self.tasks.values()]
 
     @property
     def committed(self) -> dict[tuple[str, str], frozenset[str]]:
@@ -84,19 +92,35 @@ class Snapshot:
         return {key: task.tallies for key, task in self.tasks.items()}
 
 
-def _task(footers: Iterable[Footer]) -> CommittedTask:
-    footers = list(footers)
-    rows: Counter[str] = Counter()
-    tallies: dict[str, Tally] = {}
-    for footer in footers:
-        rows.update(footer.rows_by_status)
-        for study, tally in footer.tallies.items():
-            tallies[study] = tallies.get(study, Tally()) + tally
+def _task(store: ResultsStore, footers: pl.DataFrame) -> CommittedTask:
+    ids = footers["transcripts"].explode(empty_as_null=False).to_list()
+    # Interned: the same ids are in the parts of every task.
+    transcripts = frozenset(map(sys.intern, ids))
+    checkpoint, condition = footers.select("checkpoint", "condition").row(0)
+    if len(transcripts) < len(ids):
+        raise ResultsError(
+            f"{store.location}: {checkpoint}, {condition}: two parts of the table hold the same transcript; "
+            f"psych-ray verify repair=true results.root={store.location} drops one of them"
+        )
     return CommittedTask(
         n_parts=len(footers),
-        # Interned: the same ids are in the parts of every task.
-        transcripts=frozenset(sys.intern(one) for footer in footers for one in footer.transcripts),
-        rows_by_status=dict(rows),
-        tallies=tallies,
-        footer=footers[0],
+        transcripts=transcripts,
+        rows_by_status=dict(_sums(footers["rows_by_status"], "status").iter_rows()),
+        tallies={study: Tally(*sums) for study, *sums in _sums(footers["tallies"], "study").iter_rows()},
+        made_by=made_by(footers["made_by"][0]),
     )
+
+
+def _sums(lists: pl.Series, key: str) -> pl.DataFrame:
+    """Sum the fields of structs by one of them."""
+    rows = lists.explode(empty_as_null=False).struct.unnest()
+    return rows.group_by(key, maintain_order=True).agg(pl.all().sum())
+
+
+def _refuse_parts_without_log(store: ResultsStore) -> None:
+    """Raise ResultsError where there are parts, but nothing says which belong to the table."""
+    if any(file.name.endswith(".parquet") for file in store.files(FOLDER)):
+        raise ResultsError(
+            f"{store.location}/{FOLDER}: there are parts, but no log that lists them; the next psych-ray sweep, or "
+            f"psych-ray verify repair=true results.root={store.location}, makes it from the parts"
+        )

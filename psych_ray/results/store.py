@@ -7,29 +7,54 @@ can be put behind it. Does not depend on a schema.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from psych_ray.atomic import UNFINISHED, write_atomically
-from psych_ray.errors import ResultsError, UnsupportedError
+from psych_ray.errors import ResultsError
 
 _ABANDONED_S = 3600
-_FOLDERS = ("responses", "sources")
+_PERCENT_CODE = re.compile(r"%[0-9A-Fa-f]{2}")
+_FOLDERS = ("responses", "sources", "footers")
 """Written by this package; others below the root, such as a report, have writers of their own."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a store."""
+
+    name: str
+    size: int
+    """Bytes."""
+    modified: float
+    """Seconds since the epoch, by the clock of the storage."""
+
+
 class ResultsStore(Protocol):
-    """A set of named files. Every method raises ResultsError, with the full path, where the storage fails."""
+    """A set of named files.
+
+    Every method raises ResultsError, with the full path, where the storage fails for good, and UnreachableError where
+    it does not answer in time.
+    """
 
     @property
     def location(self) -> str:
         """Absolute path or URI of the store: for messages, and to open it again on another node."""
 
+    @property
+    def delta_options(self) -> dict[str, str]:
+        """Options with which deltalake opens a table below `location`."""
+
     def write(self, name: str, content: bytes) -> None:
         """Make `content` readable under `name`, replacing what was there."""
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Make `content` readable under `name` if there is no such file; whether it did."""
 
     def read(self, name: str) -> bytes:
         """Return the whole content of a file."""
@@ -40,14 +65,17 @@ class ResultsStore(Protocol):
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
 
-    def names(self, folder: str) -> list[str]:
-        """Names of all files below a folder, sorted; [] where there is no such folder."""
+    def files(self, folder: str) -> list[StoredFile]:
+        """All files below a folder, sorted by name; [] where there is no such folder."""
 
-    def uris(self, names: Iterable[str]) -> list[str]:
-        """Paths or URIs from which polars reads these files."""
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files; those that do not exist are ignored."""
+
+    def local_path(self, name: str) -> Path | None:
+        """Path of a file on this machine; None where it is elsewhere."""
 
     def remove_unfinished(self) -> None:
-        """Remove unfinished files of killed processes, in the root and below `responses/` and `sources/`.
+        """Remove unfinished files of killed processes, in the root and below the folders that `results` writes.
 
         Files younger than an hour stay, as their process may still run, and so do files that cannot be removed.
         """
@@ -60,11 +88,18 @@ class LocalStore:
         self._path = Path(root).expanduser().resolve()
         if self._path.exists() and not self._path.is_dir():
             raise ResultsError(f"results.root={root}: that is a file; name a directory")
+        if _PERCENT_CODE.search(str(self._path)):
+            raise ResultsError(f"results.root={root}: deltalake cannot read a path with % and two digits; name another")
 
     @property
     def location(self) -> str:
         """Absolute path of the directory."""
         return str(self._path)
+
+    @property
+    def delta_options(self) -> dict[str, str]:
+        """None are needed."""
+        return {}
 
     def write(self, name: str, content: bytes) -> None:
         """Write beside the final path, flush, and rename."""
@@ -73,6 +108,17 @@ class LocalStore:
             write_atomically(path, content)
         except OSError as error:
             raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write beside the final path, flush, and link, which fails where the path exists."""
+        path = self._path / name
+        try:
+            write_atomically(path, content, replace=False)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from error
+        return True
 
     def read(self, name: str) -> bytes:
         """Return the whole content of a file."""
@@ -91,17 +137,30 @@ class LocalStore:
         """Whether there is a file of this name."""
         return (self._path / name).is_file()
 
-    def names(self, folder: str) -> list[str]:
-        """Names of all finished files below a folder, sorted."""
-        found: list[str] = []
-        for directory, _, files in os.walk(self._path / folder, onerror=_cannot_list):
+    def files(self, folder: str) -> list[StoredFile]:
+        """All finished files below a folder, sorted by name."""
+        found: list[StoredFile] = []
+        for directory, _, names in os.walk(self._path / folder, onerror=_cannot_list):
             below = Path(directory).relative_to(self._path).as_posix()
-            found += [f"{below}/{file}" for file in files if not file.startswith(UNFINISHED)]
-        return sorted(found)
+            for name in names:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    if not name.startswith(UNFINISHED):
+                        stat = Path(directory, name).stat()
+                        found.append(StoredFile(f"{below}/{name}", stat.st_size, stat.st_mtime))
+        return sorted(found, key=lambda file: file.name)
 
-    def uris(self, names: Iterable[str]) -> list[str]:
-        """Absolute paths of these files."""
-        return [str(self._path / name) for name in names]
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files."""
+        for name in names:
+            path = self._path / name
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise ResultsError(f"{path}: cannot be removed: {error.strerror or error}") from error
+
+    def local_path(self, name: str) -> Path | None:
+        """Absolute path of a file."""
+        return self._path / name
 
     def remove_unfinished(self) -> None:
         """Remove unfinished files of killed processes, except those of other users."""
@@ -116,9 +175,11 @@ class LocalStore:
 
 
 def open_store(root: str) -> ResultsStore:
-    """Open the store at `results.root`. UnsupportedError for a URI, ResultsError where `root` is a file."""
+    """Open the store at `results.root`: a local path, or an s3:// or gs:// URI. ResultsError where it is a file."""
     if "://" in root:
-        raise UnsupportedError(f"results.root={root}: this version writes to local paths only")
+        from psych_ray.results.object_store import ObjectStore
+
+        return ObjectStore(root)
     return LocalStore(root)
 
 

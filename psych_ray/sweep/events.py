@@ -10,7 +10,7 @@ from psych_ray.sweep.unit import Unit
 
 @dataclass(frozen=True, slots=True)
 class RankDone:
-    """A rank has finished what its replica was last asked to do: load, or score a unit. Rank 0 has committed it."""
+    """A rank has finished what its replica was last asked to do: load, or score a unit. Rank 0 has written its part."""
 
     replica: int
     rank: int = 0
@@ -35,11 +35,33 @@ class RankDied:
 
 
 @dataclass(frozen=True, slots=True)
+class RankProgress:
+    """A rank has answered how much it has done so far, in any measure that changes as long as it works."""
+
+    replica: int
+    rank: int
+    work: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaWaits:
+    """A replica has no processes yet: in one line what was asked for, and what is free."""
+
+    replica: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; sent when `Scheduler.deadline` is reached, or at any other moment."""
 
 
-Event = RankDone | RankFailed | RankDied | Tick
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The sweep is to end early: units that are being scored may be finished, no other is handed out."""
+
+
+Event = RankDone | RankFailed | RankDied | RankProgress | ReplicaWaits | Tick | Interrupted
 
 
 @dataclass(frozen=True, slots=True)

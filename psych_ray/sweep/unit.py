@@ -1,4 +1,4 @@
-"""The unit of work, and the report of a committed one.
+"""The unit of work, and the report of one that was scored.
 
 Only these travel between driver and replicas: a replica writes the responses to the results store itself.
 """
@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from psych_ray.results.schema import Tally, TranscriptRef
+from psych_ray.results.schema import Part, Tally, TranscriptRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ class Unit:
         return sum(t.n_responses for t in self.transcripts)
 
     @property
+    def longest_seconds(self) -> float:
+        """Estimated time of its most expensive transcript."""
+        return self.seconds * max(t.n_characters for t in self.transcripts) / max(1, self.n_characters)
+
+    @property
     def task(self) -> tuple[str, str]:
         """Checkpoint (slug) and condition."""
         return self.checkpoint, self.condition
@@ -61,7 +66,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class UnitReport:
-    """What a replica reports of a committed unit."""
+    """What a replica reports of a unit whose part it wrote."""
 
     checkpoint: str
     condition: str
@@ -71,8 +76,10 @@ class UnitReport:
     responses: int
     """Rows of the part."""
     seconds: float
-    """Spent reading, scoring and committing."""
+    """Spent reading, scoring and writing."""
     by_study: Mapping[str, Tally] = field(default_factory=dict)
-    """Tallies of the part; only rank 0, which commits it, reports them."""
+    """Tallies of the part; only rank 0, which writes it, reports them."""
+    part: Part | None = None
+    """The part, to be committed to the table's log; None on other ranks than rank 0, which writes it."""
     notes: tuple[str, ...] = ()
     """One line each: warnings that were logged while the unit was scored."""

@@ -1,4 +1,4 @@
-"""What each rank of a replica does: load its part of the weights, score units, and commit their parts on rank 0.
+"""What each rank of a replica does: load its part of the weights, score units, and write their parts on rank 0.
 
 Does not import Ray, so it also runs in a test, a notebook or a benchmark; `cluster.actor` only forwards calls to it and
 returns its errors as values. Imports torch only to load weights.
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from psych_ray import __version__
 from psych_ray.results.catalogue import read_catalogued
-from psych_ray.results.parts import commit_part
+from psych_ray.results.parts import write_part
 from psych_ray.results.schema import Footer
 from psych_ray.results.store import open_store
 from psych_ray.scoring.scored import AlignsTranscripts, ScoredTranscript, Scorer, SimulatorScorer
+from psych_ray.scoring.work import Work
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
@@ -42,6 +43,8 @@ class Replica:
         self._rendezvous: Rendezvous | None = None
         self._store = open_store(spec.results_root)
         self._scorers: dict[str, Scorer] = {}
+        self.work = Work()
+        """What it has done so far; may be read from another thread."""
 
     def open_rendezvous(self, host: str) -> tuple[str, int]:
         """Bind a port of this host, and return the address at which the ranks join. For rank 0 only."""
@@ -73,6 +76,7 @@ class Replica:
             allow_pickle=spec.allow_pickle,
             rank=rank,
             pass_share=spec.pass_share,
+            work=self.work,
         )
         self._scorers |= scorers
         notes = {
@@ -95,7 +99,7 @@ class Replica:
         return join(self._rank, self._spec.ranks, host=host, port=port, device=device, timeout_s=timeout_s)
 
     def score(self, unit: Unit) -> UnitReport:
-        """Score a unit. Rank 0 commits its part."""
+        """Score a unit. Rank 0 writes its part, which belongs to the table once the driver has committed it."""
         scorer = self._scorers[unit.checkpoint]
         began = time.monotonic()
         transcripts = read_catalogued(self._store, unit.transcripts)
@@ -103,8 +107,7 @@ class Replica:
         with _warnings_of("psych_ray.scoring") as notes:
             scored = list(scorer.score(transcripts, condition))
         footer = self._footer(unit, scorer.engine_name, scored, time.monotonic() - began)
-        if self._rank == 0:
-            footer = commit_part(self._store, scored, footer)
+        part = write_part(self._store, scored, footer) if self._rank == 0 else None
         return UnitReport(
             checkpoint=unit.checkpoint,
             condition=unit.condition,
@@ -112,7 +115,8 @@ class Replica:
             tokens=footer.tokens,
             responses=sum(len(s.status_R) for s in scored),
             seconds=time.monotonic() - began,
-            by_study=footer.tallies,
+            by_study={} if part is None else part.footer.tallies,
+            part=part,
             notes=tuple(f"{unit.checkpoint}: {note}" for note in notes),
         )
 

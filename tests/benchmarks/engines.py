@@ -26,7 +26,8 @@ import psutil
 import torch
 import transformers
 
-from psych_ray.results.reading import scan_responses
+from psych_ray.results.log import ResponsesLog
+from psych_ray.results.reading import open_responses
 from psych_ray.results.store import open_store
 from tests.benchmarks.shapes import SHARED, real_tokenizer
 
@@ -123,7 +124,9 @@ def sweep(work: Path, checkpoints: list[Path], *overrides: str) -> tuple[pl.Data
     finally:
         done.set()
         watcher.join()
-    table = scan_responses(open_store(str(root))).collect().sort("checkpoint", "transcript", "response")
+    store = open_store(str(root))
+    with open_responses(store, ResponsesLog(store).parts()) as responses:
+        table = responses.collect().sort("checkpoint", "transcript", "response")
     assert np.isfinite(table["nll"].drop_nulls().to_numpy()).all()
     return table, round(most[0], 2)
 

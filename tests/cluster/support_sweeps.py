@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import psutil
+from support_table import responses
 
-from psych_ray.results.reading import scan_responses
 from psych_ray.results.store import open_store
 
 PARTICIPANTS = 30
@@ -44,7 +44,8 @@ def finish(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, s
 
 
 def n_parts(root: Path) -> int:
-    return len(list(root.rglob("responses/**/*.parquet")))
+    """Files of parts, committed or not."""
+    return len(list(root.glob("responses/*/*/*.parquet")))
 
 
 def wait_for_parts(process: subprocess.Popen[str], root: Path, n: int) -> None:
@@ -73,7 +74,7 @@ def wait_until_gone(scratch: Path) -> None:
 
 
 def table(root: Path) -> pl.DataFrame:
-    frame = scan_responses(open_store(str(root))).collect()
+    frame = responses(open_store(str(root)))
     return frame.sort("checkpoint", "study", "participant", "transcript", "response")
 
 

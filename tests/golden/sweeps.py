@@ -94,7 +94,7 @@ def swept(directories: list[Path], root: Path, *, parity: str) -> pl.DataFrame:
     ]  # fmt: skip
     run = subprocess.run(arguments, env=os.environ, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    found = pl.read_parquet(root / "responses" / "**" / "*.parquet", hive_partitioning=True)
+    found = pl.read_parquet(root / "responses" / "*" / "*" / "*.parquet", hive_partitioning=True)
     names = pl.col("checkpoint", "condition", "study", "experiment", "participant", "transcript", "status")
     return found.with_columns(names.cast(pl.String), parity=pl.lit(parity)).sort(KEYS)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,21 +16,20 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from support_table import commit
 
-from psych_ray.errors import ResultsError, UnsupportedError
-from psych_ray.results.parts import PartName, commit_part, part_names, read_footer, responses_table
-from psych_ray.results.reading import scan_responses
-from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, ScoringIdentity, Tally
-from psych_ray.results.snapshot import Snapshot
+from psych_ray.errors import ResultsError
+from psych_ray.results.log import ResponsesLog
+from psych_ray.results.parts import NoPartError, check_part, read_part, responses_table, write_part
+from psych_ray.results.reading import open_responses
+from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, PartName, ScoringIdentity, Tally
 from psych_ray.results.store import open_store
 from psych_ray.scoring.scored import ScoredTranscript
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
+HERE = Path(__file__).parent
 TEXT = "You press <<A>>. You say <<>>. Then <<two words>>, and <<B>>."
-
-
-U1 = PartName("Qwen--Qwen3-8B-Base", "plain", "u1")
 
 
 def scored(participant: str = "1", study: str = "study/with=odd characters", text: str = TEXT) -> ScoredTranscript:
@@ -58,8 +58,8 @@ def footer(unit: str = "u1", slug: str = "Qwen--Qwen3-8B-Base", condition: str =
 
 def test_rows_are_the_promised_columns(tmp_path):
     store = open_store(str(tmp_path))
-    commit_part(store, [scored("1"), scored("2")], footer())
-    table = pq.read_table(tmp_path / str(U1), partitioning=None)
+    part = write_part(store, [scored("1"), scored("2")], footer())
+    table = pq.read_table(tmp_path / str(part.name), partitioning=None)
     assert table.schema.remove_metadata() == RESPONSES
     rows = table.to_pylist()
     assert len(rows) == 8
@@ -84,71 +84,84 @@ def test_no_rows_make_an_empty_table_of_the_same_schema():
 
 def test_polars_and_arrow_read_the_hive_layout_without_us(tmp_path):
     store = open_store(str(tmp_path))
-    commit_part(store, [scored()], footer())
-    commit_part(store, [scored("2")], footer("u2", slug="other"))
-    frame = pl.scan_parquet(f"{tmp_path}/responses/**/*.parquet", hive_partitioning=True).collect()
+    commit(store, ([scored()], footer()), ([scored("2")], footer("u2", slug="other")))
+    frame = pl.scan_parquet(f"{tmp_path}/responses/*/*/*.parquet", hive_partitioning=True).collect()
     assert set(frame["checkpoint"]) == {"Qwen--Qwen3-8B-Base", "other"}
     assert set(frame["condition"]) == {"plain"}
     assert frame.height == 8
-    assert scan_responses(store).collect().equals(frame)
+    with open_responses(store, ResponsesLog(store).parts()) as responses:
+        assert responses.collect().equals(frame)
     dataset = ds.dataset(tmp_path / "responses", partitioning="hive")
     assert dataset.to_table().num_rows == 8
+    delta = pl.scan_delta(str(tmp_path / "responses")).collect()
+    names = [name for name, dtype in frame.schema.items() if dtype == pl.Categorical]
+    assert delta.sort("checkpoint", "response").equals(
+        frame.with_columns(pl.col(names).cast(pl.String)).sort("checkpoint", "response")
+    )
 
 
 def test_the_footer_records_what_made_the_part_and_counts_its_rows(tmp_path):
     store = open_store(str(tmp_path))
-    written = commit_part(store, [scored("1"), scored("2", study="other")], footer())
-    found = read_footer(store, U1)
-    assert found == written
+    written = write_part(store, [scored("1"), scored("2", study="other")], footer())
+    assert read_part(store, written.name) == written
+    found = written.footer
     assert found.checkpoint == footer().checkpoint
     assert found.scoring == footer().scoring
     assert (found.rows, found.rows_by_status) == (8, {"scored": 4, "empty": 2, "cut": 2})
     assert found.transcripts == [scored("1").transcript.id, scored("2", study="other").transcript.id]
     assert found.tallies == {"study/with=odd characters": Tally(2, 7.75, 1), "other": Tally(2, 7.75, 1)}
-    raw = pq.read_metadata(tmp_path / str(U1)).metadata[b"psych_ray"]
+    raw = pq.read_metadata(tmp_path / str(written.name)).metadata[b"psych_ray"]
     assert json.loads(raw)["engine"] == "transformers"
 
 
 def test_a_damaged_part_is_an_error_that_names_it(tmp_path):
     store = open_store(str(tmp_path))
-    commit_part(store, [scored()], footer())
-    whole = store.read(str(U1))
+    name = write_part(store, [scored()], footer()).name
+    whole = store.read(str(name))
     for damaged in (whole[:-20], whole[:100] + whole[-100:], b""):
-        store.write(str(U1), damaged)
-        with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
-            read_footer(store, U1)
-        with pytest.raises(ResultsError, match=r"u1\.parquet: damaged"):
-            Snapshot.read(store)
+        store.write(str(name), damaged)
+        with pytest.raises(ResultsError, match=rf"{name}: damaged: {len(damaged):,} bytes"):
+            read_part(store, name)
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    store = open_store(str(tmp_path))
+    part = write_part(store, [scored()], footer())
+    whole = store.read(str(part.name))
+    rng = np.random.default_rng(0)
+    for position, bit in zip(rng.integers(len(whole), size=400), rng.integers(8, size=400), strict=True):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(bit)
+        with pytest.raises(NoPartError, match="damaged"):
+            check_part(part.name, bytes(damaged))
 
 
 def test_what_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match="that is a file"):
         open_store(str(tmp_path / "file"))
-    with pytest.raises(UnsupportedError, match="s3://bucket"):
-        open_store("s3://bucket/x")
     store = open_store(str(tmp_path))
     (tmp_path / "responses").write_text("in the way")
     with pytest.raises(ResultsError, match="cannot be written"):
-        commit_part(store, [scored()], footer())
+        write_part(store, [scored()], footer())
     assert not list(tmp_path.rglob(".unfinished-*"))
 
 
 WRITER = """
 import itertools, sys, time
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {above!r}]
 from test_parts import footer, scored
-from psych_ray.results.parts import commit_part
+from psych_ray.results.parts import write_part
 from psych_ray.results.store import open_store
 store = open_store({root!r})
 print("ready", flush=True)
 for k in itertools.count():
-    commit_part(store, [scored(str(k % 7))], footer(f"u{{k % 7}}"))
+    write_part(store, [scored(str(k % 7))], footer(f"u{{k % 7}}"))
 """
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_parts_only(tmp_path):
-    code = WRITER.format(here=os.path.dirname(__file__), root=str(tmp_path))  # noqa: PTH120
+    code = WRITER.format(here=str(HERE), above=str(HERE.parent), root=str(tmp_path))
     for delay in (0.005, 0.05, 0.02, 0.11):
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
@@ -156,10 +169,11 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts_only(tmp_path):
             time.sleep(delay)
             writer.send_signal(signal.SIGKILL)
         store = open_store(str(tmp_path))
-        for part in part_names(store):
-            assert pq.read_table(tmp_path / str(part), page_checksum_verification=True).num_rows == 4
-            assert read_footer(store, part).unit == part.unit
-    assert part_names(store)
+        names = [PartName.parse(file.name) for file in store.files("responses")]
+        for name in names:
+            assert name is not None
+            assert read_part(store, name).footer.rows == 4
+    assert names
     old = time.time() - 7200
     left = tmp_path / "responses/checkpoint=x/.unfinished-1"
     left.parent.mkdir(parents=True)
@@ -169,24 +183,31 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts_only(tmp_path):
     assert not left.exists()
 
 
-@pytest.mark.parametrize("name", ["seed=3", "a[b]*c?", "{a,b}", "100%25 x", "~"])
+@pytest.mark.parametrize("name", ["seed=3", "a[b]*c?", "{a,b}", "100% #x", "~"])
 def test_the_path_of_a_root_may_hold_any_character(tmp_path, name):
     store = open_store(str(tmp_path / name))
-    commit_part(store, [scored()], footer(slug="2024"))
-    commit_part(store, [scored("2")], footer("u2", slug="2025", condition="chat"))
-    frame = scan_responses(store).collect()
+    part, _ = commit(
+        store, ([scored()], footer(slug="2024")), ([scored("2")], footer("u2", slug="2025", condition="chat"))
+    )
+    with open_responses(store, ResponsesLog(store).parts()) as responses:
+        frame = responses.collect()
     assert frame.columns == [*RESPONSES.names, "checkpoint", "condition"]
     assert frame.group_by("checkpoint", "condition").len().sort("checkpoint").rows() == [
         ("2024", "plain", 4),
         ("2025", "chat", 4),
     ]
-    assert (tmp_path / name / str(PartName("2024", "plain", "u1"))).is_file()
+    assert (tmp_path / name / str(part.name)).is_file()
+
+
+def test_a_path_that_deltalake_cannot_read_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ResultsError, match="100%25: deltalake cannot read"):
+        open_store(str(tmp_path / "100%25"))
 
 
 def test_pandas_reads_it_too(tmp_path):
     pandas = pytest.importorskip("pandas")
     store = open_store(str(tmp_path))
-    commit_part(store, [scored()], footer())
+    commit(store, ([scored()], footer()))
     frame = pandas.read_parquet(tmp_path / "responses")
     assert len(frame) == 4
     assert isinstance(pq.read_table(tmp_path / "responses"), pa.Table)

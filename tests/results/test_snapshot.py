@@ -1,4 +1,4 @@
-"""A snapshot answers from footers what a scan of all rows would, and reads rows only of parts of older versions."""
+"""A snapshot answers from the log and footers what a scan of all rows would, and reads no rows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support_table import commit
 
-from psych_ray.errors import ResultsError
-from psych_ray.results import parts as parts_module
-from psych_ray.results.parts import PartName, commit_part, part_names, read_footer, responses_table, to_parquet
-from psych_ray.results.reading import scan_responses
-from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, Tally
+from psych_ray.results.parts import (
+    NoPartError,
+    check_part,
+    checksum,
+    responses_table,
+    to_parquet,
+    write_part,
+)  # fmt: skip
+from psych_ray.results.reading import open_responses
+from psych_ray.results.schema import CheckpointFacts, Footer, Part, PartName, ScoringIdentity, Tally
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import LocalStore, ResultsStore, open_store
 from psych_ray.scoring.scored import ScoredTranscript
@@ -52,39 +59,31 @@ def random_transcript(rng: random.Random, participant: int) -> ScoredTranscript:
 
 
 def random_store(root, seed: int) -> ResultsStore:
-    rng, store = random.Random(seed), open_store(str(root))
+    rng, store, units = random.Random(seed), open_store(str(root)), []
     for number in range(8):
         checkpoint, condition = rng.choice("ab"), rng.choice(["plain", "chat"])
         scored = [random_transcript(rng, 100 * number + k) for k in range(rng.randint(1, 5))]
-        commit_part(store, scored, footer_of(f"u{number}", checkpoint, condition))
+        units.append((scored, footer_of(f"u{number}", checkpoint, condition)))
+    commit(store, *units[:5])
+    commit(store, *units[5:])
     return store
 
 
-def rewrite(store: ResultsStore, name: PartName, change) -> None:
-    """Write a part again with its footer's JSON changed."""
-    with store.open(str(name)) as file:
-        parquet = pq.ParquetFile(file)
-        content = json.loads(parquet.metadata.metadata[b"psych_ray"])
-        change(content)
-        store.write(str(name), to_parquet(parquet.read(), {"psych_ray": json.dumps(content)}))
-
-
-def write_as_before_counts(store: ResultsStore, name: PartName) -> None:
-    """Write a part again as earlier versions did: without counts but for rows by status, in the schema's metadata."""
-    with store.open(str(name)) as file:
-        parquet = pq.ParquetFile(file)
-        content = json.loads(parquet.metadata.metadata[b"psych_ray"])
-        for field in ("rows", "transcripts", "tallies"):
-            del content[field]
-        table = parquet.read().replace_schema_metadata({"psych_ray": json.dumps(content)})
-    store.write(str(name), to_parquet(table))
+def rewritten(part: Part, content: bytes, change) -> tuple[PartName, bytes]:
+    """A part whose footer's JSON is changed, under the name that fits its content."""
+    parquet = pq.ParquetFile(pa.BufferReader(content))
+    footer = json.loads(parquet.metadata.metadata[b"psych_ray"])
+    change(footer)
+    content = to_parquet(parquet.read(), {"psych_ray": json.dumps(footer)})
+    return replace(part.name, checksum=checksum(content)), content
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_it_answers_what_a_scan_of_all_rows_does(tmp_path, seed):
     store = random_store(tmp_path, seed)
     snapshot = Snapshot.read(store)
-    rows = scan_responses(store, snapshot.parts).collect()
+    with open_responses(store, snapshot.parts) as responses:
+        rows = responses.collect()
     assert len(snapshot.parts) == 8
     assert snapshot.tasks.keys() == set(rows.select("checkpoint", "condition").iter_rows())
     for (checkpoint, condition), task in snapshot.tasks.items():
@@ -111,67 +110,66 @@ def test_a_store_without_parts_is_an_empty_snapshot(tmp_path):
     )
 
 
-def test_parts_of_an_older_version_are_counted_in_their_rows(tmp_path):
-    store = random_store(tmp_path, 1)
-    expected = Snapshot.read(store)
-    for name in part_names(store)[::2]:
-        write_as_before_counts(store, name)
-    assert Snapshot.read(store) == expected
-
-
-def test_it_lists_once_and_reads_no_rows(tmp_path, monkeypatch):
+def test_it_lists_only_the_few_files_of_footers_and_opens_no_part(tmp_path, monkeypatch):
     store = random_store(tmp_path, 2)
     listed, opened = [], []
-    names, open_ = LocalStore.names, LocalStore.open
-    monkeypatch.setattr(LocalStore, "names", lambda self, folder: listed.append(folder) or names(self, folder))
+    files, open_ = LocalStore.files, LocalStore.open
+    monkeypatch.setattr(LocalStore, "files", lambda self, folder: listed.append(folder) or files(self, folder))
     monkeypatch.setattr(LocalStore, "open", lambda self, name: opened.append(name) or open_(self, name))
-    monkeypatch.setattr(parts_module, "_counted", None)
-    snapshot = Snapshot.read(store)
-    assert listed == ["responses"]
-    assert sorted(opened) == [str(name) for name in snapshot.parts]
+    expected = Snapshot.read(store)
+    assert listed == ["footers"]
+    assert len(opened) == 2, "one file for each commit"
+    assert all(name.startswith("footers/") for name in opened)
+    for name in opened:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
+    assert Snapshot.read(store) == expected, "what footers/ does not hold is read from the parts"
+    assert len(opened) == 2 + 2 + 8
+
+
+def test_what_an_older_version_did_not_count_is_counted_in_the_rows(tmp_path):
+    store = open_store(str(tmp_path))
+    part = write_part(store, [random_transcript(random.Random(0), 1)], footer_of("u1"))
+
+    def older(footer) -> None:
+        for field in ("rows", "transcripts", "tallies"):
+            del footer[field]
+
+    assert check_part(*rewritten(part, store.read(str(part.name)), older)) == part.footer
 
 
 def test_unknown_fields_of_a_newer_version_are_ignored_but_not_a_setting_that_changes_scores(tmp_path):
-    store = random_store(tmp_path, 3)
-    name = part_names(store)[0]
-    before = read_footer(store, name)
+    store = open_store(str(tmp_path))
+    part = write_part(store, [random_transcript(random.Random(0), 1)], footer_of("u1"))
+    content = store.read(str(part.name))
 
-    def newer(content) -> None:
-        content["carbon_kg"] = 1.5
-        content["checkpoint"]["licence"] = "mit"
-        next(iter(content["tallies"].values()))["top5"] = 3
+    def newer(footer) -> None:
+        footer["carbon_kg"] = 1.5
+        footer["checkpoint"]["licence"] = "mit"
+        next(iter(footer["tallies"].values()))["top5"] = 3
 
-    rewrite(store, name, newer)
-    assert read_footer(store, name) == before
-    rewrite(store, name, lambda content: content["scoring"].update(temperature=2))
-    with pytest.raises(ResultsError, match=r"scoring\.temperature, which needs a newer version"):
-        read_footer(store, name)
+    assert check_part(*rewritten(part, content, newer)) == part.footer
+    with pytest.raises(NoPartError, match=r"scoring\.temperature, which needs a newer version"):
+        check_part(*rewritten(part, content, lambda footer: footer["scoring"].update(temperature=2)))
 
 
 @pytest.mark.parametrize("field", ["unit", "condition", "checkpoint", "scoring", "engine"])
-def test_a_missing_required_field_is_an_error_that_names_the_part(tmp_path, field):
+def test_a_missing_required_field_is_an_error_that_names_it(tmp_path, field):
     store = open_store(str(tmp_path))
-    commit_part(store, [random_transcript(random.Random(0), 1)], footer_of("u1"))
-    (name,) = part_names(store)
-    rewrite(store, name, lambda content: content.pop(field))
-    with pytest.raises(ResultsError, match=rf"u1\.parquet: damaged, or no part of a sweep .*{field}"):
-        Snapshot.read(store)
+    part = write_part(store, [random_transcript(random.Random(0), 1)], footer_of("u1"))
+    with pytest.raises(NoPartError, match=rf"damaged, or no part of a sweep .*{field}"):
+        check_part(*rewritten(part, store.read(str(part.name)), lambda footer: footer.pop(field)))
 
 
-def test_a_footer_that_contradicts_its_file_is_an_error_that_names_the_part(tmp_path):
+def test_a_footer_that_contradicts_its_rows_or_its_name_is_an_error(tmp_path):
     store = open_store(str(tmp_path))
     scored = [random_transcript(random.Random(0), 1)]
-    footer = commit_part(store, scored, footer_of("u1"))
-    (name,) = part_names(store)
-    wrong = json.dumps(asdict(replace(footer, rows=footer.rows + 1)))
-    content = store.read(str(name))
-    store.write(str(name), to_parquet(responses_table(scored), {"psych_ray": wrong}))
-    with pytest.raises(ResultsError, match=rf"u1\.parquet: its footer has rows={footer.rows + 1}, the file"):
-        Snapshot.read(store)
-    store.write(str(name), content)
-    store.write(str(PartName("b", "plain", "u1")), content)
-    with pytest.raises(ResultsError, match=r"checkpoint=b/condition=plain/u1\.parquet: its footer has checkpoint=a"):
-        Snapshot.read(store)
+    part = write_part(store, scored, footer_of("u1"))
+    wrong = asdict(replace(part.footer, rows=part.footer.rows + 1))
+    content = to_parquet(responses_table(scored), {"psych_ray": json.dumps(wrong)})
+    with pytest.raises(NoPartError, match=rf"its footer has {part.footer.rows + 1} rows, the file {part.footer.rows}"):
+        check_part(replace(part.name, checksum=checksum(content)), content)
+    with pytest.raises(NoPartError, match="its footer has checkpoint=a, its name b"):
+        check_part(replace(part.name, checkpoint="b"), store.read(str(part.name)))
 
 
 def test_tallies_add_up():

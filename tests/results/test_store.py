@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from psych_ray.atomic import UNFINISHED
-from psych_ray.errors import ResultsError, UnsupportedError
-from psych_ray.results.store import open_store
+from psych_ray.errors import ResultsError
+from psych_ray.results.store import StoredFile, open_store
 
 
 def test_what_is_written_is_read_under_the_same_name(tmp_path):
     store = open_store(str(tmp_path / "root"))
     assert not (tmp_path / "root").exists(), "opening creates nothing"
-    assert store.names("responses") == []
+    assert store.files("responses") == []
     store.write("responses/b=1/y", b"second")
     store.write("responses/x", b"first")
     store.write("plan.json", b"{}")
     (tmp_path / "root/responses" / f"{UNFINISHED}1").write_bytes(b"half")
-    assert store.names("responses") == ["responses/b=1/y", "responses/x"]
+    assert [(file.name, file.size) for file in store.files("responses")] == [("responses/b=1/y", 6), ("responses/x", 5)]
+    written = (tmp_path / "root/responses/x").stat().st_mtime
+    assert StoredFile("responses/x", 5, written) in store.files("responses")
     assert store.read("responses/x") == b"first"
     store.write("responses/x", b"replaced")
     with store.open("responses/x") as file:
@@ -30,6 +33,18 @@ def test_what_is_written_is_read_under_the_same_name(tmp_path):
     assert store.exists("plan.json")
     assert not store.exists("responses")
     assert open_store(store.location).read("plan.json") == b"{}"
+    assert store.local_path("plan.json") == tmp_path / "root/plan.json"
+    store.remove(["plan.json", "absent"])
+    assert not store.exists("plan.json")
+
+
+def test_only_one_of_many_creates_a_file(tmp_path):
+    store = open_store(str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda k: store.create("lease/x", str(k).encode()), range(32)))
+    assert created.count(True) == 1
+    assert store.read("lease/x") == str(created.index(True)).encode()
+    assert [file.name for file in store.files("lease")] == ["lease/x"]
 
 
 def test_errors_name_the_path(tmp_path):
@@ -40,7 +55,7 @@ def test_errors_name_the_path(tmp_path):
     with pytest.raises(ResultsError, match=r"responses/x: cannot be written"):
         store.write("responses/x", b"")
     with pytest.raises(ResultsError, match=r"responses: cannot be listed"):
-        store.names("responses")
+        store.files("responses")
     with pytest.raises(ResultsError, match="that is a file"):
         open_store(str(tmp_path / "responses"))
 
@@ -78,9 +93,3 @@ def test_unfinished_files_that_cannot_be_removed_are_skipped(tmp_path, monkeypat
 
 def test_nothing_is_removed_where_nothing_is(tmp_path):
     open_store(str(tmp_path / "absent")).remove_unfinished()
-
-
-@pytest.mark.parametrize("uri", ["s3://bucket/x", "gs://bucket/x"])
-def test_object_stores_are_refused(uri):
-    with pytest.raises(UnsupportedError, match=uri):
-        open_store(uri)

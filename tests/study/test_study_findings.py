@@ -62,7 +62,7 @@ def hive(rows: list[Row], root: Path) -> pl.LazyFrame:
         folder.mkdir(parents=True, exist_ok=True)
         columns = {name: [each[name] for each in own] for name in RESPONSES.names}
         pq.write_table(pa.table(columns, schema=RESPONSES), folder / f"{part}.parquet")
-    return pl.scan_parquet(root / "responses/**/*.parquet", hive_partitioning=True)
+    return pl.scan_parquet(root / "responses/*/*/*.parquet", hive_partitioning=True)
 
 
 CHECKPOINTS = [

@@ -6,16 +6,15 @@ import random
 
 import numpy as np
 import pytest
+from support_table import commit, responses
 
 from psych_ray.app.status import status_of
 from psych_ray.config import ClusterConfig, ClusterKind, Config, CutBy, EngineName, ResultsConfig, ScoringConfig
 from psych_ray.results.catalogue import catalogue, read_catalogued
-from psych_ray.results.parts import commit_part
-from psych_ray.results.reading import scan_responses
 from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, TranscriptRef
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, open_store
-from psych_ray.scoring.scored import SimulatorScorer
+from psych_ray.scoring.scored import ScoredTranscript, SimulatorScorer
 from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, characters_read, replica_device, tokens_at_most
 from psych_ray.sweep.plan import Task, plan_task, without_committed
 from psych_ray.sweep.unit import Unit
@@ -68,14 +67,15 @@ def person(k: int) -> Transcript:
     )
 
 
-def commit(store: ResultsStore, unit: Unit) -> None:
+def commit_units(store: ResultsStore, units: list[Unit]) -> None:
+    commit(store, *(scored_unit(store, unit) for unit in units))
+
+
+def scored_unit(store: ResultsStore, unit: Unit) -> tuple[list[ScoredTranscript], Footer]:
     facts = CheckpointFacts(slug=unit.checkpoint, id=unit.checkpoint, fingerprint="f")
     scored = list(SimulatorScorer().score(read_catalogued(store, unit.transcripts), condition_named("plain")))
-    commit_part(
-        store,
-        scored,
-        Footer(unit=unit.id, condition="plain", checkpoint=facts, scoring=IDENTITY, engine="simulator"),
-    )
+    footer = Footer(unit=unit.id, condition="plain", checkpoint=facts, scoring=IDENTITY, engine="simulator")
+    return scored, footer
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -88,14 +88,11 @@ def test_a_root_whose_plan_was_divided_differently_is_completed_without_scoring_
         (task,) = without_committed(
             [task_of(planned, unit_seconds=rng.choice([0.5, 2, 60]))], Snapshot.read(store).committed
         )
-        for unit in task.missing:
-            if rng.random() < 0.6:
-                commit(store, unit)
+        commit_units(store, [unit for unit in task.missing if rng.random() < 0.6])
     planned = catalogue(store, everyone)
     (task,) = without_committed([task_of(planned)], Snapshot.read(store).committed)
-    for unit in task.missing:
-        commit(store, unit)
-    rows = scan_responses(store).collect()
+    commit_units(store, list(task.missing))
+    rows = responses(store)
     assert rows.height == sum(len(t.responses) for t in everyone)
     assert rows.unique(["transcript", "response"]).height == rows.height
     (done,) = without_committed([task_of(planned)], Snapshot.read(store).committed)

@@ -1,22 +1,26 @@
-"""A replica without Ray, with a tiny checkpoint over demo transcripts: load, score, commit, check."""
+"""A replica without Ray, with a tiny checkpoint over demo transcripts: load, score, write, check."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from support_table import responses, silent
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, simulator_checkpoint
 from psych_ray.config import CheckpointsConfig, CheckpointSource, EngineName
+from psych_ray.errors import ConditionError, FailureKind, ResultsError
 from psych_ray.results.catalogue import catalogue
-from psych_ray.results.parts import PartName, read_footer
-from psych_ray.results.reading import scan_responses
+from psych_ray.results.parts import read_part
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
+from psych_ray.results.table import open_table
 from psych_ray.scoring import load_scorer
+from psych_ray.sweep.failure import failure_of
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
@@ -52,25 +56,32 @@ def spec(checkpoint: Checkpoint, root: Path, **more) -> ReplicaSpec:
     )
 
 
-def test_it_commits_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, transcripts, tmp_path):
+def test_it_writes_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, transcripts, tmp_path):
     store = open_store(str(tmp_path))
     refs = tuple(catalogue(store, transcripts))
     replica = Replica(spec(checkpoint, tmp_path))
     assert replica.load().seconds > 0
     first = Unit(checkpoint.slug, "plain", refs[:3])
     report = replica.score(first)
-    replica.score(Unit(checkpoint.slug, "plain", refs[3:]))
+    rest = replica.score(Unit(checkpoint.slug, "plain", refs[3:]))
+    assert report.part is not None
+    assert rest.part is not None
+    with pytest.raises(ResultsError, match="no log that lists them"):
+        Snapshot.read(store)
+    with open_table(store, "test", say=silent):
+        pass  # commits whole parts that no driver did
 
     scorer = load_scorer(checkpoint, spec(checkpoint, tmp_path).scoring)
     expected = {s.transcript.id: s for s in scorer.score(transcripts, condition_named("plain"))}
-    rows = scan_responses(store).collect()
+    rows = responses(store)
     assert rows.height == sum(len(t.responses) for t in transcripts)
     for (transcript,), found in rows.group_by("transcript"):
         scored = expected[str(transcript)]
         assert np.allclose(found.sort("response")["nll"].to_numpy(), scored.nll_R, atol=1e-4)
         assert found.sort("response")["top1"].to_list() == scored.top1_R.tolist()
 
-    footer = read_footer(store, PartName(checkpoint.slug, "plain", first.id))
+    footer = report.part.footer
+    assert read_part(store, report.part.name) == report.part
     of_first = rows.filter(pl.col("transcript").is_in(footer.transcripts))
     assert set(footer.transcripts) == {ref.id for ref in refs[:3]}
     assert footer.rows == report.responses == of_first.height == first.n_responses
@@ -86,13 +97,15 @@ def test_it_commits_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, 
     assert Snapshot.read(store).committed == {(checkpoint.slug, "plain"): {t.id for t in transcripts}}
 
 
-def test_only_rank_0_commits(checkpoint, transcripts, tmp_path):
+def test_only_rank_0_writes(checkpoint, transcripts, tmp_path):
     store = open_store(str(tmp_path))
     refs = tuple(catalogue(store, transcripts[:2]))
     replica = Replica(spec(checkpoint, tmp_path), rank=1)
     replica.load()
-    assert replica.score(Unit(checkpoint.slug, "plain", refs)).responses == sum(ref.n_responses for ref in refs)
-    assert not Snapshot.read(store).parts
+    report = replica.score(Unit(checkpoint.slug, "plain", refs))
+    assert report.responses == sum(ref.n_responses for ref in refs)
+    assert report.part is None
+    assert store.files("responses") == []
 
 
 def test_it_reports_its_self_check_and_how_transcripts_align(checkpoint, transcripts, tmp_path):
@@ -123,3 +136,42 @@ def test_the_simulator_needs_no_weights(transcripts, tmp_path):
 def test_deepspeed_engines_need_a_process_group(tmp_path, engine, needed):
     one = spec(simulator_checkpoint(), tmp_path)
     assert ReplicaSpec(**(vars(one) | {"engine": engine})).needs_process_group is needed
+
+
+def test_its_count_of_work_grows_while_it_loads_and_with_every_layer_that_runs(checkpoint, transcripts, tmp_path):
+    from threading import Thread
+
+    store = open_store(str(tmp_path))
+    refs = tuple(catalogue(store, transcripts))
+    replica = Replica(spec(checkpoint, tmp_path))
+    seen = {replica.work.done}
+    loading = Thread(target=replica.load)
+    loading.start()
+    while loading.is_alive():
+        seen.add(replica.work.done)
+    assert len(seen) > 5
+    (scorer,) = replica._scorers.values()
+    (only,) = transcripts[:1]
+    before = replica.work.done
+    list(scorer.score([only], condition_named("plain")))
+    assert replica.work.done == before + 1 + 2, "a text and two layers"
+    before = replica.work.done
+    replica.score(Unit(checkpoint.slug, "plain", refs))
+    assert replica.work.done >= before + len(refs)
+
+
+def test_a_chat_template_that_explodes_is_an_error_of_the_checkpoint_under_chat_alone(
+    checkpoint, transcripts, tmp_path
+):
+    exploding = tmp_path / "exploding"
+    shutil.copytree(str(checkpoint.card.path), exploding)
+    (exploding / "chat_template.jinja").write_text("{{ 'a' * 10 ** 10 }}")
+    (found,) = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(exploding)]))
+    store = open_store(str(tmp_path / "root"))
+    refs = tuple(catalogue(store, transcripts))
+    replica = Replica(spec(found, tmp_path / "root"))
+    replica.load()
+    with pytest.raises(ConditionError, match=r"its chat template takes more than 0\.5 GB of memory") as raised:
+        replica.score(Unit(found.slug, "chat", refs))
+    assert failure_of(raised.value).kind == FailureKind.task
+    assert replica.score(Unit(found.slug, "plain", refs)).responses > 0

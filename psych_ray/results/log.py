@@ -1,0 +1,192 @@
+"""The log of the table of responses: which parts belong to it, in Delta Lake's format, by the library deltalake.
+
+What the table holds is what its log lists, so a file that is copied into the folder changes nothing. One driver at a
+time commits: each driver takes over with a number of its own, an application transaction, and deltalake refuses a
+commit that another driver has overtaken. Does not read parts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from psych_ray.errors import ResultsError, first_line
+from psych_ray.results.schema import FOLDER, RESPONSES, Part, PartName
+from psych_ray.results.store import ResultsStore
+
+_APPLICATION = "psych_ray"
+_PARTITIONS = ["checkpoint", "condition"]
+_COMMITS_PER_CHECKPOINT = "100"
+"""Delta Lake then writes a list of all parts, so that readers need not read all commits."""
+
+
+class TakenOverError(ResultsError):
+    """Another process has taken over the table, so this one can commit nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedPart:
+    """A part as the log lists it."""
+
+    name: PartName
+    size: int
+    """Bytes."""
+    rows: int
+
+
+class ResponsesLog:
+    """The log as it was when it was opened, read again by `parts`."""
+
+    def __init__(self, store: ResultsStore) -> None:
+        self._store = store
+        self._uri = f"{store.location}/{FOLDER}"
+        self._table: DeltaTable | None = None
+        self._number = 0
+        self._is_overtaken = False
+
+    def parts(self) -> list[LoggedPart]:
+        """All parts of the table at this moment, sorted by name; [] where there is no log."""
+        with self._errors():
+            try:
+                table = DeltaTable(self._uri, storage_options=self._store.delta_options)
+            except TableNotFoundError:
+                return []
+            return _parts_of(table, self._uri)
+
+    def replaced(self, hours: float = 0) -> set[str]:
+        """Names of the files that left the table at least so many hours ago, and that the log still mentions."""
+        assert self._table is not None, "take_over first"
+        with self._errors():
+            paths = self._table.vacuum(retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
+        return {f"{FOLDER}/{unquote(path)}" for path in paths}
+
+    def take_over(self) -> None:
+        """Make this process the only one that can commit: whoever did before is refused from now on.
+
+        Creates the log where there is none. TakenOverError where another process does the same at this moment.
+        """
+        with self._errors():
+            self._table = self._open_or_create()
+            self._number = (self._table.transaction_version(_APPLICATION) or 0) + 1
+            self._write(self._table, [])
+            self._advance(self._table)
+
+    def commit(self, added: Sequence[Part], removed: Sequence[LoggedPart] = ()) -> None:
+        """Add parts to the table and remove others, in one step.
+
+        TakenOverError where another process has taken over since `take_over`; nothing is committed then.
+        """
+        assert self._table is not None, "take_over first"
+        if self._is_overtaken:
+            raise self._taken_over()
+        actions: list[AddAction | RemoveAction] = [*map(_add, added), *map(_remove, removed)]
+        with self._errors():
+            try:
+                self._write(self._table, actions)
+            except CommitFailedError:
+                # The store may have carried out a commit whose answer was lost: then the log lists the parts.
+                self._advance(self._table)
+                listed = {part.name for part in _parts_of(self._table, self._uri)}
+                if not listed >= {part.name for part in added} or listed & {part.name for part in removed}:
+                    raise
+            self._advance(self._table)
+
+    def _write(self, table: DeltaTable, actions: list[AddAction | RemoveAction]) -> None:
+        transaction = CommitProperties(app_transactions=[Transaction(_APPLICATION, self._number)])
+        table.create_write_transaction(actions, "append", _schema(), _PARTITIONS, commit_properties=transaction)
+
+    def _advance(self, table: DeltaTable) -> None:
+        """Read what was committed; deltalake refuses the next commit if another process commits after this."""
+        table.update_incremental()
+        if table.transaction_version(_APPLICATION) != self._number:
+            self._is_overtaken = True  # deltalake would accept the next commit
+            raise self._taken_over()
+
+    def _open_or_create(self) -> DeltaTable:
+        options = self._store.delta_options
+        if not DeltaTable.is_deltatable(self._uri, options):
+            DeltaTable.create(
+                self._uri,
+                _schema(),
+                mode="ignore",
+                partition_by=_PARTITIONS,
+                configuration={"delta.checkpointInterval": _COMMITS_PER_CHECKPOINT},
+                storage_options=options,
+            )
+        return DeltaTable(self._uri, storage_options=options)
+
+    def _taken_over(self) -> TakenOverError:
+        return TakenOverError(
+            f"{self._store.location}: another psych-ray took over this results root while this one did not answer; "
+            "what it committed stays, the rest is left to the other"
+        )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise what deltalake reports as ResultsError."""
+        try:
+            yield
+        except CommitFailedError as error:
+            if "Concurrent transaction" in str(error):
+                raise self._taken_over() from error
+            raise ResultsError(f"{self._uri}: cannot be committed to: {first_line(error)}") from error
+        except (DeltaError, OSError, ValueError) as error:
+            raise ResultsError(
+                f"{self._uri}/_delta_log: cannot be read or written ({first_line(error)}); where it is damaged, "
+                f"psych-ray verify repair=true results.root={self._store.location} makes it anew from the parts"
+            ) from error
+
+
+def _schema() -> pa.Schema:
+    """Columns of the table in types that Delta Lake has: strings, where parts have dictionaries of them."""
+    columns = [
+        pa.field(column.name, pa.string() if pa.types.is_dictionary(column.type) else column.type, column.nullable)
+        for column in RESPONSES
+    ]
+    return pa.schema([*columns, *(pa.field(name, pa.string()) for name in _PARTITIONS)])
+
+
+def _parts_of(table: DeltaTable, uri: str) -> list[LoggedPart]:
+    # pa.table() would import pandas
+    actions = pa.RecordBatchReader.from_stream(table.get_add_actions()).read_all()
+    actions = actions.select(["path", "size_bytes", "num_records"])
+    rows = zip(*(column.to_pylist() for column in actions.columns), strict=True)
+    parts = []
+    for path, size, n_rows in sorted((unquote(path), size, n_rows) for path, size, n_rows in rows):
+        name = PartName.parse(f"{FOLDER}/{path}")
+        if name is None or n_rows is None:
+            raise ResultsError(f"{uri}: its log lists {path}, which psych_ray did not commit")
+        parts.append(LoggedPart(name, size, n_rows))
+    return parts
+
+
+def _add(part: Part) -> AddAction:
+    return AddAction(
+        path=_path(part.name),
+        size=part.size,
+        partition_values=_partition(part.name),
+        modification_time=int(time.time() * 1000),
+        data_change=True,
+        stats=json.dumps({"numRecords": part.footer.rows}),
+    )
+
+
+def _remove(part: LoggedPart) -> RemoveAction:
+    return RemoveAction(_path(part.name), True, int(time.time() * 1000), part.size, _partition(part.name))
+
+
+def _path(name: PartName) -> str:
+    return str(name).removeprefix(f"{FOLDER}/")
+
+
+def _partition(name: PartName) -> dict[str, str | None]:
+    return {"checkpoint": name.checkpoint, "condition": name.condition}

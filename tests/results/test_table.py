@@ -1,0 +1,345 @@
+"""The table is what its log lists: no copied, lost, damaged or doubled file changes a row of it unnoticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support_table import responses, silent
+
+from psych_ray.errors import ResultsError
+from psych_ray.results.catalogue import catalogue, read_catalogued
+from psych_ray.results.lease import hold_lease
+from psych_ray.results.log import ResponsesLog, TakenOverError
+from psych_ray.results.parts import write_part
+from psych_ray.results.schema import CheckpointFacts, Footer, Part, ScoringIdentity
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import LocalStore, ResultsStore, open_store
+from psych_ray.results.table import open_table
+from psych_ray.scoring.scored import SimulatorScorer
+from psych_ray.transcripts.conditions import condition_named
+from psych_ray.transcripts.record import Transcript
+
+TASK = ("a", "plain")
+
+
+def footer(unit: str, *, dtype: str = "float32", fingerprint: str = "f", condition: str = "plain") -> Footer:
+    return Footer(
+        unit=unit,
+        condition=condition,
+        checkpoint=CheckpointFacts(slug="a", id="a", fingerprint=fingerprint),
+        scoring=ScoringIdentity(dtype=dtype, cut="tokens", cut_at=None, parity=False),
+        engine="simulator",
+    )
+
+
+@pytest.fixture
+def store(tmp_path) -> ResultsStore:
+    return open_store(str(tmp_path / "root"))
+
+
+def people(store: ResultsStore, n: int = 8) -> list:
+    """References to `n` transcripts of two responses each, in `sources/`."""
+    return catalogue(
+        store,
+        [
+            Transcript(study="s", experiment="e", participant=str(k), text="<<A>> <<B>>", true_nll_nats=(0.5, float(k)))
+            for k in range(n)
+        ],
+    )
+
+
+def written(store: ResultsStore, refs: list, unit: str = "u", **about) -> Part:
+    scored = SimulatorScorer().score(read_catalogued(store, refs), condition_named("plain"))
+    return write_part(store, list(scored), footer(unit, **about))
+
+
+def committed(store: ResultsStore, n_units: int = 4) -> list[Part]:
+    """A table of `n_units` units, two transcripts each."""
+    refs = people(store, 2 * n_units)
+    with open_table(store, "test", say=silent) as table:
+        parts = [written(store, refs[2 * k : 2 * k + 2], f"u{k}") for k in range(n_units)]
+        table.commit(parts)
+    return parts
+
+
+def recovered(store: ResultsStore) -> list[str]:
+    """Open the table for writing; lines for the user."""
+    lines: list[str] = []
+    with open_table(store, "test", say=lines.append):
+        pass
+    return lines
+
+
+def path(store: ResultsStore, part: Part) -> Path:
+    return Path(store.location) / str(part.name)
+
+
+def files(store: ResultsStore) -> set[str]:
+    return {file.name for file in store.files("responses") if file.name.endswith(".parquet")}
+
+
+def test_what_is_written_belongs_to_the_table_once_it_is_committed(store):
+    refs = people(store)
+    with open_table(store, "test", say=silent) as table:
+        first, second = written(store, refs[:3], "u1"), written(store, refs[3:], "u2")
+        table.commit([first])
+        assert responses(store).height == 6
+        table.commit([second])
+    rows = responses(store)
+    assert rows.height == 16
+    assert rows.unique(["transcript", "response"]).height == 16
+    assert Snapshot.read(store).committed == {TASK: {ref.id for ref in refs}}
+
+
+def test_a_transcript_is_committed_once_however_often_it_was_scored(store):
+    refs = people(store)
+    with open_table(store, "test", say=silent) as table:
+        table.commit([written(store, refs[:4], "u1")])
+        table.commit([written(store, refs[2:6], "u2"), written(store, refs[4:], "u3"), written(store, refs[6:], "u4")])
+        table.commit([written(store, refs[:4], "u1", condition="chat")])
+    assert Snapshot.read(store).tasks.keys() == {TASK, ("a", "chat")}
+    rows = responses(store)
+    assert rows.height == 16 + 8
+    assert rows.unique(["transcript", "response", "condition"]).height == rows.height
+    assert len(files(store)) == 3, "what was superseded is removed, so that a plain glob reads the same"
+
+
+def test_a_commit_that_failed_can_be_repeated_and_nothing_is_removed(store, monkeypatch):
+    part = None
+    with open_table(store, "test", say=silent) as table:
+        part = written(store, people(store))
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalStore, "write", lambda *_: (_ for _ in ()).throw(ResultsError("no space left")))
+            with pytest.raises(ResultsError, match="no space left"):
+                table.commit([part])
+        table.commit([part])
+        table.commit([part])
+    assert responses(store).height == 16
+    assert files(store) == {str(part.name)}
+
+
+def test_whole_parts_that_no_driver_committed_are_committed_once(store):
+    parts = committed(store)
+    refs = people(store, 20)
+    new = written(store, refs[8:11], "u9")
+    again = written(store, refs[8:10], "u10")
+    old = written(store, refs[:2], "u0again")
+    foreign = Path(store.location) / "responses/checkpoint=a/condition=plain/notes.txt"
+    foreign.write_text("mine")
+    assert recovered(store) == []
+    assert not path(store, old).exists(), "its transcripts were committed before"
+    assert path(store, new).exists() != path(store, again).exists()
+    rows = responses(store)
+    assert rows.unique(["transcript", "response"]).height == rows.height
+    assert rows.height in {16 + 6, 16 + 4}
+    assert foreign.read_text() == "mine"
+    assert {str(part.name) for part in parts} < files(store)
+
+
+def test_parts_that_do_not_belong_are_left_out_and_told(store):
+    committed(store)
+    refs = people(store, 20)
+    other = open_store(f"{store.location}-other")
+    elsewhere = [Transcript(study="x", experiment="e", participant="p", text="<<A>>", true_nll_nats=(1.0,))]
+    parts = {
+        "other settings": written(store, refs[8:9], "u11", dtype="bfloat16"),
+        "other weights of that name": written(store, refs[9:10], "u12", fingerprint="g"),
+        "transcripts that are not in sources/": written(other, catalogue(other, elsewhere), "u13"),
+    }
+    shutil.copy(path(other, parts["transcripts that are not in sources/"]), Path(store.location) / "responses")
+    alien = parts["transcripts that are not in sources/"]
+    shutil.copy(path(other, alien), path(store, alien))
+    before = responses(store)
+    lines = recovered(store)
+    assert len(lines) == 3
+    for reason, part in parts.items():
+        assert any(str(part.name) in line and reason in line for line in lines)
+        assert path(store, part).exists(), "it may be somebody's"
+    assert responses(store).equals(before)
+
+
+def damage(kind: str, store: ResultsStore, parts: list[Part], rng: np.random.Generator) -> None:
+    """Change the first part, or the folder, as an attacker or a bad disk does."""
+    first = path(store, parts[0])
+    whole = first.read_bytes()
+    if kind == "emptied":
+        first.write_bytes(b"")
+    elif kind == "cut":
+        rows = Part(parts[0].name, 0, footer("u0"))
+        shorter = written(open_store(f"{store.location}-cut"), people(open_store(f"{store.location}-cut"))[:1], "u0")
+        assert rows
+        shutil.copy(path(open_store(f"{store.location}-cut"), shorter), first)
+    elif kind == "copied":
+        shutil.copy(first, first.with_name("copy.parquet"))
+        shutil.copy(first, first.with_name(f"u7-{'0' * 32}.parquet"))
+        (first.parents[1] / "condition=chat").mkdir()
+        shutil.copy(first, first.parents[1] / "condition=chat" / first.name)
+    elif kind == "flipped":
+        content = bytearray(whole)
+        content[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+        first.write_bytes(bytes(content))
+    elif kind == "truncated":
+        first.write_bytes(whole[: rng.integers(1, len(whole))])
+    elif kind == "exchanged":
+        shutil.copy(path(store, parts[1]), first)
+    elif kind == "missing":
+        first.unlink()
+
+
+@pytest.mark.parametrize("kind", ["emptied", "cut", "copied", "flipped", "truncated", "exchanged", "missing"])
+def test_no_change_of_a_file_changes_the_table_silently(store, kind):
+    rng = np.random.default_rng(3)
+    for _ in range(6):
+        shutil.rmtree(store.location, ignore_errors=True)
+        parts = committed(store)
+        expected = responses(store)
+        damage(kind, store, parts, rng)
+        refs = people(store)
+        try:
+            assert responses(store).equals(expected), "read as it was written"
+            assert kind == "copied"
+        except ResultsError as error:
+            assert str(parts[0].name) in str(error)  # noqa: PT017
+        lines = recovered(store)
+        missing = {ref.id for ref in refs} - Snapshot.read(store).committed[TASK]
+        if kind in {"flipped", "exchanged"}:  # of the same size: found where it is read
+            assert not missing
+            continue
+        assert missing == (set() if kind == "copied" else set(parts[0].footer.transcripts))
+        assert len(lines) >= 1
+        with open_table(store, "test", say=silent) as table:
+            table.commit([written(store, [ref for ref in refs if ref.id in missing], "again")] if missing else [])
+        names = ["transcript", "response"]
+        assert responses(store).sort(names).equals(expected.sort(names))
+
+
+def test_a_second_process_is_refused_and_told_who_writes(store):
+    with (
+        open_table(store, "psych-ray sweep", say=silent),
+        pytest.raises(ResultsError, match=r"is in use by psych-ray sweep of .* \(process \d+"),
+        open_table(store, "test", say=silent),
+    ):
+        pass
+    assert recovered(store) == [], "free again"
+
+
+def test_whoever_was_taken_over_can_commit_nothing(store, monkeypatch):
+    refs = people(store)
+    monkeypatch.setattr("psych_ray.results.table.hold_lease", _no_lease)
+    with open_table(store, "first", say=silent) as late:
+        late.commit([written(store, refs[:2], "u1")])
+        late_part = written(store, refs[2:4], "u2")
+        with open_table(store, "second", say=silent) as table:  # commits u2 as well: it is whole
+            table.commit([written(store, refs[4:6], "u3")])
+            for _ in range(2):
+                with pytest.raises(TakenOverError, match="another psych-ray took over"):
+                    late.commit([late_part])
+            table.commit([written(store, refs[6:], "u4")])
+        with pytest.raises(TakenOverError):
+            late.commit([late_part])
+    assert responses(store).height == 16
+
+
+def test_of_many_that_take_over_at_the_same_moment_one_can_commit(store):
+    logs = [ResponsesLog(store) for _ in range(6)]
+    with open_table(store, "test", say=silent):
+        pass
+    for log in logs:
+        log._table = log._open_or_create()
+        log._number = 2
+    outcomes = []
+    for log in logs:
+        try:
+            log._write(log._table, [])
+            log._advance(log._table)
+            outcomes.append("took over")
+        except Exception as error:  # noqa: BLE001
+            outcomes.append(str(error))
+    assert outcomes.count("took over") == 1
+    assert sum("Concurrent transaction" in outcome for outcome in outcomes) == 5
+
+
+def test_a_commit_whose_answer_was_lost_is_found_in_the_log(store, monkeypatch):
+    with open_table(store, "test", say=silent) as table:
+        part = written(store, people(store))
+        write, calls = ResponsesLog._write, []
+
+        def lose_the_answer(self, delta, actions) -> None:
+            write(self, delta, actions)
+            calls.append(actions)
+            write(self, delta, actions)  # the library's own second attempt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ResponsesLog, "_write", lose_the_answer)
+            table.commit([part])
+        assert len(calls) == 1
+    assert responses(store).height == 16
+
+
+@pytest.mark.parametrize("content", [b"{", b"\0" * 100, b'{"add":{}}\n', b"[]"])
+def test_a_damaged_log_is_one_line_that_names_the_way_out(store, content):
+    committed(store)
+    (Path(store.location) / "responses/_delta_log/00000000000000000002.json").write_bytes(content)
+    with pytest.raises(ResultsError, match=r"_delta_log: .* verify repair=true") as error:
+        Snapshot.read(store)
+    assert "\n" not in str(error.value)
+
+
+def test_parts_of_an_earlier_version_are_taken_into_the_log(store):
+    refs = people(store)
+    part = written(store, refs, "u1")
+    path(store, part).rename(path(store, part).with_name("u1.parquet"))
+    assert recovered(store) == []
+    assert files(store) == {str(part.name)}
+    assert responses(store).height == 16
+
+
+def test_many_files_of_footers_become_one(store, monkeypatch):
+    monkeypatch.setattr("psych_ray.results.footers._FILES_AT_MOST", 3)
+    refs = people(store)
+    with open_table(store, "test", say=silent) as table:
+        for k in range(8):
+            table.commit([written(store, refs[k : k + 1], f"u{k}")])
+    assert len(store.files("footers")) == 8
+    expected = Snapshot.read(store)
+    recovered(store)
+    assert len(store.files("footers")) == 1
+    assert Snapshot.read(store) == expected
+
+
+def test_the_log_says_how_many_rows_a_part_has(store):
+    committed(store)
+    for file in (Path(store.location) / "responses/_delta_log").glob("*2.json"):
+        file.write_text(file.read_text().replace('numRecords\\": 4', 'numRecords\\": 5'))
+    with pytest.raises(ResultsError, match="4 rows, its log has 5"):
+        Snapshot.read(store)
+
+
+def test_two_logged_parts_with_the_same_transcript_are_an_error(store):
+    (first, *_) = committed(store)
+    again = written(store, [ref for ref in people(store) if ref.id in first.footer.transcripts], "u9")
+    log = ResponsesLog(store)
+    log.take_over()
+    log.commit([again])
+    with pytest.raises(ResultsError, match="two parts of the table hold the same transcript"):
+        Snapshot.read(store)
+
+
+def _no_lease(*args, **more):
+    """A lease that was not seen: only the log refuses then."""
+    from contextlib import nullcontext
+    from types import SimpleNamespace
+
+    return nullcontext(SimpleNamespace(require=lambda: None))
+
+
+def test_the_lease_of_a_process_that_is_gone_is_free_at_once(store):
+    with hold_lease(store, "test", seconds=60, say=silent):
+        holder = json.loads(store.read("lease/holder.json"))
+    holder["process"] = 2**22 + 1
+    store.write("lease/holder.json", json.dumps(holder).encode())
+    assert recovered(store) == []

@@ -111,40 +111,25 @@ def delta_options(bucket: Bucket, client: S3Store | GCSStore, limits: Limits) ->
     """`storage_options` of deltalake for the bucket of `client`, with the same limits. None is a secret."""
     # No max_retries: the pauses are such that ten, the default, take about half of the time. A DeltaTable hands its
     # options on to polars, which takes a number there where deltalake takes a string.
-    options = _client_options(bucket, client, limits) | {
+    options = {
+        "connect_timeout": _duration(limits.connect_s),
+        "timeout": _duration(limits.request_s),
         "retry_timeout": _duration(limits.retry_s),
         "backoff_config.init_backoff": _duration(limits.retry_s / 120),
         "backoff_config.max_backoff": _duration(limits.retry_s / 6),
         "backoff_config.base": "3",
     }
-    if bucket.scheme == "s3":
-        options["aws_conditional_put"] = "etag"
-        if client.credential_provider is not None:  # else deltalake reads no profile where an endpoint is given
-            options["aws_force_credential_load"] = "true"
-    return options
-
-
-def polars_options(bucket: Bucket, client: S3Store | GCSStore, limits: Limits) -> dict[str, Any]:
-    """`storage_options` of polars, which names limits otherwise, and looks for a profile only without other keys."""
-    return _client_options(bucket, client, limits) | {
-        "max_retries": 10,
-        "retry_timeout_ms": round(limits.retry_s * 1000),
-        "retry_init_backoff_ms": round(limits.retry_s * 1000 / 120),
-        "retry_max_backoff_ms": round(limits.retry_s * 1000 / 6),
-        "retry_base_multiplier": 3,
-    }
-
-
-def _client_options(bucket: Bucket, client: S3Store | GCSStore, limits: Limits) -> dict[str, str]:
-    options = {"connect_timeout": _duration(limits.connect_s), "timeout": _duration(limits.request_s)}
-    if bucket.scheme == "s3":
-        region = client.config.get("region")
-        if region:
-            options["aws_region"] = str(region)
     endpoint = _endpoint(bucket)
     if endpoint:
         options["aws_endpoint_url" if bucket.scheme == "s3" else "google_base_url"] = endpoint
         options["allow_http"] = str(endpoint.startswith("http://")).lower()
+    if bucket.scheme == "s3":
+        options["aws_conditional_put"] = "etag"
+        region = client.config.get("region")
+        if region:
+            options["aws_region"] = str(region)
+        if client.credential_provider is not None:  # else deltalake reads no profile where an endpoint is given
+            options["aws_force_credential_load"] = "true"
     return options
 
 

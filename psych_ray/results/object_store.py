@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -27,6 +26,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from psych_ray.errors import ResultsError
 from psych_ray.results import object_errors, object_options
 from psych_ray.results.object_options import Limits
+from psych_ray.results.store import StoredFile
 
 T = TypeVar("T")
 
@@ -40,18 +40,6 @@ _LISTED_AT_ONCE = 1000
 _WRITER = "psych-ray-writer"
 """Metadata of what `create` writes: who wrote it, where the answer to the request was lost."""
 _FAILURES = (BaseError, OSError, ValueError)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file of a store."""
-
-    name: str
-    """Relative to the store, with forward slashes."""
-    size: int
-    """Bytes."""
-    modified: float
-    """Seconds since the epoch, by the store's own clock; whole seconds in S3."""
 
 
 class ObjectStore:
@@ -83,11 +71,6 @@ class ObjectStore:
     def delta_options(self) -> dict[str, str]:
         """`storage_options` for deltalake. Holds no secret: it finds the same credentials itself."""
         return object_options.delta_options(self._bucket, self._client, self._limits)
-
-    @property
-    def polars_options(self) -> dict[str, Any]:
-        """`storage_options` for polars, with the path of a table or files. Holds no secret, as `delta_options`."""
-        return object_options.polars_options(self._bucket, self._client, self._limits)
 
     def write(self, name: str, content: bytes) -> None:
         """Make `content` readable under `name`, whole or not at all, replacing what was there.
@@ -155,7 +138,7 @@ class ObjectStore:
         return found
 
     def files(self, folder: str) -> list[StoredFile]:
-        """All files below a folder, sorted by name; [] where there is none."""
+        """All files below a folder, sorted by name; [] where there is none. S3 tells the time in whole seconds."""
         found: dict[str, StoredFile] = {}
         self._repeat(partial(self._list, folder, found), folder, "listed")
         self._answered = True

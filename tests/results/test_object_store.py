@@ -149,7 +149,7 @@ def test_the_store_opens_again_from_its_location_alone_and_from_a_pickle(store):
     again = pickle.loads(pickle.dumps(store))
     assert again.read("x") == b"1"
     assert SECRET.encode() not in pickle.dumps(store)
-    assert SECRET not in repr(store) + repr(store.delta_options) + repr(store.polars_options)
+    assert SECRET not in repr(store) + repr(store.delta_options)
 
 
 OPERATIONS = {
@@ -420,7 +420,7 @@ def test_a_profile_gives_credentials_and_region(profile, server):
     store.write("x", b"1")
     assert server.signed_by == {"LABKEY eu-central-1"}
     assert store.delta_options["aws_region"] == "eu-central-1"
-    assert SECRET not in repr(store.delta_options) + repr(store.polars_options)
+    assert SECRET not in repr(store.delta_options)
 
 
 def test_the_role_of_a_machine_gives_credentials(server, monkeypatch):

@@ -48,14 +48,21 @@ def is_transient(error: BaseException) -> bool:
     return status in (408, 429) or status >= 500 or code in _DAMAGED
 
 
-def explain(error: BaseException, path: str, what: str, waited_s: float) -> PsychRayError:
+def is_of_request(error: BaseException) -> bool:
+    """Whether a store refused a request or did not answer: not a fault of what is stored."""
+    text = _text(error)
+    return is_transient(error) or any(sign.search(text) for sign in (_STATUS, _CERTIFICATE)) or _REDIRECTED in text
+
+
+def explain(error: BaseException, path: str, what: str, waited_s: float | None = None) -> PsychRayError:
     """Return the exception that tells the user, in one line, why `path` cannot be `what` ("read", "written").
 
-    `path` is the URI of an object, `error` one of obstore or deltalake, `waited_s` for how long it was tried.
+    `path` is the URI of an object, `error` one of obstore or deltalake, `waited_s` for how long it was tried, if known.
     """
     status, code = _answer(error)
     if is_transient(error):
-        return UnreachableError(f"{path}: cannot be {what}: {_transient(error, status, code)}, for {waited_s:.0f} s")
+        waited = "" if waited_s is None else f", for {waited_s:.0f} s"
+        return UnreachableError(f"{path}: cannot be {what}: {_transient(error, status, code)}{waited}")
     return ResultsError(f"{path}: cannot be {what}: {_permanent(error, status, code, path)}")
 
 

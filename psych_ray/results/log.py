@@ -7,6 +7,7 @@ commit that another driver has overtaken. Does not read parts.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from psych_ray.results.store import ResultsStore
 
 _APPLICATION = "psych_ray"
 _PARTITIONS = ["checkpoint", "condition"]
+_REPEATED_FOR_S = 120.0
+"""For how long a commit is repeated that an object store does not answer."""
 _COMMITS_PER_CHECKPOINT = "100"
 """Delta Lake then writes a list of all parts, so that readers need not read all commits."""
 
@@ -90,15 +93,37 @@ class ResponsesLog:
             raise self._taken_over()
         actions: list[AddAction | RemoveAction] = [*map(_add, added), *map(_remove, removed)]
         with self._errors():
-            try:
-                self._write(self._table, actions)
-            except CommitFailedError:
-                # The store may have carried out a commit whose answer was lost: then the log lists the parts.
-                self._advance(self._table)
-                listed = {part.name for part in _parts_of(self._table, self._uri)}
-                if not listed >= {part.name for part in added} or listed & {part.name for part in removed}:
-                    raise
-            self._advance(self._table)
+            started = time.monotonic()
+            for attempt in itertools.count():
+                try:
+                    self._write(self._table, actions)
+                except (CommitFailedError, OSError) as error:
+                    # The store may have carried out a commit whose answer was lost: then the log lists the parts.
+                    self._advance(self._table)
+                    if self._shows(added, removed):
+                        return
+                    if not self._is_transient(error) or time.monotonic() - started > _REPEATED_FOR_S:
+                        raise
+                    time.sleep(min(10.0, 0.1 * 2.0**attempt))
+                else:
+                    self._advance(self._table)
+                    return
+
+    def _shows(self, added: Sequence[Part], removed: Sequence[LoggedPart]) -> bool:
+        assert self._table is not None
+        listed = {part.name for part in _parts_of(self._table, self._uri)}
+        return listed >= {part.name for part in added} and not listed & {part.name for part in removed}
+
+    def _is_transient(self, error: Exception) -> bool:
+        """Whether the same commit may succeed later. It cannot be doubled: two of the same version exclude each other.
+
+        deltalake repeats a commit that was answered with a server's error, but not one that was not answered.
+        """
+        if "://" not in self._uri or isinstance(error, CommitFailedError):
+            return False
+        from psych_ray.results import object_errors
+
+        return object_errors.is_transient(error)
 
     def _write(self, table: DeltaTable, actions: list[AddAction | RemoveAction]) -> None:
         transaction = CommitProperties(app_transactions=[Transaction(_APPLICATION, self._number)])
@@ -113,7 +138,9 @@ class ResponsesLog:
 
     def _open_or_create(self) -> DeltaTable:
         options = self._store.delta_options
-        if not DeltaTable.is_deltatable(self._uri, options):
+        try:  # is_deltatable would keep all threads of this process from running until the store answers
+            return DeltaTable(self._uri, storage_options=options)
+        except TableNotFoundError:
             DeltaTable.create(
                 self._uri,
                 _schema(),
@@ -132,7 +159,7 @@ class ResponsesLog:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise what deltalake reports as ResultsError."""
+        """Raise what deltalake reports as ResultsError; UnreachableError where an object store does not answer."""
         try:
             yield
         except CommitFailedError as error:
@@ -140,6 +167,11 @@ class ResponsesLog:
                 raise self._taken_over() from error
             raise ResultsError(f"{self._uri}: cannot be committed to: {first_line(error)}") from error
         except (DeltaError, OSError, ValueError) as error:
+            if "://" in self._uri:
+                from psych_ray.results import object_errors
+
+                if object_errors.is_of_request(error):
+                    raise object_errors.explain(error, f"{self._uri}/_delta_log", "read or written") from error
             raise ResultsError(
                 f"{self._uri}/_delta_log: cannot be read or written ({first_line(error)}); where it is damaged, "
                 f"psych-ray verify repair=true results.root={self._store.location} makes it anew from the parts"

@@ -6,6 +6,7 @@ and kept as an example of its own: `@example` here, or a test beside the functio
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -89,23 +90,31 @@ ODD: list[Any] = [
 _BYTES = [b"", b"\0", b"\xff", b"\n", b"{", b'"', b"[" * 2000, b"\xef\xbb\xbf", b"9" * 400, b"-", b"PK\3\4", b"PAR1"]
 
 
-def changed_bytes(content: bytes) -> st.SearchStrategy[bytes]:
-    """`content` with one to three of its ranges replaced, flipped, repeated or cut."""
-    position = st.integers(0, len(content))
+Edits = tuple[list[tuple[Any, ...]], float | None]
+
+
+def byte_edits() -> st.SearchStrategy[Edits]:
+    """Up to three ranges to replace or bytes to flip, and where to cut; positions are fractions of the length."""
+    position = st.floats(0, 1)
     one = st.tuples(position, st.integers(0, 40), st.sampled_from(_BYTES) | st.binary(max_size=8))
     flip = st.tuples(position, st.integers(1, 255))
+    return st.tuples(st.lists(one | flip, min_size=1, max_size=3), st.none() | position)
 
-    def apply(edits: list[tuple[int, ...]], cut: int | None) -> bytes:
-        found = bytearray(content)
-        for edit in edits:
-            if len(edit) == 3:
-                start, length, new = edit
-                found[start : start + length] = new  # type: ignore[call-overload]
-            elif found:
-                found[edit[0] % len(found)] ^= edit[1]
-        return bytes(found[:cut])
 
-    return st.builds(apply, st.lists(one | flip, min_size=1, max_size=3), st.none() | position)
+def edited_bytes(content: bytes, edits: Edits) -> bytes:
+    found = bytearray(content)
+    for edit in edits[0]:
+        at = int(edit[0] * len(found))
+        if len(edit) == 3:
+            found[at : at + edit[1]] = edit[2]
+        elif found:
+            found[at % len(found)] ^= edit[1]
+    return bytes(found if edits[1] is None else found[: int(edits[1] * len(found))])
+
+
+def changed_bytes(content: bytes) -> st.SearchStrategy[bytes]:
+    """`content` with one to three of its ranges replaced, flipped or cut."""
+    return byte_edits().map(lambda edits: edited_bytes(content, edits))
 
 
 def changed_json(value: Any) -> st.SearchStrategy[Any]:
@@ -116,7 +125,7 @@ def changed_json(value: Any) -> st.SearchStrategy[Any]:
     def apply(edits: list[tuple[tuple[Any, ...], str, Any]]) -> Any:
         found = json.loads(json.dumps(value))
         for path, what, new in edits:
-            found = _edited(found, path, what, new)
+            found = _edited(found, path, what, copy.deepcopy(new))
         return found
 
     return st.lists(edit, min_size=1, max_size=3).map(apply)

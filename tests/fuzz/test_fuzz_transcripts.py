@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support_fuzz import accepted, changed_bytes, changed_json, fuzz
+from support_fuzz import Edits, accepted, byte_edits, changed_bytes, changed_json, edited_bytes, fuzz
 
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.transcripts.record import Transcript
@@ -94,29 +94,28 @@ _SAMPLE = "psych-201-test-sample.parquet"
 
 
 @pytest.fixture(scope="module")
-def sample(shared) -> bytes:
-    sink = io.BytesIO()
-    table = pq.read_table(shared / "data" / _SAMPLE).slice(0, 3)
-    pq.write_table(table, sink, write_page_checksum=True)
-    return sink.getvalue()
+def sample(shared, folder) -> Path:
+    path = Path(folder / "sample")
+    pq.write_table(pq.read_table(shared / "data" / _SAMPLE).slice(0, 3), path)
+    return path
 
 
 @fuzz(2)
-@given(data=st.data())
-def test_a_parquet_file(folder: Path, sample: bytes, data: st.DataObject) -> None:
+@given(edits=byte_edits(), part=st.sampled_from(["pages", "description"]))
+def test_a_parquet_file(folder: Path, sample: Path, edits: Edits, part: str) -> None:
+    content = sample.read_bytes()
     path = folder / "t.parquet"
-    tail = len(sample) - int.from_bytes(sample[-8:-4], "little") - 8  # where its description begins
-    part = data.draw(st.sampled_from(["pages", "description"]))
-    head, body = (b"", sample) if part == "pages" else (sample[:tail], sample[tail:])
-    path.write_bytes(head + data.draw(changed_bytes(body)))
+    tail = len(content) - int.from_bytes(content[-8:-4], "little") - 8  # where its description begins
+    head, body = (b"", content) if part == "pages" else (content[:tail], content[tail:])
+    path.write_bytes(head + edited_bytes(body, edits))
     accepted("parquet", lambda: read(path))
 
 
 @fuzz(1)
-@given(data=st.data())
-def test_a_contributed_study(folder: Path, shared: Path, data: st.DataObject) -> None:
+@given(edits=byte_edits())
+def test_a_contributed_study(folder: Path, shared: Path, edits: Edits) -> None:
     real = (shared / "data/psych-201/franke2024bayesian/prompts.jsonl.zip").read_bytes()
     path = folder / "franke.jsonl.zip"
-    path.write_bytes(data.draw(changed_bytes(real)))
+    path.write_bytes(edited_bytes(real, edits))
     config = TranscriptsConfig(source=TranscriptSource.files, path=str(path), limit=2)
     accepted("contributed zip", lambda: list(read_transcripts(config)))

@@ -213,6 +213,8 @@ def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, 
         tokenizer: object = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=card.trust_remote_code
         )
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer("a")  # some values of its configuration are used only then
     if not isinstance(tokenizer, PreTrainedTokenizerBase):  # tokenizer_class may name any class of transformers
         raise CheckpointError(f"{card.id}: the tokenizer_class of its files is no tokenizer; fetch them again")
     require_offsets(tokenizer, card.id)

@@ -348,9 +348,16 @@ def test_quantized_files_score_as_what_is_quantized_on_the_way(wide, tmp_path, d
     assert np.abs(nll(stored, dtype=dtype) - exact).max() > 0.01
 
 
-def test_a_tokenizer_that_cannot_be_read_is_refused(directory):
-    rewrite(directory / "tokenizer.json", version=None)
-    with pytest.raises(CheckpointError, match=r"^my model: cannot be loaded from .*: invalid type: null") as caught:
+@pytest.mark.parametrize(
+    ("file", "changes", "reason"),
+    [
+        ("tokenizer.json", {"version": None}, "invalid type: null"),
+        ("tokenizer_config.json", {"model_max_length": ""}, "'>' not supported between"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused(directory, file, changes, reason):
+    rewrite(directory / file, **changes)
+    with pytest.raises(CheckpointError, match=rf"^my model: cannot be loaded from .*: {reason}") as caught:
         load_scorer(directory)
     assert "\n" not in str(caught.value)
 

@@ -99,6 +99,7 @@ def test_the_papers_checkpoints_are_those_of_the_facts(shared):
         ("results.root=a[b]", "write a value with special characters in quotes, for example results.root='a[b]'"),
         ("results.root=~/a", "write a value with special characters in quotes, for example results.root='a[b]'"),
         ("nonsense", "nonsense"),
+        ("checkpoints=[[]]", "can only concatenate str"),
         *(
             (f"{name}={value}", f"{name}={value}: must be")
             for name in ("scoring.unit_seconds", "cluster.stall_seconds", "cluster.memory_gb", "cluster.gpu_memory_gb")

@@ -27,4 +27,4 @@ def test_a_root_with_special_characters_is_swept_reported_and_found_complete(
     assert main(["report", *settings]) == 0
     assert (root / "report/index.html").is_file()
     rows = scan_responses(open_store(str(root))).collect()
-    assert rows.height == pl.read_csv(root / "report/tables/coverage.csv")["responses"].sum()
+    assert rows.height == pl.read_csv((root / "report/tables/coverage.csv").read_bytes())["responses"].sum()

@@ -37,7 +37,7 @@ def fuzz(share: float = 1.0) -> Callable[[Test], Test]:
 
     def decorate(test: Test) -> Test:
         chosen = settings(
-            max_examples=max(5, int(EXAMPLES * share)),
+            max_examples=max(2, int(EXAMPLES * share)),
             deadline=None,
             database=None,
             phases=[Phase.explicit, Phase.generate, Phase.shrink],

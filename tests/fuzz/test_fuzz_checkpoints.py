@@ -144,7 +144,7 @@ def test_an_adapter(directory: Path, tmp_path_factory, data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-@fuzz(0.4)
+@fuzz(0.3)
 @given(data=st.data())
 def test_loading(directory: Path, name: str, data: st.DataObject) -> None:
     content: Any = (directory / name).read_bytes()

@@ -46,7 +46,7 @@ _OVERRIDES = st.builds(
 )
 
 
-@fuzz(2)
+@fuzz(1)
 @given(overrides=st.lists(_OVERRIDES | st.text(max_size=12), min_size=1, max_size=2))
 @example(overrides=["~checkpoints"])
 def test_overrides(overrides: list[str]) -> None:

@@ -59,11 +59,13 @@ class ResponsesLog:
     def parts(self) -> list[LoggedPart]:
         """All parts of the table at this moment, sorted by name; [] where there is no log."""
         with self._errors():
+            if self._table is not None:
+                self._advance(self._table)
+                return _parts_of(self._table, self._uri)
             try:
-                table = DeltaTable(self._uri, storage_options=self._store.delta_options)
+                return _parts_of(DeltaTable(self._uri, storage_options=self._store.delta_options), self._uri)
             except TableNotFoundError:
                 return []
-            return _parts_of(table, self._uri)
 
     def replaced(self, hours: float = 0) -> set[str]:
         """Names of the files that left the table at least so many hours ago, and that the log still mentions."""

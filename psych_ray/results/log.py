@@ -56,17 +56,21 @@ class ResponsesLog:
     def parts(self) -> list[LoggedPart]:
         """All parts of the table at this moment, sorted by name; [] where there is no log."""
         with self._errors():
-            try:
-                table = DeltaTable(self._uri, storage_options=self._store.delta_options)
-            except TableNotFoundError:
-                return []
-            return _parts_of(table, self._uri)
+            table = self._open()
+            return [] if table is None else _parts_of(table, self._uri)
+
+    def exists(self) -> bool:
+        """Whether there is a log that can be read."""
+        with self._errors():
+            return self._open() is not None
 
     def replaced(self, hours: float = 0) -> set[str]:
         """Names of the files that left the table at least so many hours ago, and that the log still mentions."""
-        assert self._table is not None, "take_over first"
         with self._errors():
-            paths = self._table.vacuum(retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
+            table = self._table or self._open()
+            if table is None:
+                return set()
+            paths = table.vacuum(retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
         return {f"{FOLDER}/{unquote(path)}" for path in paths}
 
     def take_over(self) -> None:
@@ -111,6 +115,12 @@ class ResponsesLog:
             self._is_overtaken = True  # deltalake would accept the next commit
             raise self._taken_over()
 
+    def _open(self) -> DeltaTable | None:
+        try:
+            return DeltaTable(self._uri, storage_options=self._store.delta_options)
+        except TableNotFoundError:
+            return None
+
     def _open_or_create(self) -> DeltaTable:
         options = self._store.delta_options
         if not DeltaTable.is_deltatable(self._uri, options):
@@ -142,7 +152,7 @@ class ResponsesLog:
         except (DeltaError, OSError, ValueError) as error:
             raise ResultsError(
                 f"{self._uri}/_delta_log: cannot be read or written ({first_line(error)}); where it is damaged, "
-                f"psych-ray verify repair=true results.root={self._store.location} makes it anew from the parts"
+                f"{_repair(self._uri)}"
             ) from error
 
 
@@ -156,15 +166,29 @@ def _schema() -> pa.Schema:
 
 
 def _parts_of(table: DeltaTable, uri: str) -> list[LoggedPart]:
-    actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records"])
-    paths, sizes, rows = (column.to_pylist() for column in actions.columns)
+    _require_schema(table, uri)
+    actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records", "partition"])
+    paths, sizes, rows, partitions = (column.to_pylist() for column in actions.columns)
     parts = []
-    for path, size, n_rows in zip(paths, sizes, rows, strict=True):
+    for path, size, n_rows, partition in zip(paths, sizes, rows, partitions, strict=True):
         name = PartName.parse(f"{FOLDER}/{unquote(path)}")
-        if name is None or n_rows is None:
-            raise ResultsError(f"{uri}: its log lists {path}, which psych_ray did not commit")
+        # Other readers take checkpoint and condition from the log.
+        if name is None or n_rows is None or partition != _partition(name):
+            raise ResultsError(f"{uri}: its log lists {path}, which psych_ray did not commit so; {_repair(uri)}")
         parts.append(LoggedPart(name, size, n_rows))
     return sorted(parts, key=lambda part: str(part.name))
+
+
+def _require_schema(table: DeltaTable, uri: str) -> None:
+    """Raise ResultsError where the log lacks a column, or has it with another type: other readers go by the log."""
+    found = {column.name: column for column in pa.schema(table.schema().to_arrow())}
+    if table.metadata().partition_columns != _PARTITIONS or any(found.get(c.name) != c for c in _schema()):
+        raise ResultsError(f"{uri}: its log describes other columns than those of responses; {_repair(uri)}")
+
+
+def _repair(uri: str) -> str:
+    root = uri.removesuffix(f"/{FOLDER}")
+    return f"psych-ray verify repair=true results.root={root} makes it anew from the parts"
 
 
 def _add(part: Part) -> AddAction:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue_index
 from psych_ray.results.footers import merge_footers, read_footers, write_footers
 from psych_ray.results.lease import Lease, hold_lease
@@ -18,7 +19,7 @@ from psych_ray.results.parts import NoPartError, check_part, checksum
 from psych_ray.results.schema import FOLDER, Part, PartName, ScoringIdentity
 from psych_ray.results.store import ResultsStore, StoredFile
 
-_KEPT_HOURS = 1
+KEPT_HOURS = 1
 """How long files stay that left the table, as readers may have listed it before."""
 
 
@@ -78,6 +79,23 @@ class ResponsesTable:
             self._committed.setdefault(task, set()).update(transcripts)
         self.store.remove(str(part.name) for part in superseded)
 
+    def replace(self, new: Part, old: Sequence[Part]) -> None:
+        """Exchange parts of the table for one with the same transcripts, in one step; where that fails, none is.
+
+        The files of the old ones stay for a while, for readers that have listed them.
+        """
+        self._lease.require()
+        held = [one for part in old for one in part.footer.transcripts]
+        if sorted(new.footer.transcripts) != sorted(held) or not self._names >= {part.name for part in old}:
+            raise ResultsError(f"{self.store.location}/{new.name}: does not hold what it was to replace")
+        write_footers(self.store, [new])
+        self._log.commit([new], [LoggedPart(part.name, part.size, part.footer.rows) for part in old])
+        self._names = self._names - {part.name for part in old} | {new.name}
+
+    def parts(self) -> list[LoggedPart]:
+        """All parts of the table at this moment."""
+        return self._log.parts()
+
     def recover(self) -> list[str]:
         """Bring log and files into agreement; a line for everything that a user should know of.
 
@@ -99,7 +117,7 @@ class ResponsesTable:
         orphans = [name for name in map(PartName.parse, files.keys() - known) if name is not None]
         lines = [_lost(self.store, part, files) for part in lost]
         lines += self._adopt(sorted(orphans, key=str), kept)
-        self.store.remove(self._log.replaced(_KEPT_HOURS) - {str(part.name) for part in kept})
+        self.store.remove(self._log.replaced(KEPT_HOURS) - {str(part.name) for part in kept})
         return lines
 
     def _adopt(self, orphans: Sequence[PartName], kept: Sequence[Part]) -> list[str]:
@@ -125,7 +143,8 @@ class ResponsesTable:
                 self.store.write(str(part.name), content)
                 removed.append(name)
             adopted.append(part)
-        self.commit(adopted)
+        # Those of most transcripts first: after `replace`, the parts that were replaced are removed, not the new one.
+        self.commit(sorted(adopted, key=lambda part: -len(part.footer.transcripts)))
         self.store.remove(map(str, removed))
         return lines
 

@@ -82,8 +82,9 @@ def _logged(store: ResultsStore) -> tuple[list[LoggedPart], Fault | None]:
     """The parts of the table, or what is wrong with its log."""
     log = ResponsesLog(store)
     try:
-        if log.exists():
-            return log.parts(), None
+        parts = log.parts()
+        if parts or log.exists():
+            return parts, None
     except ResultsError as error:
         return [], Fault(LOG, first_line(error.__cause__ or error), Remedy.remake)
     if store.files(FOLDER):

@@ -62,7 +62,7 @@ def write_unit(store: ResultsStore, checkpoint: str, refs: Sequence[TranscriptRe
     return write_part(store, list(scored), footer(checkpoint, refs))
 
 
-def complete(store: ResultsStore, n: int = 9) -> list[str]:
+def complete(store: ResultsStore, n: int = 9, *, per_unit: int = _PER_UNIT) -> list[str]:
     """Do what a sweep does; lines for the user."""
     lines: list[str] = []
     with open_table(store, "test", say=lines.append) as table:
@@ -70,7 +70,7 @@ def complete(store: ResultsStore, n: int = 9) -> list[str]:
         committed = Snapshot.read(store).committed
         for task in TASKS:
             missing = [ref for ref in refs if ref.id not in committed.get(task, set())]
-            units = [missing[k : k + _PER_UNIT] for k in range(0, len(missing), _PER_UNIT)]
+            units = [missing[k : k + per_unit] for k in range(0, len(missing), per_unit)]
             table.commit([write_unit(store, task[0], unit) for unit in units])
     return lines
 

@@ -365,6 +365,7 @@ def test_the_command_says_what_is_wrong_in_a_line_each(store):
         verify_command(Config(results=ResultsConfig(root=f"{store.location}/none")), say=pytest.fail)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found_or_changes_nothing(whole, tmp_path):
     """400 bits of all files of a root."""
     rng = np.random.default_rng(20)

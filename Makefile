@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast check bench setup clean
+.PHONY: demo test test-fast faults check bench setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network needed
@@ -15,6 +15,11 @@ test: $(READY)  ## all tests, two files at a time: many of them wait more than t
 
 test-fast: $(READY)  ## without Ray, without slow tests and with few of many similar cases
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray and not slow"
+
+N ?= 20
+SEED ?= 0
+faults: $(READY)  ## N sweeps that are killed, stopped, doubled and damaged, against an undisturbed one: about ten minutes
+	PYTHONPATH=tests $(BIN)/python tests/faults/campaign.py $(N) --seed $(SEED)
 
 check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,22 @@ def causal_model_classes(config: PretrainedConfig) -> list[type[PreTrainedModel]
     return []
 
 
+def render_chat_template(
+    source: str, turns: list[dict[str, str]], options: Mapping[str, Any], *, generation_prompt: bool
+) -> str:
+    """Render a chat template without a tokenizer; `options` are its other variables, special tokens among them.
+
+    What `apply_chat_template` calls. It needs no torch, so a process for it alone is small (transformers 5.23).
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    rendered: Any = render_jinja_template(
+        [turns], chat_template=source, add_generation_prompt=generation_prompt, **options
+    )
+    text: str = rendered[0][0]
+    return text
+
+
 def weights_ignored_on_load(model: PreTrainedModel) -> set[str]:
     """Patterns of names of stored weights that a model does not use and does not report (transformers 5.23)."""
     return set(model._keys_to_ignore_on_load_unexpected or ())
@@ -137,16 +154,8 @@ def load_weights_one_by_one() -> Iterator[None]:
 
     An environment variable that its documentation does not list (transformers 5.23).
     """
-    name = "HF_DEACTIVATE_ASYNC_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
+    with _environment({"HF_DEACTIVATE_ASYNC_LOAD": "1"}):
         yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
 
 
 def copy_load_marks(source: nn.Parameter, target: nn.Parameter) -> None:
@@ -323,10 +332,126 @@ def wandb_offline_directory(run: wandb.Run) -> Path:
 def local_ray_options(directory: Path) -> dict[str, Any]:
     """Arguments of `ray.init` for a local session whose files are in `directory` (Ray 2.60).
 
-    Both begin with an underscore. Without `_temp_dir` Ray writes to /tmp/ray and leaves it there; without
-    `_node_ip_address` it advertises an address of the network.
+    `_temp_dir` begins with an underscore; without it Ray writes to /tmp/ray and leaves it there. Ray makes it and all
+    below it writable for everyone, so it is a directory in `directory`, whose mode stays. Its name is short as those of
+    sockets are limited. The address is given because RAY_ADDRESS otherwise replaces it. A raylet that does not answer
+    counts as dead after 4 requests of 10 s, a second apart; by default that takes more than a minute.
     """
-    return {"_temp_dir": str(directory), "_node_ip_address": "127.0.0.1"}
+    health = {"health_check_period_ms": 1000, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 4}
+    return {"address": "local", "_temp_dir": str(directory / "r"), "_system_config": health}
+
+
+@contextmanager
+def ray_on_loopback() -> Iterator[None]:
+    """Within the context, a Ray that this process starts binds its ports to 127.0.0.1, not to all addresses (Ray 2.60).
+
+    That is how Ray runs on Windows and macOS, where an environment variable switches it off; elsewhere the variable
+    switches it on. It is read when Ray is imported, so the constant is set for this process, and the variable for
+    those that it starts. `_node_ip_address="127.0.0.1"` has no such effect: Ray replaces it by the network's address.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    with _environment({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def ray_token(token: str) -> Iterator[None]:
+    """Within the context, a Ray that this process starts, or connects to, is used with this secret (Ray 2.60).
+
+    It travels in the environment, which only processes of the same user can read; without one, Ray writes a token to
+    ~/.ray/auth_token, which all users can read. Ray keeps what it has read of both, so it is told to read them again.
+    """
+    raylet: Any = import_module("ray._raylet")
+
+    def read_again() -> None:
+        raylet.Config.initialize("")  # before the token: without one, the process ends while the mode asks for it
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+    try:
+        with _environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_AUTH_TOKEN_PATH": None}):
+            read_again()
+            yield
+    finally:
+        read_again()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables, or unset those with None, and restore them at the end."""
+    before = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def ray_keeps_signal_handlers() -> Iterator[None]:
+    """Within the context, `ray.init` does not replace the handler of SIGTERM by one that exits with 15 (Ray 2.60)."""
+    from ray._private import utils
+
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+
+
+def silence_ray_errors() -> None:
+    """Keep Ray from printing what the cluster reports, tens of lines of C++ logs among it (Ray 2.60).
+
+    A thread of the driver prints it, whatever `log_to_driver` and `logging_level` say.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *args, **kwargs: None
+
+
+def dead_ray_processes() -> list[str]:
+    """Those of raylet and gcs that this process has started and that ended (Ray 2.60)."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    names = {"gcs_server": "gcs", "raylet": "raylet"}
+    return [] if node is None else [names[kind] for kind, _ in node.dead_processes() if kind in names]
+
+
+def ray_node_is_alive() -> Callable[[float], bool | None]:
+    """Function that asks whether the node that this process is connected to is alive, with a time-out in seconds.
+
+    None where the gcs does not answer in time. The client is one of its own, as those behind Ray's public functions
+    wait for as long as they like (Ray 2.60).
+    """
+    import ray
+
+    raylet: Any = import_module("ray._raylet")
+    context = ray.get_runtime_context()
+    client = raylet.GcsClient(address=context.gcs_address)
+    node_id = raylet.NodeID.from_hex(context.get_node_id())  # of this type: it is not checked, and C++ reads it
+
+    def ask(timeout_s: float) -> bool | None:
+        try:
+            return bool(client.check_alive([node_id], timeout=timeout_s)[0])
+        except ray.exceptions.RayError:
+            return None
+
+    return ask
 
 
 def keep_gpus_visible_to_ray_workers() -> None:

@@ -7,9 +7,17 @@ that names the setting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
+
+MAX_SECONDS = 30 * 86_400.0
+MAX_LENGTH = 2**31 - 1
+"""Of a transcript, in tokens or characters: places in it are 32-bit numbers."""
+MAX_ID_CHARACTERS = 200
+"""Of a checkpoint; its name is part of the names of folders."""
 
 
 class Stage(StrEnum):
@@ -118,7 +126,15 @@ class CheckpointCard:
     adapter: bool = False
     """The weights are an adapter of `base`."""
     trust_remote_code: bool = False
-    """Run modelling code that comes with the checkpoint."""
+    """Run modelling code that comes with the checkpoint; only the configuration's own cards can say so."""
+
+    def __post_init__(self) -> None:
+        if not self.id.strip() or not self.id.isprintable():
+            raise ValueError(f"a card's id is {self.id!r}: must be a name")
+        if len(self.id) > MAX_ID_CHARACTERS:
+            raise ValueError(f"a card's id has {len(self.id)} characters: at most {MAX_ID_CHARACTERS}")
+        if self.size_b is not None and not 0 < self.size_b < 1e6:
+            raise ValueError(f"the card of {self.id} has size_b={self.size_b}: must be above 0, in billions")
 
 
 @dataclass(kw_only=True)
@@ -134,6 +150,8 @@ class CheckpointsConfig:
     """For hub: the checkpoints and their descriptions."""
     allow_pickle: bool = False
     """Also load weights that are not safetensors; unpickling runs code from the checkpoint."""
+    trust_remote_code: list[str] = field(default_factory=list)
+    """Run the modelling code of these checkpoints: globs of ids (hub), and of absolute paths of directories (local)."""
     cache: str = "~/.cache/psych-ray"
     """Directory of the demo checkpoints."""
 
@@ -167,6 +185,8 @@ class TranscriptsConfig:
             raise ValueError(f"transcripts.limit={self.limit}: must be 1 or more")
         if self.participants < 1:
             raise ValueError(f"transcripts.participants={self.participants}: must be 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"transcripts.seed={self.seed}: must be 0 or more")
 
 
 @dataclass(kw_only=True)
@@ -190,8 +210,10 @@ class ScoringConfig:
     def __post_init__(self) -> None:
         if self.cut_at is not None and self.cut_at < 2:
             raise ValueError(f"scoring.cut_at={self.cut_at}: must be 2 or more")
-        if self.unit_seconds <= 0:
-            raise ValueError(f"scoring.unit_seconds={self.unit_seconds}: must be above 0")
+        if self.cut_at is not None and self.cut_at > MAX_LENGTH:
+            raise ValueError(f"scoring.cut_at={self.cut_at}: must be at most {MAX_LENGTH}")
+        if not 0 < self.unit_seconds <= MAX_SECONDS:
+            raise ValueError(f"scoring.unit_seconds={self.unit_seconds}: must be above 0 and at most {MAX_SECONDS:.0f}")
         if self.device not in {"auto", "cpu", "cuda"}:
             raise ValueError(f"scoring.device={self.device}: must be auto, cpu or cuda")
 
@@ -223,7 +245,11 @@ class ClusterConfig:
     across_nodes: bool = False
     """The ranks of one checkpoint may be placed on several nodes."""
     stall_seconds: float = 600.0
-    """A rank that keeps the others of its gang waiting for longer is considered lost."""
+    """A rank that shows no progress with a unit for longer is lost; more where one transcript takes long."""
+    load_seconds: float = 1800.0
+    """A rank that shows no progress while it loads for longer is lost."""
+    place_seconds: float = 3600.0
+    """Weights for whose replica Ray finds no place for longer are given up."""
     cpus_per_replica: int | None = None
     """CPU cores per rank; None: the cores of a node divided by the ranks that it can hold."""
     attempts: int = 2
@@ -236,10 +262,14 @@ class ClusterConfig:
                 raise ValueError(f"cluster.{name}={value}: must be 1 or more")
         if self.gpus is not None and self.gpus < 0:
             raise ValueError(f"cluster.gpus={self.gpus}: must be 0 or more")
-        for name in ("stall_seconds", "gpu_memory_gb", "memory_gb"):
+        for name in ("gpu_memory_gb", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"cluster.{name}={value}: must be above 0")
+        for name in ("stall_seconds", "load_seconds", "place_seconds"):
+            value = getattr(self, name)
+            if not 0 < value <= MAX_SECONDS:
+                raise ValueError(f"cluster.{name}={value}: must be above 0 and at most {MAX_SECONDS:.0f}")
         self._refuse_settings_without_effect()
 
     def _refuse_settings_without_effect(self) -> None:
@@ -259,6 +289,12 @@ class ResultsConfig:
 
     root: str = "outputs"
     """Local path, or s3:// or gs:// URI."""
+    lease_seconds: float = 60.0
+    """A sweep that has not answered for so long, by the clock of the storage, is taken over by the next one."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lease_seconds <= MAX_SECONDS:
+            raise ValueError(f"results.lease_seconds={self.lease_seconds}: must be 1 to {MAX_SECONDS:.0f}")
 
 
 @dataclass(kw_only=True)
@@ -300,6 +336,8 @@ class Config:
     """For verify: drop what is bad, so that the next sweep scores it again."""
 
     def __post_init__(self) -> None:
+        for name, value in _settings(self):
+            _require_usable(name, value)
         if not self.conditions:
             raise ValueError("conditions=[]: name at least one, for example conditions=[plain]")
         if len(set(self.conditions)) < len(self.conditions):
@@ -317,12 +355,41 @@ class Config:
 
     def report_root(self) -> Path:
         """Directory of figures and page."""
-        return Path(self.report.root) if self.report.root else self._beside_results("report")
+        return Path(self.report.root).expanduser() if self.report.root else self._beside_results("report")
 
     def tracking_root(self) -> Path:
         """Directory of the tracking files."""
-        return Path(self.tracking.root) if self.tracking.root else self._beside_results("tracking")
+        return Path(self.tracking.root).expanduser() if self.tracking.root else self._beside_results("tracking")
 
     def _beside_results(self, name: str) -> Path:
         root = self.results.root
-        return Path(name) if "://" in root else Path(root) / name
+        return Path(name) if "://" in root else Path(root).expanduser() / name
+
+
+def _require_usable(name: str, value: object) -> None:
+    """Raise ValueError for what no setting can be, whatever it means."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}={value}: must be a number")
+    if not isinstance(value, str):
+        return
+    if not value.strip():
+        raise ValueError(f"{name}: is empty; name one, or omit it")
+    if not value.isprintable():
+        raise ValueError(f"{name}={value!r}: has a character that does not print; name another")
+    if value.startswith("~"):
+        try:
+            Path(value).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{name}={value}: there is no such user; write the whole path") from error
+
+
+def _settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Every single value of a configuration with its name, for example `checkpoints.paths[0]`."""
+    if is_dataclass(value):
+        for one in fields(value):
+            yield from _settings(getattr(value, one.name), f"{name}.{one.name}" if name else one.name)
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _settings(one, f"{name}[{index}]")
+    else:
+        yield name, value

@@ -11,7 +11,8 @@
     │   └── MarkerError              its response markers are unbalanced or nested
     ├── ConditionError               a checkpoint cannot be scored under a condition, whatever the transcript
     ├── CheckpointError              a checkpoint cannot be found, read or trusted
-    └── ResultsError                 the results root cannot take or give what this run needs
+    ├── ResultsError                 the results root cannot take or give what this run needs
+    └── ClusterLostError             the Ray cluster that a command uses does not answer any more
 
 An error is raised where the fault is known and carries its `kind`; what follows from a kind (a retry, a smaller pass,
 a skipped transcript, the end of the sweep) is decided in one place, `sweep.scheduler`. Preemption has a kind but no
@@ -116,6 +117,12 @@ class CheckpointError(PsychRayError):
 
 class ResultsError(PsychRayError):
     """The results root cannot take or give what this run needs."""
+
+    kind = FailureKind.sweep
+
+
+class ClusterLostError(PsychRayError):
+    """The Ray cluster that a command uses does not answer any more; no call of Ray may follow."""
 
     kind = FailureKind.sweep
 

@@ -1,7 +1,8 @@
-"""Temporary directories that are removed even where their process is killed: by the next process that makes one.
+"""Temporary directories that are removed even where their process is killed.
 
-The process that makes a directory holds a lock on a file in it until it ends, so an abandoned directory is one whose
-lock is free. Process ids do not identify it: containers that share a temporary folder have separate process ids.
+A shell that outlives the process removes them at once; where it is killed as well, the next process that makes one
+does. The process that makes a directory holds a lock on a file in it until it ends, so an abandoned directory is one
+whose lock is free. Process ids do not identify it: containers that share a temporary folder have separate process ids.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import fcntl
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,10 +33,37 @@ def temporary_directory(parent: Path | None = None, *, prefix: str = "psych-ray-
     _remove_abandoned(parent, prefix)
     directory = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
     try:
-        with _locked(directory):
+        with _locked(directory), _removed_after_death(directory):
             yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+# Processes that still end may write there, hence the repetition.
+_WAIT_AND_REMOVE = """
+cat > /dev/null
+for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$0"; sleep 0.5; [ -e "$0" ] || exit; done
+"""
+
+
+@contextmanager
+def _removed_after_death(directory: Path) -> Iterator[None]:
+    """Let a shell remove the directory when this process is gone, which closes the pipe from which it reads."""
+    shell = None
+    with suppress(OSError):  # without a shell, the next process removes it
+        shell = subprocess.Popen(  # noqa: S603
+            ["/bin/sh", "-c", _WAIT_AND_REMOVE, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a signal may be sent to all processes of a terminal or group
+        )
+    try:
+        yield
+    finally:
+        if shell is not None:
+            shell.kill()
+            shell.communicate()
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -68,6 +70,24 @@ def auto_mappings() -> bool:
     names = [[found.__name__ for found in compat.causal_model_classes(config)] for config in (text, vision)]
     none = compat.causal_model_classes(transformers.ViTConfig())
     return names[0] == ["LlamaForCausalLM"] and "Qwen2_5_VLForConditionalGeneration" in names[1] and none == []
+
+
+def chat_template_renderer() -> bool:
+    from tokenizers import Tokenizer, models
+
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), bos_token="<s>")
+    source = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role, m.content }}{{ x }}{% endfor %}{{ add_generation_prompt }}"
+    )
+    turns = [{"role": "user", "content": "a\n"}, {"role": "assistant", "content": ""}]
+    for prompt in (True, False):
+        options = {**tokenizer.special_tokens_map, "x": False}
+        expected = tokenizer.apply_chat_template(
+            turns, chat_template=source, tokenize=False, add_generation_prompt=prompt, x=False
+        )
+        if compat.render_chat_template(source, turns, options, generation_prompt=prompt) != expected:
+            return False
+    return True
 
 
 def keys_to_ignore() -> bool:
@@ -173,7 +193,58 @@ def local_ray() -> bool:
 
     # They are read from keyword arguments, so the source tells which names it accepts.
     source = Path(ray._private.worker.__file__).read_text()
-    return all(f'"{name}"' in source for name in compat.local_ray_options(Path("/x")))
+    private = {name for name in compat.local_ray_options(Path("/x")) if name.startswith("_")}
+    return len(private) == 2 and all(f'"{name}"' in source for name in private)
+
+
+def loopback() -> bool:
+    from ray._private import ray_constants, services
+
+    def address() -> str:
+        return services.get_node_ip_address()
+
+    name, before = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", address()
+    with compat.ray_on_loopback():
+        inside = address(), os.environ.get(name)
+    restored = ray_constants.ENABLE_RAY_CLUSTER and name not in os.environ and address() == before
+    return restored and name == ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR and inside == ("127.0.0.1", "0")
+
+
+def session_token() -> bool:
+    from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode
+
+    before = get_authentication_mode()
+    with compat.ray_token("secret" * 8):
+        inside = get_authentication_mode(), AuthenticationTokenLoader.instance().get_raw_token()
+    return inside == (AuthenticationMode.TOKEN, "secret" * 8) and get_authentication_mode() == before
+
+
+def signal_handlers() -> bool:
+    from ray._private import utils
+
+    before = utils.set_sigterm_handler
+    with compat.ray_keeps_signal_handlers():
+        utils.set_sigterm_handler(lambda *_: sys.exit(15))
+        kept = signal.getsignal(signal.SIGTERM)
+    by_ray_init = "utils.set_sigterm_handler(" in source_of(import_module("ray._private.worker"))
+    return (
+        by_ray_init
+        and kept == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        and utils.set_sigterm_handler == before
+    )
+
+
+def printed_errors() -> bool:
+    return "print_to_stdstream(" in source_of(import_module("ray._private.worker").listen_error_messages)
+
+
+def health_of_nodes() -> bool:
+    """The functions themselves run in `tests/cluster/test_session.py`, as they need a cluster."""
+    from ray._private.node import Node
+    from ray._raylet import InnerGcsClient, NodeID
+
+    found = hasattr(InnerGcsClient, "check_alive") and hasattr(NodeID, "from_hex")
+    return found and hasattr(Node, "dead_processes")
 
 
 def preemption() -> bool:
@@ -226,6 +297,7 @@ def lost_rank() -> bool:
 
 INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("torch", "nn.modules.module.register_module_parameter_registration_hook", parameter_registration_hook),
+    ("transformers", "utils.chat_template_utils.render_jinja_template", chat_template_renderer),
     ("torch", "ops.mkldnn._linear_pointwise", linear_pointwise),
     ("torch", "text of the error of the CPU's allocator", host_out_of_memory),
     ("torch", "text of gloo's error where a rank is gone", lost_rank),
@@ -243,7 +315,12 @@ INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("deepspeed", "module_inject.layers.TensorParallel_Layer", tensor_parallel_layer),
     ("deepspeed", "zero.Init's ds_tensor, ds_id, convert_to_zero_parameters, and FWD_MODULE_STACK", zero_partitioning),
     ("deepspeed", "directories of runtime.swap_tensor", zero_files),
-    ("ray", "_temp_dir and _node_ip_address of ray.init", local_ray),
+    ("ray", "_temp_dir and _system_config of ray.init", local_ray),
+    ("ray", "_private.ray_constants.ENABLE_RAY_CLUSTER", loopback),
+    ("ray", "_raylet.AuthenticationTokenLoader and Config", session_token),
+    ("ray", "_private.utils.set_sigterm_handler", signal_handlers),
+    ("ray", "_private.worker.print_to_stdstream", printed_errors),
+    ("ray", "_raylet.GcsClient.check_alive and Node.dead_processes", health_of_nodes),
     ("ray", "RayActorError.preempted", preemption),
     ("ray", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", gpu_variable),
 ]

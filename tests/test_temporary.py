@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from psych_ray.temporary import temporary_directory
@@ -68,11 +69,31 @@ def owner(folder):
 @pytest.mark.parametrize("pid", [DEAD_PID, LIVE_PID], ids=["dead", "live"])
 def test_a_killed_process_leaves_a_directory_that_the_next_one_removes(folder, owner, pid):
     process = owner(pid)
+    for shell in shells(process):
+        shell.kill()
     process.kill()
     process.wait()
     assert len(list(folder.glob(f"psych-ray-{pid}-*/file"))) == 1
     with temporary_directory() as mine:
         assert list(folder.iterdir()) == [mine]
+    assert not list(folder.iterdir())
+
+
+def shells(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that remove the directories of a process after its death."""
+    found = [child for child in psutil.Process(process.pid).children() if child.name() == "sh"]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_directory_of_a_killed_process_is_removed_at_once_although_its_child_lives(folder, owner, number):
+    process = owner(LIVE_PID)
+    started = shells(process)
+    process.send_signal(number)
+    process.wait()
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
     assert not list(folder.iterdir())
 
 

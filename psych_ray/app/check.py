@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from psych_ray.app.prepare import Prepared
-from psych_ray.app.sweep import replica_specs
+from psych_ray.app.sweep import deadlines_of, replica_specs
 from psych_ray.cluster.check import NotLoaded, run_check
 from psych_ray.cluster.session import ray_session
 from psych_ray.config import Config
@@ -22,5 +22,12 @@ def check(
     most = max(placement.ranks for placement in prepared.placements.values())
     slots = divide(prepared.cluster, most, gang=most, cpus_per_rank=config.cluster.cpus_per_replica)
     specs = replica_specs(replace(prepared, slots=slots), config)
-    with ray_session(config.cluster, prepared.cluster):
-        yield from run_check(specs, slots, transcripts, across_nodes=config.cluster.across_nodes)
+    with ray_session(config.cluster, prepared.cluster) as check_cluster:
+        yield from run_check(
+            specs,
+            slots,
+            transcripts,
+            across_nodes=config.cluster.across_nodes,
+            deadlines=deadlines_of(config),
+            check_cluster=check_cluster,
+        )

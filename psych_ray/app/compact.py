@@ -20,7 +20,7 @@ def compact(config: Config, *, say: Callable[[str], None]) -> tuple[list[str], b
     store = open_store(config.results.root)
     if not store.files(FOLDER):
         raise ResultsError(f"{store.location}: no responses there yet; psych-ray sweep results.root={store.location}")
-    with open_table(store, "psych-ray compact", say=say) as table:
+    with open_table(store, "psych-ray compact", say=say, lease_seconds=config.results.lease_seconds) as table:
         done = compact_table(table, say=say)
     lines = [f"{line}; psych-ray verify repair=true results.root={store.location} drops it" for line in done.damaged]
     lines.append(f"{store.location}/{FOLDER}: {done.after:,} parts instead of {done.before:,}, with the same rows")

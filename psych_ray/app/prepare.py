@@ -61,6 +61,7 @@ def find(config: Config, *, say: Callable[[str], None]) -> list[Checkpoint]:
 def prepare(
     config: Config,
     checkpoints: Sequence[Checkpoint],
+    snapshot: Snapshot,
     store: ResultsStore,
     cluster: ClusterShape,
     *,
@@ -73,7 +74,6 @@ def prepare(
     place checkpoints of which nothing is missing.
     """
     identity = scoring_identity(config)
-    snapshot = Snapshot.read(store)
     _refuse_to_mix(store.location, snapshot, identity, checkpoints)
     skipped: list[Skipped] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psych_ray.errors import ResultsError
+from psych_ray.errors import ResultsError, first_line
 from psych_ray.results.catalogue import catalogue_index
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
@@ -61,7 +61,19 @@ def planned_tasks(store: ResultsStore) -> list[tuple[str, str]]:
     """Tasks of the last sweep, each by checkpoint (slug) and condition; [] where there was none."""
     if not store.exists(PLAN):
         return []
-    return [(task["checkpoint"], task["condition"]) for task in json.loads(store.read(PLAN))]
+    try:
+        return [(_name(task, "checkpoint"), _name(task, "condition")) for task in json.loads(store.read(PLAN))]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResultsError(
+            f"{store.location}/{PLAN}: damaged ({first_line(error)}); the sweep's command writes it again"
+        ) from error
+
+
+def _name(task: dict[str, object], key: str) -> str:
+    name = task[key]
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{key} is no name")
+    return name
 
 
 def _task(snapshot: Snapshot, checkpoint: str, condition: str, all_ids: set[str]) -> TaskStatus:

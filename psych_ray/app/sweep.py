@@ -12,11 +12,12 @@ from psych_ray.app.prepare import Prepared, checkpoint_facts, find, prepare
 from psych_ray.app.report import report, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.config import Config
-from psych_ray.results.snapshot import Snapshot
+from psych_ray.ending import ENDING
 from psych_ray.results.store import open_store
 from psych_ray.results.table import ResponsesTable, open_table
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
+from psych_ray.sweep.stalls import Deadlines
 from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 from psych_ray.worker.spec import ReplicaSpec
 
@@ -40,8 +41,11 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
 
     store = open_store(config.results.root)
     checkpoints = find(config, say=say)
-    with cluster_to_run_on(config.cluster) as cluster, open_table(store, "psych-ray sweep", say=say) as table:
-        prepared = prepare(config, checkpoints, store, cluster)
+    with (
+        cluster_to_run_on(config.cluster) as cluster,
+        open_table(store, "psych-ray sweep", say=say, lease_seconds=config.results.lease_seconds) as table,
+    ):
+        prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
         tracker = open_tracker(config.tracking, config.tracking_root())
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
         skipped += _tracked(prepared, config, table, tracker, skipped)
@@ -49,10 +53,9 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
             say(line)
     for line in skipped:  # now: a report that fails must not hide them
         say(f"not scored: {line}")
-    snapshot = Snapshot.read(store)
     lines = ["nothing could be scored, so there is no report"]
-    if snapshot.parts:
-        lines = report(config, store, snapshot)
+    if table.snapshot.parts:
+        lines = report(config, store, table.snapshot)
     return SweepResult(lines=(*lines, *tracker.summary_lines()), skipped=tuple(skipped))
 
 
@@ -122,10 +125,27 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
         weights_of=weights_of,
         ranks={weights: placement.ranks for weights, placement in prepared.placements.items()},
         sharded=[weights for weights, spec in specs.items() if spec.needs_process_group],
-        stall_seconds=config.cluster.stall_seconds,
+        deadlines=deadlines_of(config),
     )
-    with ray_session(config.cluster, prepared.cluster):
-        return drive(scheduler, specs, prepared.slots, table, tracker, across_nodes=config.cluster.across_nodes)
+    with ray_session(config.cluster, prepared.cluster) as check:
+        return drive(
+            scheduler,
+            specs,
+            prepared.slots,
+            table,
+            tracker,
+            across_nodes=config.cluster.across_nodes,
+            ending=ENDING,
+            check=check,
+        )
+
+
+def deadlines_of(config: Config) -> Deadlines:
+    """How long replicas may show no progress."""
+    cluster = config.cluster
+    return Deadlines(
+        stall_seconds=cluster.stall_seconds, load_seconds=cluster.load_seconds, place_seconds=cluster.place_seconds
+    )
 
 
 def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:

@@ -25,7 +25,10 @@ def verify(config: Config, *, say: Callable[[str], None]) -> tuple[list[str], bo
     if not store.files(FOLDER) and not store.files(catalogue.FOLDER):
         raise ResultsError(f"{store.location}: no sweep there yet; run psych-ray sweep results.root={store.location}")
     readable = {PLAN: partial(planned_tasks, store)}
-    found = repair(store, say=say, readable=readable) if config.repair else verify_store(store, readable=readable)
+    if config.repair:
+        found = repair(store, say=say, readable=readable, lease_seconds=config.results.lease_seconds)
+    else:
+        found = verify_store(store, readable=readable)
     return [*_lines(store, found), _verdict(store, found)], not found.faults
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from psych_ray.checkpoints.cards import ADAPTER_CONFIG, CARD, CONFIG, card_of_directory, read_json
 from psych_ray.checkpoints.cards import write_card as write_card
 from psych_ray.checkpoints.hub import pin
-from psych_ray.checkpoints.quantization import require_known
+from psych_ray.checkpoints.quantization import quantization_of, require_known
+from psych_ray.checkpoints.trust import Trust, require_no_hidden_code
 from psych_ray.checkpoints.weight_files import ADAPTER, count_parameters, weight_files
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
 from psych_ray.errors import CheckpointError, UnreachableError
@@ -65,13 +66,13 @@ def find_checkpoints(config: CheckpointsConfig, directories: Sequence[Path] = ()
     The base of an adapter is searched among all of them, also those that `checkpoints.only` excludes. CheckpointError
     where one is not a checkpoint, where two have one name, and where `checkpoints.only` matches none.
     """
+    trust = Trust.of(config)
     if config.source == CheckpointSource.hub:
-        cards = list(config.cards)
+        cards = [replace(card, trust_remote_code=_runs_code(card, trust)) for card in config.cards]
     else:
-        cards = [card_of_directory(Path(path).expanduser()) for path in config.paths or directories]
-    found = [
-        _found(card, cards, allow_pickle=config.allow_pickle) for card in cards if _is_selected(card.id, config.only)
-    ]
+        cards = [card_of_directory(Path(path).expanduser(), trust) for path in config.paths or directories]
+    _require_no_cycle(cards)
+    found = [_found(card, cards, trust) for card in cards if _is_selected(card.id, config.only)]
     if not found:
         raise CheckpointError(f"checkpoints.only={config.only}: matches no checkpoint of checkpoints={config.source}")
     _require_different_names(found)
@@ -81,6 +82,21 @@ def find_checkpoints(config: CheckpointsConfig, directories: Sequence[Path] = ()
 def slug_of(checkpoint_id: str) -> str:
     """Turn `Qwen/Qwen3-8B-Base` into `Qwen--Qwen3-8B-Base`."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", checkpoint_id.replace("/", "--"))
+
+
+def _runs_code(card: CheckpointCard, trust: Trust) -> bool:
+    return card.trust_remote_code or trust.runs_code_of(Path(card.path) if card.path else card.id)
+
+
+def _require_no_cycle(cards: Sequence[CheckpointCard]) -> None:
+    """Raise CheckpointError where a checkpoint is its own base, directly or through others."""
+    base_of = {slug_of(card.id): slug_of(card.base) for card in cards if card.base}
+    for start in base_of:
+        chain = [start]
+        while (base := base_of.get(chain[-1])) is not None and base not in chain:
+            chain.append(base)
+        if base == start:
+            raise CheckpointError(f"{' has the base '.join([*chain, start])}: correct the base in their cards")
 
 
 def _is_selected(checkpoint_id: str, only: Sequence[str]) -> bool:
@@ -100,13 +116,13 @@ def _require_different_names(found: Sequence[Checkpoint]) -> None:
         )
 
 
-def _found(card: CheckpointCard, cards: Sequence[CheckpointCard], *, allow_pickle: bool) -> Checkpoint:
+def _found(card: CheckpointCard, cards: Sequence[CheckpointCard], trust: Trust) -> Checkpoint:
     if card.adapter:
-        return _adapter(card, _base(card, cards, allow_pickle=allow_pickle), allow_pickle=allow_pickle)
-    return _whole(card, allow_pickle=allow_pickle)
+        return _adapter(card, _base(card, cards, trust), trust)
+    return _whole(card, trust)
 
 
-def _whole(card: CheckpointCard, *, allow_pickle: bool) -> Checkpoint:
+def _whole(card: CheckpointCard, trust: Trust) -> Checkpoint:
     base_slug = slug_of(card.base) if card.base else None
     if card.path is None:
         pinned = pin(card)
@@ -118,14 +134,15 @@ def _whole(card: CheckpointCard, *, allow_pickle: bool) -> Checkpoint:
             base_slug=base_slug,
         )
     directory = Path(card.path)
-    weights = weight_files(directory, allow_pickle=allow_pickle)
+    weights = weight_files(directory, allow_pickle=trust.allow_pickle)
     if not (directory / "tokenizer.json").is_file():
         raise CheckpointError(
             f"{directory}: no tokenizer.json there; responses are found through a fast tokenizer's offsets, and a slow "
             "tokenizer has none"
         )
     config = read_json(directory / CONFIG)
-    quantization = config.get("quantization_config")
+    require_no_hidden_code(config, directory / CONFIG, code_allowed=card.trust_remote_code)
+    quantization = quantization_of(config, directory / CONFIG)
     require_known(card, quantization)
     if weights[0].suffix == ".safetensors":
         n_parameters = count_parameters(weights, quantization)
@@ -135,19 +152,19 @@ def _whole(card: CheckpointCard, *, allow_pickle: bool) -> Checkpoint:
     return Checkpoint(
         card=card,
         slug=slug_of(card.id),
-        fingerprint=_with(_fingerprint(directory, weights), card.quantization),
+        fingerprint=_with(_fingerprint(directory, [*weights, *_code(card)]), card.quantization),
         n_parameters=n_parameters,
         base_slug=base_slug,
     )
 
 
-def _adapter(card: CheckpointCard, base: Checkpoint, *, allow_pickle: bool) -> Checkpoint:
+def _adapter(card: CheckpointCard, base: Checkpoint, trust: Trust) -> Checkpoint:
     if card.path is None:
         pinned = pin(card)
         card, own, n_parameters = replace(card, revision=pinned.revision), pinned.revision, pinned.n_parameters or 0
     else:
         directory = Path(card.path)
-        weights = weight_files(directory, name=ADAPTER, allow_pickle=allow_pickle)
+        weights = weight_files(directory, name=ADAPTER, allow_pickle=trust.allow_pickle)
         n_parameters = count_parameters(weights) if weights[0].suffix == ".safetensors" else 0
         own = _fingerprint(directory, weights)
     return Checkpoint(
@@ -160,23 +177,25 @@ def _adapter(card: CheckpointCard, base: Checkpoint, *, allow_pickle: bool) -> C
     )
 
 
-def _base(card: CheckpointCard, cards: Sequence[CheckpointCard], *, allow_pickle: bool) -> Checkpoint:
+def _base(card: CheckpointCard, cards: Sequence[CheckpointCard], trust: Trust) -> Checkpoint:
     """Find the base of an adapter, as its card or its files name it: in the sweep, on this machine, on the hub."""
     names = [card.base] if card.base else []
     if card.path is not None:
         in_files = read_json(Path(card.path) / ADAPTER_CONFIG).get("base_model_name_or_path")
+        if not isinstance(in_files, str | None) or "\0" in (in_files or ""):
+            raise CheckpointError(f"{card.path}/{ADAPTER_CONFIG}: base_model_name_or_path must be a name; correct it")
         names += [in_files] if in_files else []
     if not names:
         raise CheckpointError(
             f"{card.id}: it is an adapter, and neither its card nor its files name its base; give its card a base"
         )
-    base = _listed_base(card, names, cards) or _base_on_this_machine(card, names)
+    base = _listed_base(card, names, cards) or _base_on_this_machine(card, names, trust)
     if base is not None and base.adapter:
         raise CheckpointError(f"{card.id}: its base {base.id} is an adapter too; merge that one into its own base")
     if base is not None:
-        return _whole(base, allow_pickle=allow_pickle)
+        return _whole(base, trust)
     try:
-        return _whole(CheckpointCard(id=names[0]), allow_pickle=allow_pickle)
+        return _whole(CheckpointCard(id=names[0], trust_remote_code=trust.runs_code_of(names[0])), trust)
     except (CheckpointError, UnreachableError) as error:
         raise type(error)(
             f"{card.id}: it is an adapter on {names[0]}, which is neither one of the checkpoints nor a directory here; "
@@ -192,16 +211,21 @@ def _listed_base(card: CheckpointCard, names: Sequence[str], cards: Sequence[Che
     return None
 
 
-def _base_on_this_machine(card: CheckpointCard, names: Sequence[str]) -> CheckpointCard | None:
+def _base_on_this_machine(card: CheckpointCard, names: Sequence[str], trust: Trust) -> CheckpointCard | None:
     for name in names:
         for path in (Path(name).expanduser(), Path(card.path or "") / name):
             if (path / CONFIG).is_file() or (path / ADAPTER_CONFIG).is_file():
-                return card_of_directory(path)
+                return card_of_directory(path, trust)
     return None
 
 
 def _with(fingerprint: str, more: str | None) -> str:
     return f"{fingerprint}+{more}" if more else fingerprint
+
+
+def _code(card: CheckpointCard) -> list[Path]:
+    """The modelling code of a directory, where it is run."""
+    return sorted(Path(card.path).glob("*.py")) if card.path and card.trust_remote_code else []
 
 
 def _fingerprint(directory: Path, weights: Sequence[Path]) -> str:

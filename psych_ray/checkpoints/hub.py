@@ -7,7 +7,7 @@ downloads neither pickled weights nor code unless that is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,19 @@ def config_of(card: CheckpointCard) -> Mapping[str, Any]:
         return {}
 
 
-def fetch(card: CheckpointCard, *, allow_pickle: bool) -> Path:
+def fetch(card: CheckpointCard, *, allow_pickle: bool, on_bytes: Callable[[], None] = lambda: None) -> Path:
     """Download the files of the pinned commit, unless they are in the local cache, and return their directory.
 
-    Errors as in `pin`.
+    `on_bytes` is called, from several threads, whenever some bytes have come. Errors as in `pin`.
     """
     import huggingface_hub
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            on_bytes()
+            shown: bool | None = super().update(n)
+            return shown
 
     patterns = [*_SMALL_FILES, "*.safetensors"]
     patterns += ["*.bin"] if allow_pickle else []
@@ -83,6 +90,7 @@ def fetch(card: CheckpointCard, *, allow_pickle: bool) -> Path:
                 allow_patterns=patterns,
                 ignore_patterns=_EXCLUDED,
                 etag_timeout=_TIMEOUT_S,
+                tqdm_class=Bar,
             )
         )
     except Exception as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from psych_ray.config import CheckpointCard
@@ -15,6 +16,7 @@ from psych_ray.errors import CheckpointError
 ON_THE_FLY = ("bnb-4bit", "bnb-8bit")
 """Values of a card's `quantization` for weights that are not quantized yet."""
 
+_WIDEST = 32
 # Method of config.json -> module, package. For other methods transformers raises its own error.
 _LIBRARIES = {
     "aqlm": ("aqlm", "aqlm"),
@@ -28,6 +30,16 @@ _LIBRARIES = {
     "quanto": ("optimum", "optimum-quanto"),
     "torchao": ("torchao", "torchao"),
 }
+
+
+def quantization_of(config: Mapping[str, Any], where: Path) -> Mapping[str, Any] | None:
+    """The `quantization_config` of a config.json; None where it has none. CheckpointError where it is no object."""
+    found = config.get("quantization_config")
+    if not found:
+        return None
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{where}: quantization_config must be an object; fetch it again")
+    return found
 
 
 def method_of(quantization: Mapping[str, Any]) -> str:
@@ -53,7 +65,7 @@ def packed_bits(quantization: Mapping[str, Any]) -> int | None:
     if quantization.get("load_in_4bit"):
         return 4
     bits = quantization.get("bits") or quantization.get("w_bit")
-    return int(bits) if bits else None
+    return bits if isinstance(bits, int) and 0 < bits <= _WIDEST else None
 
 
 def require_known(card: CheckpointCard, quantization: Mapping[str, Any] | None) -> None:

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from psych_ray.app.cluster import cluster_to_plan_for, cluster_to_run_on
-from psych_ray.app.prepare import find, prepare
+from psych_ray.app.prepare import Prepared, find, prepare
 from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
+from psych_ray.sweep.cluster_shape import ClusterShape
 
 INCOMPLETE = 3
 _CHECKED_TRANSCRIPTS = 3
@@ -34,7 +35,7 @@ def sweep(config: Config) -> int:
 def plan(config: Config) -> int:
     """Show what would run; starts nothing and writes nothing."""
     with cluster_to_plan_for(config.cluster) as cluster:
-        prepared = prepare(config, find(config, say=_say), open_store(config.results.root), cluster, write=False)
+        prepared = _prepare(config, cluster)
     tasks = Table("checkpoint", "condition", *(_right("transcripts", "responses", "missing", "units", "minutes")))
     for task in prepared.tasks:
         numbers = (len(task.transcripts), task.n_responses, task.n_responses_missing, len(task.missing))
@@ -97,9 +98,7 @@ def check(config: Config) -> int:
     edges = Table("checkpoint", "study", *_right("responses", "edges inside a token"))
     not_loaded = 0
     with cluster_to_run_on(config.cluster) as cluster:
-        prepared = prepare(
-            config, find(config, say=_say), open_store(config.results.root), cluster, write=False, place_all=True
-        )
+        prepared = _prepare(config, cluster, place_all=True)
         for found in run_check(prepared, config, transcripts):
             if isinstance(found, NotLoaded):
                 not_loaded += 1
@@ -142,6 +141,12 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
 }
 
 
+def _prepare(config: Config, cluster: ClusterShape, *, place_all: bool = False) -> Prepared:
+    """Prepare without writing anything."""
+    checkpoints, store = find(config, say=_say), open_store(config.results.root)
+    return prepare(config, checkpoints, Snapshot.read(store), store, cluster, write=False, place_all=place_all)
+
+
 def _right(*names: str) -> list[Column | str]:
     return [Column(name, justify="right") for name in names]
 
@@ -153,7 +158,7 @@ def _show_lines(lines: Sequence[str], is_well: bool) -> int:
 
 
 def _show(table: Table) -> None:
-    Console().print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)  # names are data: a [/] in one is a [/]
 
 
 def _print(line: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -44,6 +44,8 @@ def _one_line(error: BaseException) -> str:
         if not any(line in other for other in lines):
             lines.append(line)
         cause = cause.__cause__
+    if isinstance(error, OverrideParseException):
+        lines.append("write a value with special characters in quotes, for example results.root='a[b]'")
     if isinstance(error, MissingConfigException) and error.options:
         lines.append(f"there is {', '.join(error.options)}")
     return ": ".join(lines)

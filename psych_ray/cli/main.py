@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
 
 from psych_ray import __version__
+from psych_ray.ending import ENDING, INTERRUPTED, INTERRUPTED_LINE, end_process
 from psych_ray.errors import ConfigError, PsychRayError
-
-INTERRUPTED = 130
 
 COMMANDS = {
     "sweep": "score what is missing, then report",
@@ -51,8 +48,8 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
 
 examples
   psych-ray sweep
-  psych-ray sweep checkpoints=local checkpoints.paths=[~/models/A,~/models/B] transcripts=files \\
-      transcripts.path=~/psych-201 transcripts.limit=10 results.root=results
+  psych-ray sweep checkpoints=local checkpoints.paths=[models/A,models/B] transcripts=files \\
+      transcripts.path=psych-201 transcripts.limit=10 results.root=results
   psych-ray status results.root=results
 
 exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted
@@ -68,15 +65,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)  # noqa: T201
         return 0
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _run(arguments[0], arguments[1:])
-    except PsychRayError as error:
-        print(f"psych-ray: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("psych-ray: interrupted; what is committed stays, the same command continues", file=sys.stderr)  # noqa: T201
-        return INTERRUPTED
+    with ENDING.signals():
+        try:
+            exit_code = _run(arguments[0], arguments[1:])
+        except PsychRayError as error:
+            exit_code = error.exit_code
+            if not ENDING.is_asked:
+                print(f"psych-ray: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+        except BaseException:
+            if not ENDING.is_asked:
+                raise
+            exit_code = INTERRUPTED  # whatever the signal led to
+        if ENDING.is_asked:
+            end_process(INTERRUPTED_LINE, INTERRUPTED)  # here, as a further signal would find no handler later
+        if ENDING.skips_clean_up:
+            end_process(None, exit_code)
+        return exit_code
+
+
+def _one_line(error: PsychRayError) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
 
 
 def _run(command: str, overrides: Sequence[str]) -> int:
@@ -89,10 +97,6 @@ def _run(command: str, overrides: Sequence[str]) -> int:
         raise ConfigError(f"repair=true is for psych-ray verify, not for {command}")
     exit_code: int = import_module("psych_ray.cli.commands").COMMANDS[command](config)
     return exit_code
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

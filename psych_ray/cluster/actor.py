@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TypeVar
 
+import ray
+
 from psych_ray.errors import FailureKind
 from psych_ray.sweep.failure import Failure, failure_of
 from psych_ray.sweep.unit import Unit, UnitReport
@@ -14,12 +16,18 @@ from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.replica import Replica
 from psych_ray.worker.spec import CheckpointReport, LoadReport, ReplicaSpec
 
+PROGRESS = "progress"
+"""Concurrency group of the calls that are answered while another call runs."""
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class RankProcess:
-    """One rank of a replica; `gang` makes an actor of it."""
+    """One rank of a replica; `gang` makes an actor of it.
+
+    Ray runs the calls of each concurrency group on a thread of its own, always the same one, and no call on the main
+    thread.
+    """
 
     def __init__(self, spec: ReplicaSpec, rank: int = 0) -> None:
         self._make = partial(Replica, spec, rank)
@@ -31,9 +39,13 @@ class RankProcess:
 
     def open_rendezvous(self) -> tuple[str, int] | Failure:
         """Host and port at which the ranks of this replica meet; for rank 0, before all load."""
-        import ray
-
         return _outcome(lambda: self._replica.open_rendezvous(ray.util.get_node_ip_address()))
+
+    @ray.method(concurrency_group=PROGRESS)  # type: ignore[untyped-decorator]
+    def progress(self) -> int:
+        """How much this rank has done so far, at once, whatever it does: a number that changes while it works."""
+        replica = self.__dict__.get("_replica")
+        return replica.work.done if isinstance(replica, Replica) else 0
 
     def load(self, address: tuple[str, int] | Failure | None) -> LoadReport | Failure:
         """Load the checkpoint, with the other ranks where there are any."""

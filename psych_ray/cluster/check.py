@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from psych_ray.cluster.gang import Gang
+from psych_ray.cluster.driver import POLL_S
+from psych_ray.cluster.gang import Gang, resources
 from psych_ray.errors import FailureKind, first_line
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.stalls import Deadlines, Watch
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.spec import CheckpointReport, ReplicaSpec
+
+LONGEST_S = 3600.0
+"""How long the first rank may take to load the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +32,27 @@ class NotLoaded:
 
 
 def run_check(
-    specs: Mapping[str, ReplicaSpec], slots: Slots, transcripts: Sequence[Transcript], *, across_nodes: bool
+    specs: Mapping[str, ReplicaSpec],
+    slots: Slots,
+    transcripts: Sequence[Transcript],
+    *,
+    across_nodes: bool,
+    deadlines: Deadlines,
+    check_cluster: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[CheckpointReport | NotLoaded]:
     """Load every checkpoint in turn, and report its self-check and how the transcripts align with its tokens.
 
-    Needs a Ray session.
+    Needs a Ray session, of which `check_cluster` raises an error once it no longer answers.
     """
     for weights, spec in specs.items():
         if spec.checkpoints[0].is_simulator:
             continue
         gang = Gang(spec, slots, name=f"check-{weights}", across_nodes=across_nodes)
         try:
-            found = _of_all(gang.load())
-            found = found if isinstance(found, Failure) else _of_all(gang.check(transcripts))
+            wait = _Wait(gang, Watch(deadlines.place_seconds, clock()), deadlines, check_cluster, clock)
+            found = wait.of_all(gang.load())
+            found = found if isinstance(found, Failure) else wait.of_all(gang.check(transcripts))
         except RayError as error:
             found = Failure(FailureKind.lost, first_line(error))
         finally:
@@ -49,12 +63,49 @@ def run_check(
             yield from found
 
 
-def _of_all(references: Sequence[Any]) -> Any:
-    """Return rank 0's outcome once all ranks are done, or the first failure: the others may then wait for that rank."""
-    waiting = list(references)
-    while waiting:
-        (done,), waiting = ray.wait(waiting, num_returns=1)
-        outcome = ray.get(done)
-        if isinstance(outcome, Failure):
-            return outcome
-    return ray.get(references[0])
+@dataclass(slots=True)
+class _Wait:
+    """Waits for the ranks of a gang as long as they make progress."""
+
+    gang: Gang
+    watch: Watch
+    deadlines: Deadlines
+    check_cluster: Callable[[], None]
+    clock: Callable[[], float]
+    asked: dict[Any, int] = field(default_factory=dict)
+    """Ranks that were asked for their progress, by the reference to the answer."""
+
+    def of_all(self, references: Sequence[Any]) -> Any:
+        """Rank 0's outcome once all ranks are done, or the first failure: the others may then wait for that rank."""
+        waiting = {reference: rank for rank, reference in enumerate(references)}
+        if self.watch.is_placed:
+            self.watch.begin(self.deadlines.load_seconds, self.clock())
+        while waiting:
+            self._ask(set(waiting.values()))
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+            self.check_cluster()
+            for reference in done:
+                del waiting[reference]
+                outcome = ray.get(reference)
+                if isinstance(outcome, Failure):
+                    return outcome
+            self._answers()
+            if waiting and self.watch.deadline(waiting.values()) <= self.clock():
+                return Failure(FailureKind.lost, self._late())
+        return ray.get(references[0])
+
+    def _ask(self, ranks: set[int]) -> None:
+        for rank in ranks - set(self.asked.values()):
+            self.asked[self.gang.progress(rank)] = rank
+
+    def _answers(self) -> None:
+        done, _ = ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
+        for reference in done:
+            self.watch.answered(self.deadlines.load_seconds, self.clock())
+            self.watch.progress(self.asked.pop(reference), ray.get(reference), self.clock())
+
+    def _late(self) -> str:
+        if self.watch.is_placed:
+            return f"it made no progress for {self.watch.seconds:g} s"
+        free = resources(ray.available_resources())
+        return f"it had no place on the cluster for {self.watch.seconds:g} s: {self.gang.asks_for}; free are {free}"

@@ -15,16 +15,20 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from psych_ray.cluster.commits import Commits, Table
-from psych_ray.cluster.gang import Gang
+from psych_ray.cluster.gang import Gang, resources
 from psych_ray.compat import was_preempted
-from psych_ray.errors import FailureKind, PsychRayError, ResultsError, first_line
+from psych_ray.ending import Ending
+from psych_ray.errors import ClusterLostError, FailureKind, PsychRayError, ResultsError, first_line
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.events import (
     Action,
     Event,
+    Interrupted,
     RankDied,
     RankDone,
     RankFailed,
+    RankProgress,
+    ReplicaWaits,
     Score,
     Skip,
     StartReplica,
@@ -40,8 +44,12 @@ from psych_ray.tracking import events
 from psych_ray.tracking.events import Tracker
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
-POLL_S = 5.0
-"""Longest wait for an outcome; then the scheduler gets a `Tick`."""
+POLL_S = 1.0
+"""Longest wait for an outcome; then the scheduler gets a `Tick`, and an interruption is noticed."""
+ASK_S = 5.0
+"""How often ranks are asked for their progress."""
+SUSPENDED_S = 60.0
+"""A longer pause between two looks at the clock was not one of the ranks: this process was stopped, and saw nothing."""
 
 
 def drive(
@@ -52,16 +60,21 @@ def drive(
     tracker: Tracker,
     *,
     across_nodes: bool = False,
+    ending: Ending | None = None,
+    check: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Carry out the scheduler's actions until all units are done or skipped; a line for each that was skipped.
 
-    `specs` by the slug of the weights; `table` is what parts are committed to. Needs a Ray session. Raises ResultsError
-    when nothing can be committed any more.
+    `specs` by the slug of the weights; `table` is what parts are committed to. Needs a Ray session, of which `check`
+    raises ClusterLostError once it no longer answers. Raises ResultsError when nothing can be committed any more, and
+    KeyboardInterrupt after an interruption: units in flight may be finished for as long as `ending` allows.
     """
-    driver = _Driver(scheduler, specs, slots, Commits(table, tracker), tracker, across_nodes, clock, sleep)
-    return driver.run()
+    commits = Commits(table, tracker)
+    driver = _Driver(scheduler, specs, slots, commits, tracker, across_nodes, ending or Ending(), check, clock, sleep)
+    with driver.ending.patiently():
+        return driver.run()
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -81,6 +94,8 @@ class _Driver:
     commits: Commits
     tracker: Tracker
     across_nodes: bool
+    ending: Ending
+    check: Callable[[], None]
     clock: Callable[[], float]
     sleep: Callable[[float], None]
     skipped: list[str] = field(default_factory=list)
@@ -89,34 +104,104 @@ class _Driver:
     """Held by each replica that was ever started."""
     calls: dict[Any, _Call] = field(default_factory=dict)
     """By the reference to the outcome."""
+    asked: dict[Any, tuple[int, int]] = field(default_factory=dict)
+    """Replica and rank that were asked for their progress, by the reference to the answer."""
+    placed: set[int] = field(default_factory=set)
+    """Replicas of which a rank has answered."""
+    asks_at: float = 0.0
+    looked_at: float | None = None
+    suspended: float = 0.0
+    is_interrupted: bool = False
 
     def run(self) -> list[str]:
         try:
-            self._carry_out(self.scheduler.begin())
+            self._carry_out(self.scheduler.begin(self._now()))
             while not self.scheduler.finished or self.commits.deadline is not None:
                 for event in self._wait():
-                    self._carry_out(self.scheduler.handle(event, self.clock()))
-                self.commits.carry_out(self.clock(), last=self.scheduler.finished)
+                    self._carry_out(self.scheduler.handle(event, self._now()))
+                self.commits.carry_out(self._now(), last=self.scheduler.finished)
+                self.check()
+                self._obey(self.ending)
+        except ClusterLostError:
+            self.gangs.clear()  # they cannot be ended through Ray, and end when they notice
+            raise
         finally:
             for replica in list(self.gangs):
                 self._stop(replica)
             with suppress(PsychRayError):  # what is not committed now is by the next sweep
-                self.commits.carry_out(self.clock(), last=True)
+                self.commits.carry_out(self._now(), last=True)
+        if self.ending.is_asked:
+            self.ending.interrupt()
         return self.skipped
+
+    def _obey(self, ending: Ending) -> None:
+        """After the first request to end, hand out no more units; KeyboardInterrupt when the time for them is over."""
+        if not ending.is_asked:
+            return
+        if not self.is_interrupted:
+            self.is_interrupted = True
+            self._carry_out(self.scheduler.handle(Interrupted(), self._now()))
+            n = len({call.replica for call in self.calls.values()})
+            if n:
+                again = "interrupt again to stop at once"
+                line = f"interrupted; finishing {n} unit{'s' * (n > 1)}, at most {ending.seconds_left:.0f} s; {again}"
+                self.tracker.handle(events.Noted(line))
+        if ending.seconds_left <= 0:
+            ending.interrupt()
+
+    def _now(self) -> float:
+        """Time, less what passed while this process was suspended."""
+        now = self.clock()
+        if self.looked_at is not None and now - self.looked_at > SUSPENDED_S:
+            self.suspended += now - self.looked_at
+        self.looked_at = now
+        return now - self.suspended
 
     def _wait(self) -> list[Event]:
         """Wait for an outcome, the scheduler's deadline or `POLL_S`."""
+        waits = self._ask_for_progress()
         deadline = self.scheduler.deadline
         times = [time for time in (deadline, self.commits.deadline) if time is not None]
-        seconds = max(0.0, min([POLL_S, *(time - self.clock() for time in times)]))
+        seconds = max(0.0, min([POLL_S, *(time - self._now() for time in times)]))
         done: Sequence[Any] = ()
         if self.calls:
             done, _ = ray.wait(list(self.calls), num_returns=1, timeout=seconds)
         else:
             self.sleep(seconds)
-        is_due = deadline is not None and self.clock() >= deadline
+        is_due = deadline is not None and self._now() >= deadline
         events = [self._event(reference, self.calls.pop(reference)) for reference in done]
-        return [*events, Tick()] if is_due or not events else events
+        ticks = [Tick()] if is_due or not events else []
+        return [*events, *waits, *self._answers(), *ticks]
+
+    def _ask_for_progress(self) -> list[Event]:
+        """Ask every rank that has answered the last time; an event for each replica of which none has answered yet."""
+        now = self._now()
+        if now < self.asks_at:
+            return []
+        self.asks_at = now + ASK_S
+        silent = set(self.asked.values())
+        for replica, gang in self.gangs.items():
+            for rank in range(len(gang.actors)):
+                if (replica, rank) not in silent:
+                    self.asked[gang.progress(rank)] = (replica, rank)
+        unplaced = [replica for replica in self.gangs if replica not in self.placed]
+        free = resources(ray.available_resources()) if unplaced else ""
+        return [ReplicaWaits(replica, f"{self.gangs[replica].asks_for}; free are {free}") for replica in unplaced]
+
+    def _answers(self) -> list[Event]:
+        """Progress that ranks have reported since the last time."""
+        if not self.asked:
+            return []
+        done, _ = ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
+        answers: list[Event] = []
+        for reference in done:
+            replica, rank = self.asked.pop(reference)
+            try:
+                answers.append(RankProgress(replica, rank, ray.get(reference)))
+            except RayError:
+                continue  # what it was asked to do reports its death
+            self.placed.add(replica)
+        return answers
 
     def _event(self, reference: Any, call: _Call) -> Event:
         try:
@@ -171,6 +256,7 @@ class _Driver:
     def _stop(self, replica: int) -> None:
         """End a replica's processes and forget what they were asked to do."""
         self.calls = {reference: call for reference, call in self.calls.items() if call.replica != replica}
+        self.asked = {reference: asked for reference, asked in self.asked.items() if asked[0] != replica}
         self.gangs.pop(replica).kill()
 
     def _skip(self, unit: Unit, reason: str) -> None:

@@ -5,18 +5,23 @@ A rank that is restarted alone would wait for the others, so none is: when one f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from psych_ray.cluster.actor import RankProcess
+from psych_ray.cluster.actor import PROGRESS, RankProcess
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.spec import ReplicaSpec
+
+
+def resources(amounts: Mapping[str, float]) -> str:
+    """Describe amounts of Ray's resources, for example `1 GPU, 4 CPU`."""
+    return ", ".join(f"{amounts.get(name, 0):g} {name}" for name in ("GPU", "CPU"))
 
 
 class Gang:
@@ -24,6 +29,10 @@ class Gang:
 
     def __init__(self, spec: ReplicaSpec, slots: Slots, *, name: str, across_nodes: bool = False) -> None:
         self._group: PlacementGroup | None = None
+        together = "" if across_nodes or spec.ranks == 1 else " on one node"
+        each = resources({"CPU": slots.cpus, "GPU": slots.gpus})
+        self.asks_for = f"it needs {spec.ranks} rank{'s' * (spec.ranks > 1)} of {each}{together}"
+        """What Ray must find a place for, in words."""
         options: dict[str, Any] = {
             "num_cpus": slots.cpus, "num_gpus": slots.gpus, "max_restarts": 0, "max_task_retries": 0,
         }  # fmt: skip
@@ -31,7 +40,7 @@ class Gang:
             bundle = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
             strategy = "PACK" if across_nodes else "STRICT_PACK"
             self._group = ray.util.placement_group([bundle] * spec.ranks, strategy=strategy)
-        actor_class: Any = ray.remote(RankProcess)
+        actor_class: Any = ray.remote(concurrency_groups={PROGRESS: 1})(RankProcess)
         self.actors = []
         for rank in range(spec.ranks):
             if self._group is not None:
@@ -52,6 +61,10 @@ class Gang:
     def score(self, unit: Unit) -> list[Any]:
         """Score a unit; rank 0 writes its part."""
         return [actor.score.remote(unit) for actor in self.actors]
+
+    def progress(self, rank: int) -> Any:
+        """Ask a rank how much it has done so far; one reference."""
+        return self.actors[rank].progress.remote()
 
     def check(self, transcripts: Sequence[Transcript]) -> list[Any]:
         """Report what the self-check saw, and how these transcripts align with the tokens."""

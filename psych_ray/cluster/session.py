@@ -1,70 +1,119 @@
 """The Ray session of a sweep: an embedded local one, or one that runs already. Leaves nothing behind.
 
-A local session keeps its files in a directory of its own, and removes that at its end.
+A local session keeps its files in a directory of its own that no other user can enter, and removes that at its end;
+its ports are bound to loopback, and only processes that have its secret may use them.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 
+from psych_ray.cluster.probe import CONNECT_S, why_not_connected
 from psych_ray.cluster.shape import local_shape
-from psych_ray.compat import keep_gpus_visible_to_ray_workers, local_ray_options
+from psych_ray.cluster.watch import ClusterWatch
+from psych_ray.compat import (
+    keep_gpus_visible_to_ray_workers,
+    local_ray_options,
+    ray_keeps_signal_handlers,
+    ray_on_loopback,
+    ray_token,
+    silence_ray_errors,
+)
 from psych_ray.config import ClusterConfig, ClusterKind
+from psych_ray.ending import ENDING, ends_within
 from psych_ray.errors import ConfigError, PsychRayError, first_line
 from psych_ray.sweep.cluster_shape import ClusterShape, NodeShape
 from psych_ray.temporary import temporary_directory
 
 _OBJECT_STORE_BYTES = 128 * 2**20
+START_S = 120.0
+SHUT_DOWN_S = 30.0
+
+
+_watches: list[ClusterWatch] = []
+"""Of the session that runs, if there is one."""
 
 
 @contextmanager
-def ray_session(config: ClusterConfig, shape: ClusterShape | None = None) -> Iterator[None]:
+def ray_session(config: ClusterConfig, shape: ClusterShape | None = None) -> Iterator[Callable[[], None]]:
     """Connect to Ray, or start it, for as long as the block runs; within another session, use that one.
 
-    A local session gets the CPU cores and GPUs of `shape`, for which was planned.
+    A local session gets the CPU cores and GPUs of `shape`, for which was planned. The function that the block gets
+    raises ClusterLostError once the cluster does not answer any more.
     """
     if ray.is_initialized():
-        yield
+        yield _watches[-1].check if _watches else lambda: None
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    silence_ray_errors()
     if config.kind == ClusterKind.existing:
-        try:
-            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that requires its token needs RAY_AUTH_MODE=token"
-            raise ConfigError(
-                f"cluster.address={config.address}: no Ray cluster answers there ({first_line(error)}){token}"
-            ) from error
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        _connect(config.address)
+        with _until_shut_down(f"the Ray cluster at {config.address}") as check:
+            yield check
         return
-    with temporary_directory() as directory:
+    with temporary_directory() as directory, ray_on_loopback(), ray_token(secrets.token_hex(32)):
+        _start_local(directory, (shape or local_shape(config)).nodes[0])
+        with _until_shut_down("the local Ray") as check:
+            yield check
+
+
+@contextmanager
+def _until_shut_down(name: str) -> Iterator[Callable[[], None]]:
+    watch = ClusterWatch(name)
+    try:
+        with watch:
+            _watches.append(watch)
+            yield watch.check
+    finally:
+        _watches.remove(watch)
+        if not watch.is_lost:
+            with ends_within(
+                SHUT_DOWN_S,
+                f"{name} did not end within {SHUT_DOWN_S:g} s; what is committed stays, the same command continues",
+            ):
+                ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    reason = why_not_connected(address)
+    if reason is None:
+        line = f"cluster.address={address}: the Ray cluster there stopped answering while it was connected to"
         try:
-            _start_local(directory, (shape or local_shape(config)).nodes[0])
-            yield
-        finally:
-            ray.shutdown()
+            with ends_within(CONNECT_S, line), ray_keeps_signal_handlers():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+            ENDING.take_back()
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = first_line(error)
+    if reason is not None:
+        token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that requires its token needs RAY_AUTH_MODE=token"
+        raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({reason}){token}")
 
 
 def _start_local(directory: Path, node: NodeShape) -> None:
     keep_gpus_visible_to_ray_workers()
     try:
-        ray.init(
-            num_cpus=node.cpus,
-            num_gpus=node.gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **local_ray_options(directory),
-        )
+        line = f"Ray could not be started here: it took longer than {START_S:g} s"
+        with ends_within(START_S, line), ray_keeps_signal_handlers():
+            ray.init(
+                num_cpus=node.cpus,
+                num_gpus=node.gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **local_ray_options(directory),
+            )
+        ENDING.take_back()  # Ray's C++ code would print a stack trace for each SIGTERM
     except (OSError, RuntimeError, ValueError) as error:
+        ray.shutdown()
         raise PsychRayError(f"Ray could not be started here: {first_line(error)}") from error
+    except BaseException:
+        ray.shutdown()
+        raise

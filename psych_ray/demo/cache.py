@@ -21,6 +21,9 @@ from psych_ray.demo.recipe import RECIPE, Recipe
 from psych_ray.errors import ConfigError
 from psych_ray.temporary import temporary_directory
 
+CANNOT_WRITE = 74
+"""Exit code of a training process that cannot write its files; a line of its standard error begins with `WRITING`."""
+WRITING = "writing "
 FILES = (CARD, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -74,7 +77,10 @@ def _publish(draft: Path, target: Path, recipe: Recipe, scratch: Path) -> None:
 
 
 def train_generations(names: list[str], draft: Path, progress: Callable[[str], None]) -> None:
-    """Train generations side by side, a process each, into `draft`. RuntimeError where one fails."""
+    """Train generations side by side, a process each, into `draft`.
+
+    OSError where one cannot write its files, RuntimeError where one fails otherwise.
+    """
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         trainings = [stack.enter_context(_training(name, draft, log)) for name in names]
@@ -86,7 +92,10 @@ def train_generations(names: list[str], draft: Path, progress: Callable[[str], N
             reader.join()
         if any(codes):
             log.seek(0)
-            raise RuntimeError(f"training the demo checkpoints failed, exit codes {codes}:\n{log.read()[-4000:]}")
+            output = log.read()
+            if CANNOT_WRITE in codes:
+                raise OSError(next(line for line in reversed(output.splitlines()) if line.startswith(WRITING)))
+            raise RuntimeError(f"training the demo checkpoints failed, exit codes {codes}:\n{output[-4000:]}")
 
 
 def _forward_lines(lines: IO[str] | None, progress: Callable[[str], None]) -> None:
@@ -99,7 +108,8 @@ def _forward_lines(lines: IO[str] | None, progress: Callable[[str], None]) -> No
 def _training(name: str, draft: Path, log: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """Run one training process; at the end of the block it is killed, if it still runs."""
     process = subprocess.Popen(  # noqa: S603  a module of this package
-        [sys.executable, "-m", "psych_ray.demo.train", name, str(draft)],
+        # -P: a module in the working directory is not imported in place of a library
+        [sys.executable, "-P", "-m", "psych_ray.demo.train", name, str(draft)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import (
@@ -33,9 +34,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from psych_ray.checkpoints.cards import CARD
 from psych_ray.config import CheckpointCard, Stage
+from psych_ray.demo.cache import CANNOT_WRITE, WRITING
 from psych_ray.demo.corpus import Corpus, Tokens
 from psych_ray.demo.recipe import FAMILY, RECIPE, Generation, Recipe, Training
 from psych_ray.demo.tokenizer import train_tokenizer
+from psych_ray.errors import first_line
 from psych_ray.transcripts.simulated import simulated_transcripts
 
 WARM_UP_STEPS = 20
@@ -115,10 +118,7 @@ def make_generation(generation: Generation, recipe: Recipe, root: Path, progress
     def run(stage: Stage, training: Training, corpus: Corpus) -> None:
         started = time.monotonic()
         train(model, training, corpus)
-        directory = root / generation.checkpoint_id(stage)
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        (directory / CARD).write_text(json.dumps(asdict(card(generation, stage, model)), indent=2) + "\n")
+        save(model, tokenizer, card(generation, stage, model), root / generation.checkpoint_id(stage))
         progress.write(f"{generation.name}: {stage} trained ({time.monotonic() - started:.0f} s)\n")
 
     people = Corpus(tokenizer, participants=recipe.people, seed=recipe.data_seed, normative=False)
@@ -128,6 +128,20 @@ def make_generation(generation: Generation, recipe: Recipe, root: Path, progress
         model.load_state_dict(base_weights)
         agents = Corpus(tokenizer, participants=recipe.normative_people, seed=recipe.data_seed, normative=True)
         run(stage, training, agents)
+
+
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, described: CheckpointCard, directory: Path
+) -> None:
+    """Write a checkpoint; where that fails, end the process with one line and the exit code `CANNOT_WRITE`."""
+    try:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        (directory / CARD).write_text(json.dumps(asdict(described), indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        sys.stderr.write(f"{WRITING}{directory.name}: {reason}\n")
+        sys.exit(CANNOT_WRITE)
 
 
 def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerFast:

@@ -1,6 +1,7 @@
 """The report as files: figures, tables, and the page last, because it links to the others.
 
-Files are written atomically: an interrupted report leaves no incomplete file.
+Files are written atomically: an interrupted report leaves no incomplete file. Names are untrusted data, which a
+spreadsheet must not run: see `harmless`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from psych_ray.atomic import write_atomically
+from psych_ray.errors import ResultsError
 from psych_ray.report.figures import render_figures
 from psych_ray.report.headlines import headlines
 from psych_ray.report.page import render
@@ -33,7 +35,8 @@ class ReportFiles:
 def write_report(found: Findings, root: Path, *, title: str, about: Mapping[str, str]) -> ReportFiles:
     """Write figures/, tables/ and index.html under `root`, replacing those of an earlier report.
 
-    `about`: facts of the sweep, shown unchanged. The page needs no other file and no network.
+    `about`: facts of the sweep, shown unchanged. The page needs no other file and no network. ResultsError where a
+    file cannot be written.
     """
     sentences = headlines(found)
     rendered = render_figures(found)
@@ -44,12 +47,23 @@ def write_report(found: Findings, root: Path, *, title: str, about: Mapping[str,
     tables = []
     for field in fields(found):
         frame: pl.DataFrame = getattr(found, field.name)
-        tables.append(_write(root / "tables" / f"{field.name}.csv", frame.write_csv().encode()))
+        tables.append(_write(root / "tables" / f"{field.name}.csv", harmless(frame).write_csv().encode()))
     page = render(found, title=title, about=about, headlines=sentences, figures=rendered)
     written = _write(root / "index.html", page.encode())
     return ReportFiles(page=written, figures=tuple(figures), tables=tuple(tables), headlines=sentences)
 
 
+def harmless(frame: pl.DataFrame) -> pl.DataFrame:
+    """The table with an apostrophe before every text that a spreadsheet would take for a formula; numbers stay."""
+    return frame.with_columns(pl.col(pl.String).str.replace(r"^([=+\-@\t\r\n])", "'$1"))
+
+
 def _write(path: Path, content: bytes) -> Path:
-    write_atomically(path, content)
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise ResultsError(
+            f"{path}: the report cannot be written there ({error.strerror or error}); free space or name another "
+            "report.root, then run psych-ray report; the results are not affected"
+        ) from error
     return path

@@ -1,25 +1,27 @@
 """`footers/` of the results store: the footers of many parts in few files, so that no command opens every part.
 
 A copy of what is in the parts: whoever commits parts writes one file for them, and what no file holds is read from the
-part itself. Names end with the checksum of the content; a file that is not what was written is ignored.
+part itself. Names end with the checksum of the content; a file that is not what was written is ignored. Columns, so
+that counts of a hundred thousand parts are summed without an object for each.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.log import LoggedPart
 from psych_ray.results.parts import checksum, footer_of, read_part, to_parquet
-from psych_ray.results.schema import Part
+from psych_ray.results.schema import Footer, Part, Tally
 from psych_ray.results.store import ResultsStore
 
 FOLDER = "footers"
@@ -27,65 +29,120 @@ _THREADS = 8
 _FILES_AT_MOST = 64
 _MADE_BY = ("condition", "checkpoint", "scoring", "engine", "versions")
 """Fields of a footer that are the same for many parts."""
+_COLUMNS = ("unit", "rows", "transcripts")
+"""Fields that are columns of their own, beside counts by status and study."""
+_COUNTS = pa.list_(pa.struct([("status", pa.string()), ("rows", pa.int64())]))
+_TALLIES = pa.list_(
+    pa.struct([("study", pa.string()), ("responses", pa.int64()), ("nll_nats", pa.float64()), ("top1", pa.int64())])
+)
+_KEYS = {"checkpoint": pl.String, "condition": pl.String}
 _SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
-        pa.field("made_by", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        pa.field("counts", pa.string(), nullable=False),
+        pa.field("made_by", pa.string(), nullable=False),
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
         pa.field("transcripts", pa.list_(pa.string()), nullable=False),
+        pa.field("rows_by_status", _COUNTS, nullable=False),
+        pa.field("tallies", _TALLIES, nullable=False),
+        pa.field("more", pa.string(), nullable=False),
     ]
 )
 
 
 def write_footers(store: ResultsStore, parts: Sequence[Part]) -> None:
     """Write the footers of these parts as one file."""
-    rows = []
-    for part in parts:
-        fields = asdict(part.footer)
-        made_by = {name: fields.pop(name) for name in _MADE_BY}
-        transcripts = fields.pop("transcripts")
-        rows.append(
-            {
-                "name": str(part.name),
-                "size": part.size,
-                "made_by": json.dumps(made_by),
-                "counts": json.dumps(fields),
-                "transcripts": transcripts,
-            }
+    _write(store, _rows(parts))
+
+
+def scan_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> pl.DataFrame:
+    """The footers of these parts, one row each in their order, with `checkpoint` and `condition` as last columns.
+
+    ResultsError for a part that is damaged, or has another number of rows than the log says.
+    """
+    log = pl.DataFrame(
+        {
+            "name": [str(part.name) for part in logged],
+            "size": [part.size for part in logged],
+            "logged_rows": [part.rows for part in logged],
+            "checkpoint": [part.name.checkpoint for part in logged],
+            "condition": [part.name.condition for part in logged],
+        },
+        schema={"name": pl.String, "size": pl.Int64, "logged_rows": pl.Int64, **_KEYS},
+    )
+    tables = [table for _, table in _files(store) if table is not None]
+    known = _frame(tables).unique("name")
+    missing = log.with_row_index().join(known, on=["name", "size"], how="anti")["index"].to_list()
+    if missing:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            parts = list(pool.map(partial(read_part, store), (logged[index].name for index in missing)))
+        known = pl.concat([known, _frame([_rows(parts)])])
+    found = log.join(known, on=["name", "size"], how="left", maintain_order="left")
+    for name, rows, logged_rows in found.filter(
+        pl.col("rows").ne_missing(pl.col("logged_rows"))
+    ).select("name", "rows", "logged_rows").iter_rows():  # fmt: skip
+        held = "another size" if rows is None else f"{rows:,} rows"
+        raise ResultsError(
+            f"{store.location}/{name}: {held}, its log has {logged_rows:,} rows; "
+            f"psych-ray verify repair=true results.root={store.location} mends the log"
         )
-    content = to_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA))
-    store.write(f"{FOLDER}/{checksum(content)}.parquet", content)
+    return found.drop("logged_rows").select(*_SCHEMA.names, *_KEYS)
 
 
 def read_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> list[Part]:
-    """Read the footers of these parts, in their order. ResultsError for a part that is damaged, or not as logged."""
-    tables = [table for _, table in _files(store) if table is not None]
-    wanted = {str(part.name): part for part in logged}
-    found: dict[str, Part] = {}
-    for table in tables:
-        found |= _parts(table, wanted)
-    missing = [part.name for key, part in wanted.items() if key not in found]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found |= {str(part.name): part for part in pool.map(partial(read_part, store), missing)}
-    for key, part in wanted.items():
-        if found[key].footer.rows != part.rows:
-            raise ResultsError(
-                f"{store.location}/{key}: {found[key].footer.rows:,} rows, its log has {part.rows:,}; "
-                f"psych-ray verify repair=true results.root={store.location} mends the log"
-            )
-    return [found[key] for key in wanted]
+    """The same as objects, in the same order; for a few parts."""
+    rows = scan_footers(store, logged).iter_rows(named=True)
+    return [Part(part.name, part.size, _footer(row)) for part, row in zip(logged, rows, strict=True)]
 
 
-def merge_footers(store: ResultsStore, parts: Sequence[Part]) -> None:
+def merge_footers(store: ResultsStore, footers: pl.DataFrame) -> None:
     """Write the footers of all parts of the table as one file, and remove the others, where there are many.
 
     Only for the process that alone commits.
     """
     files = _files(store)
     if len(files) > _FILES_AT_MOST or any(table is None for _, table in files):
-        write_footers(store, parts)
+        _write(store, footers.select(_SCHEMA.names).to_arrow().cast(_SCHEMA))
         store.remove(name for name, _ in files)
+
+
+@lru_cache(1024)
+def made_by(content: str) -> Footer:
+    """What is in a row's `made_by`, as a footer without counts."""
+    return footer_of({**json.loads(content), "unit": ""})
+
+
+def _footer(row: dict[str, Any]) -> Footer:
+    tallies = {one.pop("study"): Tally(**one) for one in row["tallies"]}
+    by_status = {one["status"]: one["rows"] for one in row["rows_by_status"]}
+    own = {name: row[name] for name in _COLUMNS}
+    return replace(made_by(row["made_by"]), **json.loads(row["more"]), **own, tallies=tallies, rows_by_status=by_status)
+
+
+def _rows(parts: Iterable[Part]) -> pa.Table:
+    rows = []
+    for part in parts:
+        fields = asdict(part.footer)
+        row = {name: fields.pop(name) for name in _COLUMNS}
+        row["name"], row["size"] = str(part.name), part.size
+        row["made_by"] = json.dumps({name: fields.pop(name) for name in _MADE_BY})
+        row["rows_by_status"] = [{"status": status, "rows": n} for status, n in fields.pop("rows_by_status").items()]
+        row["tallies"] = [{"study": study} | tally for study, tally in fields.pop("tallies").items()]
+        row["more"] = json.dumps(fields)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def _frame(tables: Sequence[pa.Table]) -> pl.DataFrame:
+    frame = pl.from_arrow(pa.concat_tables([_SCHEMA.empty_table(), *tables]))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _write(store: ResultsStore, rows: pa.Table) -> None:
+    content = to_parquet(rows)
+    store.write(f"{FOLDER}/{checksum(content)}.parquet", content)
 
 
 def _files(store: ResultsStore) -> list[tuple[str, pa.Table | None]]:
@@ -100,18 +157,3 @@ def _read(store: ResultsStore, name: str) -> pa.Table | None:
     if name != f"{FOLDER}/{checksum(content)}.parquet":
         return None
     return pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
-
-
-def _parts(table: pa.Table, wanted: Mapping[str, LoggedPart]) -> Iterable[tuple[str, Part]]:
-    columns = (table[name].to_pylist() for name in _SCHEMA.names)
-    for key, size, made_by, counts, transcripts in zip(*columns, strict=True):
-        part = wanted.get(key)
-        if part is not None and part.size == size:
-            footer = footer_of({**_made_by(made_by), **json.loads(counts), "transcripts": transcripts})
-            yield key, Part(part.name, size, footer)
-
-
-@lru_cache(1024)
-def _made_by(content: str) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(content)
-    return fields

@@ -23,9 +23,8 @@ from psych_ray.errors import PsychRayError, ResultsError
 from psych_ray.results.log import TakenOverError
 from psych_ray.results.store import ResultsStore
 
-HEARTBEAT_S = 10.0
-STALE_S = 60.0
-"""A lease that was not written again for so long is taken over."""
+_RENEWALS = 6
+"""How often a lease is written again in the time after which it may be taken over."""
 _FOLDER = "lease"
 _NAME = f"{_FOLDER}/holder.json"
 
@@ -73,8 +72,9 @@ class Holder:
 class Lease:
     """A lease that this process holds, until another process takes it over."""
 
-    def __init__(self, store: ResultsStore, holder: Holder) -> None:
+    def __init__(self, store: ResultsStore, holder: Holder, seconds: float) -> None:
         self._store = store
+        self._every_s = seconds / _RENEWALS
         self._holder = holder
         self._taken_by: Holder | None = None
         self._released = threading.Event()
@@ -89,7 +89,7 @@ class Lease:
             )
 
     def _beat(self) -> None:
-        while not self._released.wait(HEARTBEAT_S):
+        while not self._released.wait(self._every_s):
             with suppress(PsychRayError):  # a store that is away for a while: the lease grows older
                 holder = _read(self._store)
                 if holder is not None and holder.id != self._holder.id:
@@ -104,7 +104,7 @@ class Lease:
     def release(self) -> None:
         """Stop renewing the lease, and remove it where it is still held."""
         self._released.set()
-        self._thread.join(timeout=HEARTBEAT_S)
+        self._thread.join(timeout=self._every_s)
         with suppress(PsychRayError):
             holder = _read(self._store)
             if holder is not None and holder.id == self._holder.id:
@@ -113,21 +113,26 @@ class Lease:
 
 @contextmanager
 def hold_lease(
-    store: ResultsStore, command: str, *, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
+    store: ResultsStore,
+    command: str,
+    *,
+    seconds: float,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Lease]:
     """Hold the lease of a results root for as long as the block runs.
 
     ResultsError names the holder where another process holds it. A lease whose holder is gone, or did not renew it for
-    `STALE_S`, is taken over; `say` gets a line while this waits to learn that.
+    `seconds`, is taken over; `say` gets a line while this waits to learn that.
     """
     holder = Holder.this_process(command)
     if not store.create(_NAME, _content(holder)):
-        _require_stale(store, say=say, sleep=sleep)
+        _require_stale(store, seconds, say=say, sleep=sleep)
         _write(store, holder)
         now = _read(store)
         if now is None or now.id != holder.id:
             raise ResultsError(_refusal(store, now))
-    lease = Lease(store, holder)
+    lease = Lease(store, holder, seconds)
     lease.start()
     try:
         yield lease
@@ -141,20 +146,22 @@ def holder_of(store: ResultsStore) -> Holder | None:
     return None if holder is None or holder.runs is False else holder
 
 
-def _require_stale(store: ResultsStore, *, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
+def _require_stale(
+    store: ResultsStore, seconds: float, *, say: Callable[[str], None], sleep: Callable[[float], None]
+) -> None:
     """Return once the lease is free or stale; ResultsError as soon as it is known that its holder runs."""
     seen: float | None = None
     while True:
         holder, renewed = _read(store), _renewed(store)
         runs = None if holder is None else holder.runs
-        if renewed is None or runs is False or _now(store) - renewed > STALE_S:
+        if renewed is None or runs is False or _now(store) - renewed > seconds:
             return
         if runs or (seen is not None and renewed != seen):
             raise ResultsError(_refusal(store, holder))
         if seen is None:
             say(f"{store.location} was in use by {holder or 'another process'}: waiting to learn whether it still is")
         seen = renewed
-        sleep(HEARTBEAT_S / 5)
+        sleep(seconds / _RENEWALS / 5)
 
 
 def _refusal(store: ResultsStore, holder: Holder | None) -> str:

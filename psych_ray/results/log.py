@@ -7,11 +7,13 @@ commit that another driver has overtaken. Does not read parts.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -25,6 +27,8 @@ from psych_ray.results.store import ResultsStore
 
 _APPLICATION = "psych_ray"
 _PARTITIONS = ["checkpoint", "condition"]
+_REPEATED_FOR_S = 120.0
+"""For how long a commit is repeated that an object store does not answer."""
 _COMMITS_PER_CHECKPOINT = "100"
 """Delta Lake then writes a list of all parts, so that readers need not read all commits."""
 
@@ -94,15 +98,37 @@ class ResponsesLog:
             raise self._taken_over()
         actions: list[AddAction | RemoveAction] = [*map(_add, added), *map(_remove, removed)]
         with self._errors():
-            try:
-                self._write(self._table, actions)
-            except CommitFailedError:
-                # The store may have carried out a commit whose answer was lost: then the log lists the parts.
-                self._advance(self._table)
-                listed = {part.name for part in _parts_of(self._table, self._uri)}
-                if not listed >= {part.name for part in added} or listed & {part.name for part in removed}:
-                    raise
-            self._advance(self._table)
+            started = time.monotonic()
+            for attempt in itertools.count():
+                try:
+                    self._write(self._table, actions)
+                except (CommitFailedError, OSError) as error:
+                    # The store may have carried out a commit whose answer was lost: then the log lists the parts.
+                    self._advance(self._table)
+                    if self._shows(added, removed):
+                        return
+                    if not self._is_transient(error) or time.monotonic() - started > _REPEATED_FOR_S:
+                        raise
+                    time.sleep(min(10.0, 0.1 * 2.0**attempt))
+                else:
+                    self._advance(self._table)
+                    return
+
+    def _shows(self, added: Sequence[Part], removed: Sequence[LoggedPart]) -> bool:
+        assert self._table is not None
+        listed = {part.name for part in _parts_of(self._table, self._uri)}
+        return listed >= {part.name for part in added} and not listed & {part.name for part in removed}
+
+    def _is_transient(self, error: Exception) -> bool:
+        """Whether the same commit may succeed later. It cannot be doubled: two of the same version exclude each other.
+
+        deltalake repeats a commit that was answered with a server's error, but not one that was not answered.
+        """
+        if "://" not in self._uri or isinstance(error, CommitFailedError):
+            return False
+        from psych_ray.results import object_errors
+
+        return object_errors.is_transient(error)
 
     def _write(self, table: DeltaTable, actions: list[AddAction | RemoveAction]) -> None:
         transaction = CommitProperties(app_transactions=[Transaction(_APPLICATION, self._number)])
@@ -123,7 +149,9 @@ class ResponsesLog:
 
     def _open_or_create(self) -> DeltaTable:
         options = self._store.delta_options
-        if not DeltaTable.is_deltatable(self._uri, options):
+        try:  # is_deltatable would keep all threads of this process from running until the store answers
+            return DeltaTable(self._uri, storage_options=options)
+        except TableNotFoundError:
             DeltaTable.create(
                 self._uri,
                 _schema(),
@@ -142,7 +170,7 @@ class ResponsesLog:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise what deltalake reports as ResultsError."""
+        """Raise what deltalake reports as ResultsError; UnreachableError where an object store does not answer."""
         try:
             yield
         except CommitFailedError as error:
@@ -150,6 +178,11 @@ class ResponsesLog:
                 raise self._taken_over() from error
             raise ResultsError(f"{self._uri}: cannot be committed to: {first_line(error)}") from error
         except (DeltaError, OSError, ValueError) as error:
+            if "://" in self._uri:
+                from psych_ray.results import object_errors
+
+                if object_errors.is_of_request(error):
+                    raise object_errors.explain(error, f"{self._uri}/_delta_log", "read or written") from error
             raise ResultsError(
                 f"{self._uri}/_delta_log: cannot be read or written ({first_line(error)}); where it is damaged, "
                 f"{_repair(self._uri)}"
@@ -167,16 +200,18 @@ def _schema() -> pa.Schema:
 
 def _parts_of(table: DeltaTable, uri: str) -> list[LoggedPart]:
     _require_schema(table, uri)
-    actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records", "partition"])
-    paths, sizes, rows, partitions = (column.to_pylist() for column in actions.columns)
+    # pa.table() would import pandas
+    actions = pa.RecordBatchReader.from_stream(table.get_add_actions()).read_all()
+    actions = actions.select(["path", "size_bytes", "num_records", "partition"])
+    rows = zip(*(column.to_pylist() for column in actions.columns), strict=True)
     parts = []
-    for path, size, n_rows, partition in zip(paths, sizes, rows, partitions, strict=True):
-        name = PartName.parse(f"{FOLDER}/{unquote(path)}")
+    for path, size, n_rows, partition in sorted(((unquote(path), *more) for path, *more in rows), key=itemgetter(0)):
+        name = PartName.parse(f"{FOLDER}/{path}")
         # Other readers take checkpoint and condition from the log.
         if name is None or n_rows is None or partition != _partition(name):
             raise ResultsError(f"{uri}: its log lists {path}, which psych_ray did not commit so; {_repair(uri)}")
         parts.append(LoggedPart(name, size, n_rows))
-    return sorted(parts, key=lambda part: str(part.name))
+    return parts
 
 
 def _require_schema(table: DeltaTable, uri: str) -> None:

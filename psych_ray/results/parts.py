@@ -117,7 +117,8 @@ def footer_of(content: dict[str, Any]) -> Footer:
 
 
 def _known(kind: type, content: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if name in _names(kind)}
+    names = _names(kind)
+    return {name: value for name, value in content.items() if name in names}
 
 
 @cache

@@ -15,6 +15,7 @@ from psych_ray.results.faults import Fault, Remedy, Verification
 from psych_ray.results.lease import hold_lease
 from psych_ray.results.log import ResponsesLog
 from psych_ray.results.parts import read_part
+from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.results.table import ResponsesTable
 from psych_ray.results.verify import LOG, NOTHING, verify
@@ -23,13 +24,17 @@ DAMAGED = "damaged"
 
 
 def repair(
-    store: ResultsStore, *, say: Callable[[str], None], readable: Mapping[str, Callable[[], object]] = NOTHING
+    store: ResultsStore,
+    *,
+    say: Callable[[str], None],
+    readable: Mapping[str, Callable[[], object]] = NOTHING,
+    lease_seconds: float = 60.0,
 ) -> Verification:
     """Verify the store, repair what is wrong, and verify it again.
 
     `say` gets a line for everything that was wrong. ResultsError where another process uses the store.
     """
-    with hold_lease(store, "psych-ray verify repair=true", say=say) as lease:
+    with hold_lease(store, "psych-ray verify repair=true", seconds=lease_seconds, say=say) as lease:
         found = verify(store, readable=readable, alone=True)
         for fault in found.faults:
             say(f"repairs {fault}")
@@ -51,7 +56,7 @@ def repair(
         relisted = [read_part(store, fault.logged.name) for fault in by_remedy[Remedy.relist] if fault.logged]
         if relisted:
             log.commit(relisted)
-        for line in ResponsesTable(store, log, lease).recover():
+        for line in ResponsesTable(store, Snapshot.of_nothing(), log, lease).recover():
             say(line)
         return verify(store, readable=readable, alone=True)
 

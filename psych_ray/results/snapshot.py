@@ -6,12 +6,13 @@ Status, resume, running means and the check of settings all use it, so that none
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import polars as pl
+
 from psych_ray.errors import ResultsError
-from psych_ray.results.footers import read_footers
+from psych_ray.results.footers import made_by, scan_footers
 from psych_ray.results.log import LoggedPart, ResponsesLog
 from psych_ray.results.schema import FOLDER, CheckpointFacts, Footer, ScoringIdentity, Tally
 from psych_ray.results.store import ResultsStore
@@ -27,8 +28,8 @@ class CommittedTask:
     rows_by_status: Mapping[str, int]
     tallies: Mapping[str, Tally]
     """By study."""
-    footer: Footer
-    """Of its first part."""
+    made_by: Footer
+    """Of its first part, without counts."""
 
     @property
     def rows(self) -> int:
@@ -55,22 +56,30 @@ class Snapshot:
         parts = ResponsesLog(store).parts()
         if not parts:
             _refuse_parts_without_log(store)
-        by_task: dict[tuple[str, str], list[Footer]] = {}
-        for part in read_footers(store, parts):
-            by_task.setdefault(part.name.task, []).append(part.footer)
-        footers = [footer for task in by_task.values() for footer in task]
+        return cls.of(store, parts, scan_footers(store, parts))
+
+    @classmethod
+    def of_nothing(cls) -> Snapshot:
+        """Of a store without parts."""
+        return cls(parts=(), tasks={}, scoring=(), checkpoints=(), versions=())
+
+    @classmethod
+    def of(cls, store: ResultsStore, parts: Sequence[LoggedPart], footers: pl.DataFrame) -> Snapshot:
+        """Sum the footers of these parts, as `scan_footers` gives them."""
+        by_task = footers.partition_by("checkpoint", "condition", as_dict=True, maintain_order=True)
+        makers = [made_by(content) for content in footers["made_by"].unique(maintain_order=True)]
         return cls(
             parts=tuple(parts),
-            tasks={key: _task(store, key, footers) for key, footers in by_task.items()},
-            scoring=tuple(dict.fromkeys(footer.scoring for footer in footers)),
-            checkpoints=tuple(dict.fromkeys(footer.checkpoint for footer in footers)),
-            versions=tuple(dict(v) for v in dict.fromkeys(tuple(footer.versions.items()) for footer in footers)),
+            tasks={(str(key[0]), str(key[1])): _task(store, rows) for key, rows in by_task.items()},
+            scoring=tuple(dict.fromkeys(footer.scoring for footer in makers)),
+            checkpoints=tuple(dict.fromkeys(footer.checkpoint for footer in makers)),
+            versions=tuple(dict(v) for v in dict.fromkeys(tuple(footer.versions.items()) for footer in makers)),
         )
 
     @property
     def footers(self) -> list[Footer]:
-        """One footer per task."""
-        return [task.footer for task in self.tasks.values()]
+        """What made each task: the footer of its first part, without counts."""
+        return [task.made_by for task in self.tasks.values()]
 
     @property
     def committed(self) -> dict[tuple[str, str], frozenset[str]]:
@@ -83,27 +92,29 @@ class Snapshot:
         return {key: task.tallies for key, task in self.tasks.items()}
 
 
-def _task(store: ResultsStore, key: tuple[str, str], footers: Sequence[Footer]) -> CommittedTask:
-    rows: Counter[str] = Counter()
-    tallies: dict[str, Tally] = {}
-    for footer in footers:
-        rows.update(footer.rows_by_status)
-        for study, tally in footer.tallies.items():
-            tallies[study] = tallies.get(study, Tally()) + tally
+def _task(store: ResultsStore, footers: pl.DataFrame) -> CommittedTask:
+    ids = footers["transcripts"].explode(empty_as_null=False).to_list()
     # Interned: the same ids are in the parts of every task.
-    transcripts = frozenset(sys.intern(one) for footer in footers for one in footer.transcripts)
-    if len(transcripts) < sum(len(footer.transcripts) for footer in footers):
+    transcripts = frozenset(map(sys.intern, ids))
+    checkpoint, condition = footers.select("checkpoint", "condition").row(0)
+    if len(transcripts) < len(ids):
         raise ResultsError(
-            f"{store.location}: {key[0]}, {key[1]}: two parts of the table hold the same transcript; "
+            f"{store.location}: {checkpoint}, {condition}: two parts of the table hold the same transcript; "
             f"psych-ray verify repair=true results.root={store.location} drops one of them"
         )
     return CommittedTask(
         n_parts=len(footers),
         transcripts=transcripts,
-        rows_by_status=dict(rows),
-        tallies=tallies,
-        footer=footers[0],
+        rows_by_status=dict(_sums(footers["rows_by_status"], "status").iter_rows()),
+        tallies={study: Tally(*sums) for study, *sums in _sums(footers["tallies"], "study").iter_rows()},
+        made_by=made_by(footers["made_by"][0]),
     )
+
+
+def _sums(lists: pl.Series, key: str) -> pl.DataFrame:
+    """Sum the fields of structs by one of them."""
+    rows = lists.explode(empty_as_null=False).struct.unnest()
+    return rows.group_by(key, maintain_order=True).agg(pl.all().sum())
 
 
 def _refuse_parts_without_log(store: ResultsStore) -> None:

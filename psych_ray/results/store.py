@@ -140,13 +140,23 @@ class LocalStore:
     def files(self, folder: str) -> list[StoredFile]:
         """All finished files below a folder, sorted by name."""
         found: list[StoredFile] = []
-        for directory, _, names in os.walk(self._path / folder, onerror=_cannot_list):
-            below = Path(directory).relative_to(self._path).as_posix()
-            for name in names:
-                with suppress(FileNotFoundError):  # removed since it was listed
-                    if not name.startswith(UNFINISHED):
-                        stat = Path(directory, name).stat()
-                        found.append(StoredFile(f"{below}/{name}", stat.st_size, stat.st_mtime))
+        folders = [folder]
+        while folders:
+            below = folders.pop()
+            try:
+                with os.scandir(self._path / below) as entries:
+                    for entry in entries:
+                        name = f"{below}/{entry.name}"
+                        if entry.is_dir():
+                            folders.append(name)
+                        elif not entry.name.startswith(UNFINISHED):
+                            with suppress(FileNotFoundError):  # removed since it was listed
+                                stat = entry.stat()
+                                found.append(StoredFile(name, stat.st_size, stat.st_mtime))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ResultsError(f"{error.filename}: cannot be listed: {error.strerror or error}") from error
         return sorted(found, key=lambda file: file.name)
 
     def remove(self, names: Iterable[str]) -> None:
@@ -181,8 +191,3 @@ def open_store(root: str) -> ResultsStore:
 
         return ObjectStore(root)
     return LocalStore(root)
-
-
-def _cannot_list(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise ResultsError(f"{error.filename}: cannot be listed: {error.strerror or error}") from error

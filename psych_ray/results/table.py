@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue_index
-from psych_ray.results.footers import merge_footers, read_footers, write_footers
+from psych_ray.results.footers import merge_footers, scan_footers, write_footers
 from psych_ray.results.lease import Lease, hold_lease
 from psych_ray.results.log import LoggedPart, ResponsesLog
 from psych_ray.results.parts import NoPartError, check_part, checksum
 from psych_ray.results.schema import FOLDER, Part, PartName, ScoringIdentity
+from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, StoredFile
 
 KEPT_HOURS = 1
@@ -24,15 +25,18 @@ KEPT_HOURS = 1
 
 
 @contextmanager
-def open_table(store: ResultsStore, command: str, *, say: Callable[[str], None]) -> Iterator[ResponsesTable]:
+def open_table(
+    store: ResultsStore, command: str, *, say: Callable[[str], None], lease_seconds: float = 60.0
+) -> Iterator[ResponsesTable]:
     """Open the table for writing, for as long as the block runs; no other process can commit to it meanwhile.
 
-    ResultsError names the process that has it open. `say` gets a line for everything that was found and mended.
+    ResultsError names the process that has it open; one that has not answered for `lease_seconds` is taken over. `say`
+    gets a line for everything that was found and mended.
     """
-    with hold_lease(store, command, say=say) as lease:
+    with hold_lease(store, command, seconds=lease_seconds, say=say) as lease:
         log = ResponsesLog(store)
         log.take_over()
-        table = ResponsesTable(store, log, lease)
+        table = ResponsesTable(store, Snapshot.of_nothing(), log, lease)
         for line in table.recover():
             say(line)
         yield table
@@ -43,12 +47,16 @@ class ResponsesTable:
     """The table, open for writing; made by `open_table`."""
 
     store: ResultsStore
+    snapshot: Snapshot
+    """What the table held when it was opened, or last recovered."""
     _log: ResponsesLog
     _lease: Lease
-    _committed: dict[tuple[str, str], set[str]] = field(default_factory=dict)
-    """Ids of transcripts by checkpoint (slug) and condition."""
+    _added: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    """Ids of the transcripts that were committed since, by checkpoint (slug) and condition."""
     _names: set[PartName] = field(default_factory=set)
-    """Of the parts of the table."""
+    """Of the parts that were committed since."""
+    _left: set[PartName] = field(default_factory=set)
+    """Of the parts that were replaced since."""
 
     def require_held(self) -> None:
         """Raise TakenOverError where another process is known to have taken over the table."""
@@ -62,21 +70,22 @@ class ResponsesTable:
         """
         self._lease.require()
         new: dict[PartName, Part] = {}
-        ids: dict[tuple[str, str], set[str]] = {}
+        added: dict[tuple[str, str], set[str]] = {}
         superseded = []
         for part in parts:
-            before = self._committed.get(part.name.task, set()), ids.setdefault(part.name.task, set())
-            if all(known.isdisjoint(part.footer.transcripts) for known in before):
-                ids[part.name.task].update(part.footer.transcripts)
-                new[part.name] = part
-            elif part.name not in new and part.name not in self._names:
-                superseded.append(part)
+            task, ids = part.name.task, part.footer.transcripts
+            if self._holds(task, ids) or not added.setdefault(task, set()).isdisjoint(ids):
+                if part.name not in new.keys() | self._names:
+                    superseded.append(part)
+                continue
+            added[task].update(ids)
+            new[part.name] = part
         if new:
             write_footers(self.store, [*new.values()])
             self._log.commit([*new.values()])
         self._names |= new.keys()
-        for task, transcripts in ids.items():
-            self._committed.setdefault(task, set()).update(transcripts)
+        for task, transcripts in added.items():
+            self._added.setdefault(task, set()).update(transcripts)
         self.store.remove(str(part.name) for part in superseded)
 
     def replace(self, new: Part, old: Sequence[Part]) -> None:
@@ -86,11 +95,13 @@ class ResponsesTable:
         """
         self._lease.require()
         held = [one for part in old for one in part.footer.transcripts]
-        if sorted(new.footer.transcripts) != sorted(held) or not self._names >= {part.name for part in old}:
+        names = {part.name for part in self.snapshot.parts} | self._names
+        if sorted(new.footer.transcripts) != sorted(held) or not names - self._left >= {part.name for part in old}:
             raise ResultsError(f"{self.store.location}/{new.name}: does not hold what it was to replace")
         write_footers(self.store, [new])
         self._log.commit([new], [LoggedPart(part.name, part.size, part.footer.rows) for part in old])
-        self._names = self._names - {part.name for part in old} | {new.name}
+        self._left |= {part.name for part in old}
+        self._names.add(new.name)
 
     def parts(self) -> list[LoggedPart]:
         """All parts of the table at this moment."""
@@ -105,26 +116,38 @@ class ResponsesTable:
         files = {file.name: file for file in self.store.files(FOLDER)}
         replaced = self._log.replaced()
         logged = self._log.parts()
-        lost = [part for part in logged if _size(part, files) != part.size]
+        lost: list[LoggedPart] = []
+        kept: list[LoggedPart] = []
+        for part in logged:
+            (kept if _size(part, files) == part.size else lost).append(part)
         if lost:
             self._log.commit([], lost)
-        kept = read_footers(self.store, [part for part in logged if _size(part, files) == part.size])
-        merge_footers(self.store, kept)
-        self._committed, self._names = {}, {part.name for part in kept}
-        for part in kept:
-            self._committed.setdefault(part.name.task, set()).update(part.footer.transcripts)
-        known = {str(part.name) for part in kept} | replaced
-        orphans = [name for name in map(PartName.parse, files.keys() - known) if name is not None]
+        footers = scan_footers(self.store, kept)
+        merge_footers(self.store, footers)
+        self._hold(Snapshot.of(self.store, kept, footers))
+        known = {str(part.name) for part in kept}
+        orphans = [name for name in map(PartName.parse, files.keys() - known - replaced) if name is not None]
         lines = [_lost(self.store, part, files) for part in lost]
-        lines += self._adopt(sorted(orphans, key=str), kept)
-        self.store.remove(self._log.replaced(KEPT_HOURS) - {str(part.name) for part in kept})
+        if orphans:
+            lines += self._adopt(sorted(orphans, key=str))
+            self._hold(Snapshot.read(self.store))
+        self.store.remove(self._log.replaced(KEPT_HOURS) - known)
         return lines
 
-    def _adopt(self, orphans: Sequence[PartName], kept: Sequence[Part]) -> list[str]:
+    def _hold(self, snapshot: Snapshot) -> None:
+        self.snapshot, self._added, self._names, self._left = snapshot, {}, set(), set()
+
+    def _holds(self, task: tuple[str, str], transcripts: Collection[str]) -> bool:
+        """Whether one of the transcripts is committed."""
+        before = self.snapshot.tasks.get(task)
+        return not (
+            (before is None or before.transcripts.isdisjoint(transcripts))
+            and self._added.get(task, set()).isdisjoint(transcripts)
+        )
+
+    def _adopt(self, orphans: Sequence[PartName]) -> list[str]:
         """Commit those of the parts that belong to the table, and remove those that are damaged or superseded."""
-        if not orphans:
-            return []
-        known = _Known.of(kept, {ref.id: ref.n_responses for ref in catalogue_index(self.store)})
+        known = _Known.of(self.snapshot, {ref.id: ref.n_responses for ref in catalogue_index(self.store)})
         adopted, lines, removed = [], [], []
         for name in orphans:
             content = self.store.read(str(name))
@@ -160,10 +183,9 @@ class _Known:
     """Of each checkpoint in the table, by slug."""
 
     @classmethod
-    def of(cls, parts: Iterable[Part], responses: Mapping[str, int]) -> _Known:
-        footers = [part.footer for part in parts]
-        fingerprints = {footer.checkpoint.slug: footer.checkpoint.fingerprint for footer in footers}
-        return cls(responses, {footer.scoring for footer in footers}, fingerprints)
+    def of(cls, snapshot: Snapshot, responses: Mapping[str, int]) -> _Known:
+        fingerprints = {facts.slug: facts.fingerprint for facts in snapshot.checkpoints}
+        return cls(responses, snapshot.scoring, fingerprints)
 
     def difference(self, part: Part) -> str | None:
         """Why the part does not belong to the table; None where it does."""

@@ -180,7 +180,7 @@ def _faults_of_sources(sources: CheckedSources, good: Collection[SoundPart]) -> 
     for name, what in sources.damaged.items():
         yield Fault(name, what, Remedy.rewrite)
     unknown = {one: part.name for part in good for one in part.unknown}
-    if unknown:
+    if unknown and not sources.damaged:
         first, part = next(iter(unknown.items()))
         what = f"lacks {len(unknown):,} transcripts of the table, {first} of {part} for one"
         yield Fault(catalogue.FOLDER, what, Remedy.sweep)

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group
 from psych_ray.checkpoints.hub import fetch
+from psych_ray.checkpoints.trust import require_no_hidden_code
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring.checks.self_check import self_check, sharded_self_check
@@ -34,6 +36,7 @@ from psych_ray.scoring.models.load import load_model, loading_errors
 from psych_ray.scoring.scorer import LanguageModelScorer, Truncation
 from psych_ray.scoring.tokens.alignment import require_offsets
 from psych_ray.scoring.tokens.chat_templates import template_of
+from psych_ray.scoring.work import Work
 from psych_ray.transcripts.conditions.authors import CUT_CHARACTERS
 
 # With more rows, oneDNN's products are no faster.
@@ -41,15 +44,25 @@ _CPU_BATCH = 2048
 
 
 def load_scorer(
-    checkpoint: Checkpoint | Path | str, scoring: ScoringConfig | None = None, *, allow_pickle: bool = False
+    checkpoint: Checkpoint | Path | str,
+    scoring: ScoringConfig | None = None,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
 ) -> LanguageModelScorer:
     """Load a checkpoint, or the one in a directory, on this process's device.
 
+    `trust_remote_code`: run the modelling code in that directory; a `Checkpoint` says this itself.
     CheckpointError where it cannot be loaded whole.
     """
     if not isinstance(checkpoint, Checkpoint):
-        found = CheckpointsConfig(source=CheckpointSource.local, paths=[str(checkpoint)], allow_pickle=allow_pickle)
-        (checkpoint,) = find_checkpoints(found)
+        config = CheckpointsConfig(
+            source=CheckpointSource.local,
+            paths=[str(checkpoint)],
+            allow_pickle=allow_pickle,
+            trust_remote_code=[str(checkpoint)] if trust_remote_code else [],
+        )
+        (checkpoint,) = find_checkpoints(config)
     return load_scorers([checkpoint], scoring, allow_pickle=allow_pickle)[checkpoint.slug]
 
 
@@ -60,19 +73,22 @@ def load_scorers(
     allow_pickle: bool = False,
     rank: Rank | None = None,
     pass_share: float = 1.0,
+    work: Work | None = None,
 ) -> dict[str, LanguageModelScorer]:
     """Load checkpoints on this process's device, by slug; a base and its adapters share one copy of the weights.
 
     For a deepspeed engine this process is the `rank` of a gang, all ranks of which call this and hold one checkpoint
-    together; `pass_share` is the fraction of the default tokens per forward pass that they run.
+    together; `pass_share` is the fraction of the default tokens per forward pass that they run. `work` is what the
+    loading, and later the scoring, is counted in.
     CheckpointError where one of them cannot be loaded whole; InsufficientMemoryError, on the rank that runs out of
     memory and at once, where one does not fit.
     """
-    scoring = scoring or ScoringConfig()
+    scoring, work = scoring or ScoringConfig(), work or Work()
     if rank is not None:
         (checkpoint,) = checkpoints
-        with _loading_memory_errors(checkpoint):
-            return {checkpoint.slug: _load_sharded(checkpoint, scoring, rank, pass_share, allow_pickle=allow_pickle)}
+        with _loading_memory_errors(checkpoint), work.of_loading():
+            scorer = _load_sharded(checkpoint, scoring, rank, pass_share, work, allow_pickle=allow_pickle)
+            return {checkpoint.slug: scorer}
     if scoring.engine not in {EngineName.auto, EngineName.transformers}:
         raise UnsupportedError(f"scoring.engine={scoring.engine} needs the ranks that psych-ray sweep starts")
     groups: dict[str, list[Checkpoint]] = {}
@@ -80,8 +96,8 @@ def load_scorers(
         groups.setdefault(load_group(checkpoint), []).append(checkpoint)
     scorers: dict[str, LanguageModelScorer] = {}
     for members in groups.values():
-        with _loading_memory_errors(members[0]):
-            scorers |= _load_group(members, scoring, allow_pickle=allow_pickle)
+        with _loading_memory_errors(members[0]), work.of_loading():
+            scorers |= _load_group(members, scoring, work, allow_pickle=allow_pickle)
     return scorers
 
 
@@ -90,15 +106,16 @@ def _loading_memory_errors(checkpoint: Checkpoint) -> AbstractContextManager[Non
 
 
 def _load_group(
-    members: Sequence[Checkpoint], scoring: ScoringConfig, *, allow_pickle: bool
+    members: Sequence[Checkpoint], scoring: ScoringConfig, work: Work, *, allow_pickle: bool
 ) -> dict[str, LanguageModelScorer]:
     base = members[0].base_of_adapter or members[0]
-    directories = {member.slug: _directory(member.card, allow_pickle=allow_pickle) for member in members}
+    directories = {member.slug: _directory(member.card, work, allow_pickle=allow_pickle) for member in members}
     adapters = [member for member in members if member.base_of_adapter]
     for member in adapters:  # before the base is loaded, which takes minutes
         require_adapter(member.card, directories[member.slug], allow_pickle=allow_pickle)
-    base_directory = directories.get(base.slug) or _directory(base.card, allow_pickle=allow_pickle)
+    base_directory = directories.get(base.slug) or _directory(base.card, work, allow_pickle=allow_pickle)
     model, config = load_model(base.card, base_directory, scoring, allow_pickle=allow_pickle)
+    work.count_layers(model)
     cut = _cut(scoring, config)
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
@@ -126,15 +143,16 @@ def _load_group(
             template=template_of(tokenizer),
             parity=scoring.parity,
             checks=checks,
+            work=work,
         )
     return scorers
 
 
 def _load_sharded(
-    checkpoint: Checkpoint, scoring: ScoringConfig, rank: Rank, pass_share: float, *, allow_pickle: bool
+    checkpoint: Checkpoint, scoring: ScoringConfig, rank: Rank, pass_share: float, work: Work, *, allow_pickle: bool
 ) -> LanguageModelScorer:
     card = checkpoint.card
-    directory = _directory(card, allow_pickle=allow_pickle)
+    directory = _directory(card, work, allow_pickle=allow_pickle)
     with loading_errors(card, directory):
         whole_config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
     for load in sharded_loaders(scoring, rank, allow_pickle=allow_pickle):
@@ -144,12 +162,13 @@ def _load_sharded(
     else:
         raise CheckpointError(f"{card.id} fails its self-check: {shrunk.name}: {shrunk.detail}")
     engine, config = load(card, directory)
+    work.count_layers(engine.module)
     engine.pass_tokens = max(1, int(engine.pass_tokens * pass_share))
     cut = _cut(scoring, config)
     tokenizer = _tokenizer(card, directory, config, config.get_text_config(decoder=True).vocab_size)
     checks = sharded_self_check(engine, tokenizer, shrunk, name=card.id, context=cut.tokens)
     return LanguageModelScorer(
-        engine, tokenizer, cut, template=template_of(tokenizer), parity=scoring.parity, checks=checks
+        engine, tokenizer, cut, template=template_of(tokenizer), parity=scoring.parity, checks=checks, work=work
     )
 
 
@@ -181,16 +200,22 @@ def candidate_engines(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]
     return {plain.name: lambda: plain}
 
 
-def _directory(card: CheckpointCard, *, allow_pickle: bool) -> Path:
-    return Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle)
+def _directory(card: CheckpointCard, work: Work, *, allow_pickle: bool) -> Path:
+    directory = Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle, on_bytes=work.add)
+    if (directory / CONFIG).is_file():
+        config = read_json(directory / CONFIG)
+        require_no_hidden_code(config, directory / CONFIG, code_allowed=card.trust_remote_code)
+    return directory
 
 
 def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, rows: int) -> PreTrainedTokenizerBase:
     """Load a tokenizer that reports offsets and belongs to the weights; CheckpointError for any other."""
     with loading_errors(card, directory):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        tokenizer: object = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=card.trust_remote_code
         )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):  # tokenizer_class may name any class of transformers
+        raise CheckpointError(f"{card.id}: the tokenizer_class of its files is no tokenizer; fetch them again")
     require_offsets(tokenizer, card.id)
     if len(tokenizer) > rows:
         raise CheckpointError(f"{card.id}: its tokenizer has {len(tokenizer)} tokens, its weights {rows}: not a pair")

@@ -24,6 +24,7 @@ from psych_ray.scoring.prefetch import IdleTime, Prefetcher, windows
 from psych_ray.scoring.scored import Check, ScoredTranscript
 from psych_ray.scoring.tokens.alignment import Alignment, align
 from psych_ray.scoring.tokens.parity import align_as_authors
+from psych_ray.scoring.work import Work
 from psych_ray.transcripts.conditions import ChatTemplate, Condition, truncate_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
@@ -66,11 +67,13 @@ class LanguageModelScorer:
         template: ChatTemplate | None = None,
         parity: bool = False,
         checks: Sequence[Check] = (),
+        work: Work | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.checks = list(checks)
         """Results of the self-check when the checkpoint was loaded."""
+        self._work = work or Work()
         self._idle = IdleTime()
         self.truncation = truncation
         self._template = template
@@ -110,6 +113,7 @@ class LanguageModelScorer:
                 if self.truncation.characters is not None:
                     rendering = truncate_characters(rendering, self.truncation.characters)
                 alignments.append(self._align(rendering, self.tokenizer, self.truncation.tokens))
+                self._work.add()
         except TranscriptError as error:
             raise TranscriptError(str(error), transcript.id) from error
         queries = tuple(Query(alignment.token_ids_T, token_indices(alignment)) for alignment in alignments)

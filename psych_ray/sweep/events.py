@@ -35,11 +35,33 @@ class RankDied:
 
 
 @dataclass(frozen=True, slots=True)
+class RankProgress:
+    """A rank has answered how much it has done so far, in any measure that changes as long as it works."""
+
+    replica: int
+    rank: int
+    work: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaWaits:
+    """A replica has no processes yet: in one line what was asked for, and what is free."""
+
+    replica: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; sent when `Scheduler.deadline` is reached, or at any other moment."""
 
 
-Event = RankDone | RankFailed | RankDied | Tick
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The sweep is to end early: units that are being scored may be finished, no other is handed out."""
+
+
+Event = RankDone | RankFailed | RankDied | RankProgress | ReplicaWaits | Tick | Interrupted
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,13 @@ whatever the order of events:
   the weights are given up that cannot be loaded, or the sweep is stopped that cannot commit;
 - preemption counts against nothing, also where another rank of the gang reports its broken connection first;
 - a gang of which a rank fails or dies is stopped: at once after running out of memory and after a death, else when all
-  ranks have reported or `RANK_TIMEOUT_S` later; one of which a rank reports nothing, `stall_seconds` after the others;
+  ranks have reported or `RANK_TIMEOUT_S` later;
+- nothing is waited for without a deadline (`Deadlines`): a rank that shows no progress is lost with its gang, weights
+  that have no place on the cluster are given up;
 - a sharded replica that ran out of memory is started again with half as many tokens per pass;
 - replicas of many ranks are started first, and nothing overtakes them, so that small ones never starve large ones;
-- when no event can come any more, every unit is done or skipped.
+- after an interruption no unit is handed out any more, and only replicas that are scoring one are kept until they end;
+- when no event can come any more, every unit is done or skipped, unless the sweep was interrupted.
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ from psych_ray.errors import FailureKind
 from psych_ray.sweep.events import (
     Action,
     Event,
+    Interrupted,
     RankDied,
     RankDone,
     RankFailed,
+    RankProgress,
+    ReplicaWaits,
     Score,
     Skip,
     StartReplica,
@@ -44,6 +50,7 @@ from psych_ray.sweep.events import (
 )
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.retries import PERMANENT, Retries
+from psych_ray.sweep.stalls import Deadlines, Pace, Watch
 from psych_ray.sweep.unit import Unit
 
 RANK_TIMEOUT_S = 10.0
@@ -67,6 +74,7 @@ class _Replica:
     weights: str
     waiting_for: set[int]
     """Ranks that have not reported on what the replica was last asked to do."""
+    watch: Watch
     unit: Unit | None = None
     """Being scored and not yet committed."""
     is_loaded: bool = False
@@ -76,6 +84,14 @@ class _Replica:
     deadline: float | None = None
     """By then all ranks must have reported, or, while paused, the next unit is handed out."""
     is_paused: bool = False
+
+    @property
+    def due(self) -> float | None:
+        """When a `Tick` is due."""
+        times = [self.deadline] if self.deadline is not None else []
+        if self.waiting_for and not self.is_paused:
+            times.append(self.watch.deadline(self.waiting_for))
+        return min(times, default=None)
 
 
 @dataclass(slots=True)
@@ -88,7 +104,7 @@ class Scheduler:
 
     slots: int
     _retries: Retries
-    _stall_seconds: float
+    _deadlines: Deadlines
     _weights_of: Mapping[str, str]
     _ranks: Mapping[str, int]
     _sharded: Set[str]
@@ -100,6 +116,10 @@ class Scheduler:
     """Weights that are not loaded before this time."""
     _replicas: dict[int, _Replica] = field(default_factory=dict)
     _started: int = 0
+    _pace: Pace = field(default_factory=Pace)
+    _now: float = 0.0
+    """Time of the event that is being handled."""
+    _is_interrupted: bool = False
 
     @classmethod
     def plan(
@@ -112,20 +132,22 @@ class Scheduler:
         weights_of: Mapping[str, str] | None = None,
         ranks: Mapping[str, int] | None = None,
         sharded: Iterable[str] = (),
-        stall_seconds: float = 600.0,
+        deadlines: Deadlines | None = None,
     ) -> Scheduler:
         """Prepare for these units.
 
         `cost` by weights, in any one measure, decides the order. `weights_of`: the weights that an adapter needs; a
         checkpoint that is not in it is its own weights. `ranks`: the slots that a replica of these weights takes, one
         where it has no entry. `sharded`: weights whose engine shards them, and so cannot reduce a pass by itself; those
-        of several ranks always do. `stall_seconds`: how long a rank may keep the others waiting.
+        of several ranks always do.
         """
         assert slots >= max(1, *(ranks or {}).values(), 1)
         assert attempts >= 1
         ranks = ranks or {}
         several = {weights for weights, n_ranks in ranks.items() if n_ranks > 1}
-        scheduler = cls(slots, Retries(attempts), stall_seconds, weights_of or {}, ranks, several | set(sharded), cost)
+        scheduler = cls(
+            slots, Retries(attempts), deadlines or Deadlines(), weights_of or {}, ranks, several | set(sharded), cost
+        )
         for unit in units:
             scheduler._queues.setdefault(scheduler._weights(unit.checkpoint), deque()).append(unit)
         for weights in scheduler._queues:
@@ -134,27 +156,38 @@ class Scheduler:
 
     @property
     def finished(self) -> bool:
-        """No unit is left and no replica lives."""
-        return not (self._waiting or self._paused or self._replicas)
+        """No unit is left, or none is handed out any more, and no replica lives."""
+        return not self._replicas and (self._is_interrupted or not (self._waiting or self._paused))
 
     @property
     def deadline(self) -> float | None:
         """Time at which a `Tick` is due, None where nothing depends on time."""
-        times = [replica.deadline for replica in self._replicas.values() if replica.deadline is not None]
+        times = [due for replica in self._replicas.values() if (due := replica.due) is not None]
         return min([*times, *self._paused.values()], default=None)
 
-    def begin(self) -> list[Action]:
-        """Return the first actions."""
+    def begin(self, now: float = 0.0) -> list[Action]:
+        """Return the first actions, at time `now`, seconds."""
+        self._now = now
         return self._fill_slots()
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Return what follows from an event at time `now`, seconds. Events of replicas that are gone are ignored."""
+        self._now = now
         if isinstance(event, Tick):
             return self._tick(now)
+        if isinstance(event, Interrupted):
+            return self._interrupt()
         replica = self._replicas.get(event.replica)
         if replica is None:
             return []
+        if isinstance(event, ReplicaWaits):
+            replica.watch.waits_for = event.reason
+            return []
+        replica.watch.answered(self._deadlines.load_seconds, now)
         match event:
+            case RankProgress(rank=rank, work=work):
+                replica.watch.progress(rank, work, now)
+                return []
             case RankDone(rank=rank):
                 return self._rank_done(event.replica, replica, rank, now)
             case RankFailed(rank=rank, failure=failure):
@@ -165,22 +198,31 @@ class Scheduler:
     def _tick(self, now: float) -> list[Action]:
         actions: list[Action] = []
         for number, replica in list(self._replicas.items()):
-            if replica.deadline is None or replica.deadline > now:
+            if replica.due is None or replica.due > now:
                 continue
             if replica.is_paused:
                 actions += self._next(number)
+            elif not replica.watch.is_placed:
+                actions += self._give_up_unplaced(number, replica)
             else:
-                silent = Failure(FailureKind.lost, f"rank {min(replica.waiting_for)} reported nothing")
-                actions += self._lose(number, replica.failure or silent, now)
+                actions += self._lose(number, replica.failure or self._stall(replica), now)
         for weights in [weights for weights, until in self._paused.items() if until <= now]:
             del self._paused[weights]
             self._wait(weights)
         return actions + self._fill_slots()
 
+    def _interrupt(self) -> list[Action]:
+        self._is_interrupted = True
+        idle = [number for number, replica in self._replicas.items() if replica.unit is None]
+        for number in idle:
+            del self._replicas[number]
+        return [StopReplica(number) for number in idle]
+
     def _rank_done(self, number: int, replica: _Replica, rank: int, now: float) -> list[Action]:
         replica.waiting_for.discard(rank)
         if rank == 0 and replica.unit is not None:
             self._retries.committed(replica.weights, replica.unit)
+            self._pace.committed(replica.weights, replica.unit, now - replica.watch.began)
             replica.unit = None
         return self._when_all_reported(number, replica, now)
 
@@ -194,6 +236,11 @@ class Scheduler:
             return self._lose(number, replica.failure, now)
         return self._when_all_reported(number, replica, now)
 
+    def _stall(self, replica: _Replica) -> Failure:
+        """What is said of the rank that shows no progress."""
+        reason = f"it made no progress for {replica.watch.seconds:g} s"
+        return self._cause(replica, Failure(FailureKind.lost, reason), replica.watch.slowest(replica.waiting_for))
+
     def _cause(self, replica: _Replica, failure: Failure, rank: int) -> Failure:
         """Of what the ranks of a replica reported so far and this failure, the cause."""
         if self._n_ranks(replica.weights) > 1 and failure.kind not in PERMANENT:
@@ -203,8 +250,8 @@ class Scheduler:
 
     def _when_all_reported(self, number: int, replica: _Replica, now: float) -> list[Action]:
         if replica.waiting_for:
-            seconds = self._stall_seconds if replica.failure is None else RANK_TIMEOUT_S
-            replica.deadline = min(now + seconds, replica.deadline or now + seconds)
+            if replica.failure is not None and replica.deadline is None:
+                replica.deadline = now + RANK_TIMEOUT_S
             return []
         if replica.failure is None:
             if not replica.is_loaded:
@@ -218,7 +265,7 @@ class Scheduler:
         pause = self._retries.pause(replica.weights, replica.failure, is_loaded=True)
         reason = f"{replica.weights}: {replica.failure.reason}"
         actions = [Warn(f"{reason}{_after(pause)}"), *self._judge_unit(replica, replica.failure, pause)]
-        if pause is None:
+        if pause is None or self._is_interrupted:
             return actions + self._next(number)
         replica.deadline, replica.is_paused = now + pause, True
         return actions
@@ -228,9 +275,11 @@ class Scheduler:
         replica = self._replicas[number]
         replica.failure, replica.failed_ranks, replica.deadline, replica.is_paused = None, 0, None, False
         queue = self._queues[replica.weights]
-        if queue:
+        if queue and not self._is_interrupted:
             replica.unit = queue.popleft()
             replica.waiting_for = set(range(self._n_ranks(replica.weights)))
+            stall_seconds = self._deadlines.stall_seconds
+            replica.watch.begin(self._pace.stall_seconds(replica.weights, replica.unit, stall_seconds), self._now)
             return [Score(number, replica.unit)]
         del self._replicas[number]
         return [StopReplica(number), *self._fill_slots()]
@@ -303,6 +352,12 @@ class Scheduler:
         self._queues[weights] = deque(other for other in queue if not is_affected(other))
         return [Skip(other, reason) for other in affected]
 
+    def _give_up_unplaced(self, number: int, replica: _Replica) -> list[Action]:
+        del self._replicas[number]
+        reason = f"it had no place on the cluster for {replica.watch.seconds:g} s: {replica.watch.waits_for}"
+        warning = Warn(f"replica of {replica.weights} given up: {reason}")
+        return [warning, StopReplica(number), *self._give_up(replica.weights, reason), *self._fill_slots()]
+
     def _give_up(self, weights: str, reason: str) -> list[Action]:
         queue = self._queues[weights]
         actions: list[Action] = [Skip(unit, reason) for unit in queue]
@@ -312,12 +367,13 @@ class Scheduler:
     def _fill_slots(self) -> list[Action]:
         actions: list[Action] = []
         free = self.slots - sum(self._n_ranks(replica.weights) for replica in self._replicas.values())
-        while self._waiting and self._n_ranks(self._waiting[0]) <= free:
+        while not self._is_interrupted and self._waiting and self._n_ranks(self._waiting[0]) <= free:
             weights = self._waiting.pop(0)
             n_ranks = self._n_ranks(weights)
             free -= n_ranks
             self._started += 1
-            self._replicas[self._started] = _Replica(weights, set(range(n_ranks)))
+            watch = Watch(self._deadlines.place_seconds, self._now)
+            self._replicas[self._started] = _Replica(weights, set(range(n_ranks)), watch)
             actions.append(StartReplica(self._started, weights, self._retries.pass_share(weights)))
         return actions
 

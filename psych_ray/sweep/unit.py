@@ -39,6 +39,11 @@ class Unit:
         return sum(t.n_responses for t in self.transcripts)
 
     @property
+    def longest_seconds(self) -> float:
+        """Estimated time of its most expensive transcript."""
+        return self.seconds * max(t.n_characters for t in self.transcripts) / max(1, self.n_characters)
+
+    @property
     def task(self) -> tuple[str, str]:
         """Checkpoint (slug) and condition."""
         return self.checkpoint, self.condition

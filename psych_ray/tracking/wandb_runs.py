@@ -21,10 +21,12 @@ from psych_ray.config import TrackingConfig, TrackingMode
 from psych_ray.tracking import events, text
 from psych_ray.tracking.events import Event
 from psych_ray.tracking.progress import SweepProgress, TaskProgress
+from psych_ray.tracking.wandb_server import no_answer_from
 
 if TYPE_CHECKING:
     import wandb
 
+_FAILS = "W&B fails online, runs are kept offline from here on"
 _CURVES = ("nll_nats", "top1", "tokens", "tokens_per_second", "failures", "nll_nats_by_study/*")
 _SETTINGS: Mapping[str, Any] = {
     **WANDB_PRIVATE_SETTINGS,
@@ -70,7 +72,8 @@ class WandbRuns:
         self.offline_directory: Path | None = None
         self.url: str | None = None
         directory.mkdir(parents=True, exist_ok=True)
-        wandb.setup(settings=wandb_settings({"silent": True}))
+        self._base_url = wandb.setup(settings=wandb_settings({"silent": True})).settings.base_url
+        self.online_directory: Path | None = None
 
     def handle(self, event: Event, at: float) -> None:
         """Record the event of time `at`, in seconds."""
@@ -90,6 +93,15 @@ class WandbRuns:
                 # A run that is still open is not complete.
                 for key in tuple(self._open):
                     self._finish(self._progress.tasks[key], exit_code=130 if event.interrupted else 1)
+
+    @property
+    def uses_server(self) -> bool:
+        """Whether a run is online or is about to be."""
+        return self._mode == TrackingMode.online or bool(self.online_ids)
+
+    def unanswered(self) -> str | None:
+        """Why W&B's server does not answer; None where it does."""
+        return no_answer_from(self._base_url)
 
     def abandon(self) -> None:
         """Leave open runs unfinished. Does not raise."""
@@ -113,6 +125,9 @@ class WandbRuns:
     def _run(self, task: TaskProgress) -> wandb.Run:
         run = self._open.get(task.plan.key)
         if run is None:
+            if self._mode == TrackingMode.online and (reason := self.unanswered()):
+                self._mode = TrackingMode.offline
+                self._warn(f"{_FAILS}: {self._base_url}: {reason}")
             try:
                 run = self._init(task)
             except Exception as error:
@@ -122,7 +137,7 @@ class WandbRuns:
                 self.abandon()
                 self._mode = TrackingMode.offline
                 run = self._init(task)
-                self._warn(f"W&B fails online, runs are kept offline from here on: {error_text_without_key(error)}")
+                self._warn(f"{_FAILS}: {error_text_without_key(error)}")
             self._open[task.plan.key] = run
         return run
 
@@ -157,6 +172,7 @@ class WandbRuns:
             self.offline_directory = wandb_offline_directory(run)
         else:
             self.online_ids.add(run.id)
+            self.online_directory = wandb_offline_directory(run)
             self.url = run.project_url
         return run
 

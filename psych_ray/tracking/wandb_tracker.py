@@ -18,6 +18,8 @@ from psych_ray.tracking.events import Event
 from psych_ray.tracking.wandb_runs import WandbRuns, error_text_without_key
 
 _FINISH_SECONDS_INTERRUPTED = 10.0
+_GRACE_SECONDS = 1.0
+"""Within which W&B finishes with a server that answers, or is asked whether it does."""
 
 
 class WandbTracker:
@@ -87,9 +89,25 @@ class WandbTracker:
         self._put((event, self._clock()))
         self._put(None)
         limit = min(self._finish_seconds, _FINISH_SECONDS_INTERRUPTED) if event.interrupted else self._finish_seconds
-        thread.join(limit)
+        thread.join(min(limit, _GRACE_SECONDS))
+        if self._left_alone_by_server(thread):
+            return
+        thread.join(max(0.0, limit - _GRACE_SECONDS))
         if thread.is_alive():
             self._switch_off(f"did not finish within {limit:g} s; its last points may be missing")
+
+    def _left_alone_by_server(self, thread: threading.Thread) -> bool:
+        """Switch off, and return True, where the thread waits for a server that does not answer."""
+        runs = self._runs
+        if runs is None or not thread.is_alive() or not runs.uses_server or (reason := runs.unanswered()) is None:
+            return False
+        if not thread.is_alive() or not runs.uses_server:  # the thread found out as well, and went offline
+            return False
+        self._switch_off(f"does not answer ({reason}); {_kept_on_disk(runs)}")
+        abandoning = threading.Thread(target=runs.abandon, name="psych-ray-wandb-abandon", daemon=True)
+        abandoning.start()
+        abandoning.join(_GRACE_SECONDS)
+        return True
 
     def _put(self, item: tuple[Event, float] | None) -> None:
         if self._off.is_set():
@@ -101,7 +119,7 @@ class WandbTracker:
 
     def _work(self, start: events.SweepStarted) -> None:
         try:
-            runs = self._runs = WandbRuns(self._config, self._directory, start, warn=self._warn)
+            runs = self._runs = WandbRuns(self._config, self._directory, start, warn=self._warn_while_on)
             while (item := self._queue.get()) is not None and not self._off.is_set():
                 event, at = item
                 runs.handle(event, at)
@@ -110,6 +128,10 @@ class WandbTracker:
             if self._runs is not None:
                 self._runs.abandon()
 
+    def _warn_while_on(self, line: str) -> None:
+        if not self._off.is_set():
+            self._warn(line)
+
     def _switch_off(self, reason: str) -> None:
         with self._off_lock:
             if self._off.is_set():
@@ -117,6 +139,13 @@ class WandbTracker:
             self._off.set()
         with suppress(Exception):
             self._warn(f"W&B {reason}")
+
+
+def _kept_on_disk(runs: WandbRuns) -> str:
+    if runs.online_directory is None:
+        return "nothing was uploaded"
+    directory = shlex.quote(_relative_to_cwd(runs.online_directory))
+    return f"the last points are on disk only, `wandb sync {directory}/run-*` uploads them"
 
 
 def _relative_to_cwd(path: Path) -> str:

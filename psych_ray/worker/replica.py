@@ -20,6 +20,7 @@ from psych_ray.results.parts import write_part
 from psych_ray.results.schema import Footer
 from psych_ray.results.store import open_store
 from psych_ray.scoring.scored import AlignsTranscripts, ScoredTranscript, Scorer, SimulatorScorer
+from psych_ray.scoring.work import Work
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
@@ -42,6 +43,8 @@ class Replica:
         self._rendezvous: Rendezvous | None = None
         self._store = open_store(spec.results_root)
         self._scorers: dict[str, Scorer] = {}
+        self.work = Work()
+        """What it has done so far; may be read from another thread."""
 
     def open_rendezvous(self, host: str) -> tuple[str, int]:
         """Bind a port of this host, and return the address at which the ranks join. For rank 0 only."""
@@ -73,6 +76,7 @@ class Replica:
             allow_pickle=spec.allow_pickle,
             rank=rank,
             pass_share=spec.pass_share,
+            work=self.work,
         )
         self._scorers |= scorers
         notes = {

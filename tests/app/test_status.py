@@ -42,3 +42,31 @@ def test_it_counts_what_is_committed_and_what_is_missing_by_task(tmp_path):
         TaskStatus("b", "plain", transcripts_missing=3),
         TaskStatus("a", "plain", transcripts=2, transcripts_missing=1, rows=4, rows_not_scored=2, parts=1),
     )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'[{"checkpoint": "a", "condi',
+        b"\xff\xfe\x00",
+        b"7",
+        b"null",
+        b'"text"',
+        b'{"checkpoint": "a"}',
+        b"[1]",
+        b'[{"checkpoint": "a"}]',
+        b'[{"checkpoint": 1, "condition": "plain"}]',
+        b'[{"checkpoint": "a", "condition": ["plain"]}]',
+        b'[{"checkpoint": "a", "condition": ""}]',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_plan_is_one_line(tmp_path, content):
+    store = open_store(str(tmp_path))
+    catalogue(store, [Transcript(study="s", experiment="e", participant="1", text="<<A>>", true_nll_nats=(0.5,))])
+    store.write("plan.json", content)
+    with pytest.raises(ResultsError, match=r"plan\.json: damaged \(.*; the sweep's command writes it again") as caught:
+        status_of(store)
+    assert "\n" not in str(caught.value)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,7 +89,27 @@ def truncate(path: Path, n_bytes: int) -> None:
         (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer.json there"),
         (lambda d: (d / "config.json").write_text("[1]"), "not a JSON object"),
         (lambda d: write_card(CheckpointCard(id="x", quantization="q2"), d), "^x: .* quantization: q2, .* bnb-4bit"),
-        (lambda d: (d / "psych_ray.json").write_text("{"), "not a checkpoint's card"),
+        (lambda d: (d / "psych_ray.json").write_text("{"), "psych_ray.json: cannot be read as JSON"),
+        *(
+            (lambda d, card=card: (d / "psych_ray.json").write_text(card), message)
+            for card, message in (
+                ('{"id": 7}', "not a checkpoint's card: id must be str"),
+                ('{"id": true}', "not a checkpoint's card: id must be str"),
+                ('{"id": null}', "not a checkpoint's card: id must be str"),
+                ('{"id": ""}', "not a checkpoint's card: a card's id is ''"),
+                ('{"id": "  "}', "not a checkpoint's card: a card's id is '  '"),
+                ('{"id": "a\\nb"}', "not a checkpoint's card: a card's id is"),
+                (json.dumps({"id": "a" * 201}), "has 201 characters: at most 200"),
+                ("{}", "not a checkpoint's card"),
+                ("[]", "not a JSON object"),
+                ('{"id": "x", "size_b": NaN}', "size_b=nan"),
+                ('{"id": "x", "size_b": -1}', "size_b=-1"),
+                ('{"id": "x", "size_b": 1e999}', "size_b=inf"),
+                ('{"id": "x", "family": ["y"]}', "family must be str"),
+                ('{"id": "x", "adapter": "yes"}', "adapter must be bool"),
+                ('{"id": "x", "base": "x"}', "x has the base x: correct the base"),
+            )
+        ),
         (lambda d: (d / "psych_ray.json").write_text('{"id": "x", "stagge": 1}'), "not a checkpoint's card"),
         (lambda d: (d / "psych_ray.json").write_text('{"id": "x", "stage": "wild"}'), "not a checkpoint's card"),
     ],
@@ -100,6 +119,16 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_loaded(directory, d
     with pytest.raises(CheckpointError, match=message) as caught:
         find(directory)
     assert "\n" not in str(caught.value)
+
+
+def test_checkpoints_that_are_each_others_base_are_refused(directory, tmp_path):
+    others = [Path(shutil.copytree(directory, tmp_path / name)) for name in "ab"]
+    for own, base, path in zip(("lab/a", "b", "c"), ("b", "c", "lab/a"), (directory, *others), strict=True):
+        write_card(CheckpointCard(id=own, base=base), path)
+    with pytest.raises(CheckpointError, match=r"^lab--a has the base b has the base c has the base lab--a: correct"):
+        find(directory, *others)
+    write_card(CheckpointCard(id="c", base="elsewhere"), others[1])
+    assert len(find(directory, *others)) == 3
 
 
 def test_two_of_one_name_and_globs_that_keep_none_are_refused(directory, tmp_path):
@@ -267,54 +296,6 @@ def test_quantized_files_score_as_what_is_quantized_on_the_way(wide, tmp_path, d
     assert {p.dtype for p in kept.parameters()} == {torch.uint8, getattr(torch, dtype)}
     np.testing.assert_allclose(nll(stored, dtype=dtype), nll(on_the_way, dtype=dtype), atol=1e-4)
     assert np.abs(nll(stored, dtype=dtype) - exact).max() > 0.01
-
-
-CODE = """
-from pathlib import Path
-from transformers import LlamaConfig, LlamaForCausalLM
-(Path(MARK)).touch()
-class StrangeConfig(LlamaConfig):
-    model_type = "strange"
-class StrangeForCausalLM(LlamaForCausalLM):
-    config_class = StrangeConfig
-"""
-AUTO_MAP = {"AutoConfig": "strange.StrangeConfig", "AutoModelForCausalLM": "strange.StrangeForCausalLM"}
-
-
-@pytest.fixture
-def strange(directory, tmp_path, monkeypatch) -> SimpleNamespace:
-    """A checkpoint with modelling code of its own, and the file that this code makes when it is run."""
-    mark = tmp_path / "its code was run"
-    (directory / "strange.py").write_text(CODE.replace("MARK", repr(str(mark))))
-    rewrite(directory / "config.json", model_type="strange", auto_map=AUTO_MAP)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-
-    def ask(*_: object) -> str:
-        raise AssertionError("it asked on stdin")
-
-    monkeypatch.setattr("builtins.input", ask)
-    return SimpleNamespace(directory=directory, mark=mark)
-
-
-def test_code_of_a_checkpoint_is_not_run_unless_its_card_asks(strange):
-    (found,) = find(strange.directory)
-    with pytest.raises(
-        CheckpointError, match=r"^my model: .* modelling code of its own .* trust_remote_code: true"
-    ) as caught:
-        load_scorer(found)
-    assert "\n" not in str(caught.value)
-    assert not strange.mark.exists()
-    rewrite(strange.directory / "config.json", model_type="llama")  # transformers knows this one: its own code is used
-    load_scorer(find(strange.directory)[0])
-    assert not strange.mark.exists()
-
-
-def test_code_of_a_checkpoint_is_run_where_its_card_asks(strange, model_of):
-    write_card(CheckpointCard(id="my model", trust_remote_code=True), strange.directory)
-    scorer = load_scorer(find(strange.directory)[0])
-    assert type(model_of(scorer)).__name__ == "StrangeForCausalLM"
-    assert strange.mark.exists()
 
 
 def test_a_tokenizer_without_offsets_is_refused(directory):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -248,3 +251,56 @@ def test_neither_pickles_nor_code_are_fetched_unasked(directory, monkeypatch, as
     assert fetched["revision"] == MAIN
     assert ("*.bin" in fetched["allow_patterns"]) == ("allow_pickle" in asked)
     assert ("*.py" in fetched["allow_patterns"]) == trust
+
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+CONTENT = b"x" * 30_000_000
+"""Several of the pieces in which files are downloaded."""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of a hub as one file needs."""
+
+    def do_HEAD(self) -> None:
+        self.answer(CONTENT)
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/api/"):
+            file = {"type": "file", "path": "model.safetensors", "size": len(CONTENT), "oid": SHA}
+            info = {"id": "lab/tiny", "sha": SHA, "siblings": [{"rfilename": file["path"]}]}
+            self.answer(json.dumps([file] if "/tree/" in self.path else info).encode())
+        else:
+            self.answer(CONTENT)
+
+    def answer(self, content: bytes) -> None:
+        self.send_response(200)
+        for name, value in {"ETag": f'"{SHA}"', "X-Repo-Commit": SHA, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_download_shows_progress(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    real = huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download",
+        lambda *a, **k: real(*a, cache_dir=tmp_path, endpoint=endpoint, **k),
+    )  # fmt: skip
+    steps = []
+    try:
+        found = fetch(CheckpointCard(id="lab/tiny", revision=SHA), allow_pickle=False, on_bytes=lambda: steps.append(1))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (found / "model.safetensors").read_bytes() == CONTENT
+    assert len(steps) >= 3

@@ -96,7 +96,40 @@ def test_the_papers_checkpoints_are_those_of_the_facts(shared):
         ("transcripts.limit=0", "transcripts.limit=0"),
         ("conditions=[]", "conditions=[]"),
         ("conditions=[plain", "no viable alternative"),
+        ("results.root=a[b]", "write a value with special characters in quotes, for example results.root='a[b]'"),
+        ("results.root=~/a", "write a value with special characters in quotes, for example results.root='a[b]'"),
         ("nonsense", "nonsense"),
+        *(
+            (f"{name}={value}", f"{name}={value}: must be")
+            for name in ("scoring.unit_seconds", "cluster.stall_seconds", "cluster.memory_gb", "cluster.gpu_memory_gb")
+            for value in ("nan", "inf", "-inf", "-1.0", "0.0")
+        ),
+        *(
+            (f"{name}=-1", f"{name}=-1: must be")
+            for name in (
+                *("transcripts.limit", "transcripts.participants", "transcripts.seed", "scoring.cut_at"),
+                *("cluster.nodes", "cluster.cpus", "cluster.gpus", "cluster.ranks", "cluster.cpus_per_replica"),
+                "cluster.attempts",
+            )
+        ),
+        ("scoring.cut_at=2147483648", "must be at most 2147483647"),
+        ("transcripts.limit=nan", "nan"),
+        *(
+            (f"{name}={value}", f"{name}: is empty")
+            for name in (
+                *("results.root", "report.root", "tracking.root", "tracking.project", "tracking.name"),
+                *("transcripts.path", "checkpoints.cache", "scoring.nvme"),
+            )
+            for value in ("''", "'  '")
+        ),
+        ("results.root=", "results.root: is empty"),
+        ("checkpoints.paths=[a,'']", "checkpoints.paths[1]: is empty"),
+        ("conditions=['']", "conditions[0]: is empty"),
+        ("results.root='a\tb'", "does not print"),
+        ("results.root='~nobody-of-this-name/x'", "there is no such user"),
+        ("checkpoints.cards=[{id: ''}]", "a card's id is ''"),
+        ("checkpoints.cards=[{id: a, size_b: nan}]", "size_b=nan"),
+        ("checkpoints.cards=[{id: a, size_b: -1}]", "size_b=-1"),
     ],
 )
 def test_a_wrong_override_is_one_line_and_exit_code_2(override, says, capsys):
@@ -158,3 +191,10 @@ def test_a_configuration_error_keeps_its_cause():
         load_config(["scoring.dtype=x"])
     assert caught.value.__cause__ is not None
     assert Path(conf_directory() / "config.yaml").is_file()
+
+
+def test_directories_beside_a_root_in_a_home_are_in_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config(["results.root='~/results'", "tracking.root='~/tracking'"])
+    assert config.report_root() == tmp_path / "results/report"
+    assert config.tracking_root() == tmp_path / "tracking"

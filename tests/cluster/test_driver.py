@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,16 +16,18 @@ import pytest
 from ray.exceptions import RayActorError
 
 from psych_ray.checkpoints.find import simulator_checkpoint
-from psych_ray.cluster import driver, gang
+from psych_ray.cluster import check, driver, gang
 from psych_ray.cluster.actor import RankProcess
-from psych_ray.cluster.driver import POLL_S, drive
+from psych_ray.cluster.driver import ASK_S, POLL_S, drive
 from psych_ray.config import EngineName
-from psych_ray.errors import CheckpointError, FailureKind, ResultsError
+from psych_ray.ending import Ending
+from psych_ray.errors import CheckpointError, ClusterLostError, FailureKind, ResultsError
 from psych_ray.results.schema import ScoringIdentity, TranscriptRef
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.retries import UNREACHABLE_PAUSES_S
 from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, Scheduler
+from psych_ray.sweep.stalls import Deadlines
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking import events
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
@@ -47,6 +50,7 @@ class FakeRay:
     """As much of Ray as the driver uses. `script(attempt, rank, call)` gives what a rank's call takes and gives."""
 
     script: Callable[[int, int, Any], tuple[float, Outcome]]
+    work: Callable[[int, int, float], Outcome] = lambda attempt, rank, now: int(now * 1000)
     now: float = 0.0
     gangs: list[list[FakeActor]] = field(default_factory=list)
     alive: set[str] = field(default_factory=set)
@@ -54,6 +58,7 @@ class FakeRay:
     longest_wait: float = 0.0
 
     def __post_init__(self) -> None:
+        self.available_resources = lambda: {"CPU": 3.0}
         self.util = SimpleNamespace(placement_group=self._placement_group, remove_placement_group=self.groups.remove)
 
     def _placement_group(self, bundles: list[dict[str, float]], *, strategy: str) -> int:
@@ -61,7 +66,11 @@ class FakeRay:
         self.groups.add(len(self.gangs))
         return len(self.gangs)
 
-    def remote(self, rank_class: type) -> Any:
+    def remote(self, **options: Any) -> Any:
+        assert options == {"concurrency_groups": {"progress": 1}}
+        return self._remote
+
+    def _remote(self, rank_class: type) -> Any:
         def options(**wanted: Any) -> Any:
             return SimpleNamespace(remote=lambda spec, rank: FakeActor(self, spec, rank, wanted["name"]))
 
@@ -69,6 +78,9 @@ class FakeRay:
 
     def wait(self, references: list[Reference], *, num_returns: int, timeout: float) -> tuple[list, list]:
         assert references, "Ray refuses an empty list"
+        if num_returns > 1 or timeout == 0:
+            done = [reference for reference in references if reference.at <= self.now]
+            return done, [reference for reference in references if reference.at > self.now]
         assert num_returns == 1
         self.longest_wait = max(self.longest_wait, timeout)
         first = min(references, key=lambda reference: reference.at)
@@ -104,7 +116,13 @@ class FakeActor:
         self.attempt = len(ray.gangs)
         self.open_rendezvous = SimpleNamespace(remote=lambda: "address")
         self.load = SimpleNamespace(remote=lambda address: self._call("load"))
-        self.score = SimpleNamespace(remote=self._call)
+        self.score = self.check = SimpleNamespace(remote=self._call)
+        self.progress = SimpleNamespace(remote=self._progress)
+
+    def _progress(self) -> Reference:
+        """By default every rank shows progress whenever it is asked."""
+        outcome = self.ray.work(self.attempt, self.rank, self.ray.now)
+        return Reference(self.ray.now if outcome is not NEVER else float("inf"), outcome)
 
     def _call(self, what: Any) -> Reference:
         seconds, outcome = self.ray.script(self.attempt, self.rank, what)
@@ -142,6 +160,39 @@ def ideal(attempt: int, rank: int, call: Any) -> tuple[float, Outcome]:
     return (30.0, LoadReport(seconds=30.0)) if call == "load" else (60.0, report(call))
 
 
+def spec(ranks: int) -> ReplicaSpec:
+    return ReplicaSpec(
+        checkpoints=(SimpleNamespace(slug="a", is_simulator=False),),  # type: ignore[arg-type]
+        facts={},
+        identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
+        engine=EngineName.deepspeed_tp if ranks > 1 else EngineName.transformers,
+        results_root="/nowhere",
+        ranks=ranks,
+    )
+
+
+def nothing_lost() -> None:
+    pass
+
+
+class Interruption(Ending):
+    """A signal at a time of the fake's clock."""
+
+    ray: FakeRay
+
+    def __init__(self, at: float, patience: float) -> None:
+        super().__init__()
+        self.at, self.patience = at, patience
+
+    @property
+    def is_asked(self) -> bool:
+        return self.ray.now >= self.at
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.at + self.patience - self.ray.now)
+
+
 @dataclass
 class Sweep:
     """What became of one sweep."""
@@ -157,39 +208,68 @@ class Sweep:
 
 @pytest.fixture
 def sweep(monkeypatch):
-    def run(script, *, ranks: int = 2, n_units: int = 3, attempts: int = 2) -> Sweep:
-        fake = FakeRay(script)
+    def run(
+        script, *, ranks=2, n_units=3, attempts=2, work=None, tracker=None, interruption=None, check=nothing_lost
+    ) -> Sweep:
+        fake = FakeRay(script, work) if work else FakeRay(script)
         monkeypatch.setattr(gang, "ray", fake)
         monkeypatch.setattr(driver, "ray", fake)
         monkeypatch.setattr(gang, "PlacementGroupSchedulingStrategy", lambda group, **where: (group, where))
         units = [Unit("a", "plain", (TranscriptRef(f"t{k}", "s", "f", k, 100, 5),)) for k in range(n_units)]
-        spec = ReplicaSpec(
-            checkpoints=(SimpleNamespace(slug="a"),),  # type: ignore[arg-type]
-            facts={},
-            identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
-            engine=EngineName.deepspeed_tp if ranks > 1 else EngineName.transformers,
-            results_root="/nowhere",
-            ranks=ranks,
-        )
         scheduler = Scheduler.plan(units, slots=ranks, attempts=attempts, cost={}, ranks={"a": ranks})
-        tracker = Recorder()
+        tracker = Recorder() if tracker is None else tracker
+        if interruption is not None:
+            interruption.ray = fake
         try:
             skipped = drive(
                 scheduler,
-                {"a": spec},
+                {"a": spec(ranks)},
                 Slots(ranks, 1, 1),
                 FakeTable(),
                 tracker,
+                ending=interruption,
+                check=check,
                 clock=lambda: fake.now,
                 sleep=fake.sleep,
             )
         finally:
-            assert not fake.alive, "processes are left"
-            assert not fake.groups, "placement groups are left"
+            if check is nothing_lost:
+                assert not fake.alive, "processes are left"
+                assert not fake.groups, "placement groups are left"
             assert fake.longest_wait <= POLL_S
         return Sweep(fake, tracker, skipped)
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("at", "patience", "n_committed", "says"),
+    [
+        (10.0, 30.0, 0, []),
+        (100.0, 80.0, 2, ["interrupted; finishing 1 unit, at most 80 s; interrupt again to stop at once"]),
+        (100.0, 40.0, 1, ["interrupted; finishing 1 unit, at most 40 s; interrupt again to stop at once"]),
+    ],
+    ids=["loading", "finished", "too late"],
+)
+def test_after_an_interruption_the_unit_in_flight_is_finished_if_it_is_in_time(sweep, at, patience, n_committed, says):
+    tracker = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(ideal, tracker=tracker, interruption=Interruption(at, patience))
+    assert len(tracker.of(events.UnitCommitted)) == n_committed
+    assert [event.message for event in tracker.of(events.Noted)] == says
+
+
+def test_a_cluster_that_no_longer_answers_ends_the_sweep_without_another_call_of_ray(sweep):
+    checks = iter([False] * 100)
+
+    def check() -> None:
+        if next(checks, True):
+            raise ClusterLostError("the cluster no longer answers")
+
+    tracker = Recorder()
+    with pytest.raises(ClusterLostError, match="no longer answers"):
+        sweep(ideal, tracker=tracker, check=check)
+    assert len(tracker.of(events.UnitCommitted)) == 1
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])
@@ -291,6 +371,81 @@ def test_a_transcript_that_all_ranks_refuse_is_skipped_and_the_gang_goes_on(swee
     assert [event.responses for event in done.tracker.of(events.ResponsesSkipped)] == [5]
 
 
+STALL_S = Deadlines().stall_seconds
+
+
+@pytest.mark.parametrize("answers", ["nothing", "the same"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_rank_that_stands_still_is_ended_with_its_gang_and_its_unit_is_scored_again(sweep, ranks, answers):
+    def script(attempt, rank, call):
+        return (0.0, NEVER) if attempt == 1 and call != "load" else ideal(attempt, rank, call)
+
+    def work(attempt, rank, now):
+        if attempt == 1 and rank == ranks - 1 and now > 100.0:
+            return NEVER if answers == "nothing" else 7
+        return int(now * 1000)
+
+    done = sweep(script, ranks=ranks, work=work)
+    assert list(done.committed.values()) == [1, 1, 1]
+    assert len(done.ray.gangs) == 2
+    assert 100.0 + STALL_S - ASK_S <= done.ray.now - (30 + 3 * 60) <= 100.0 + STALL_S + 2 * ASK_S
+    (failed,) = done.tracker.of(events.Failed)
+    named = "rank 1: " if ranks > 1 else ""
+    assert failed.message == f"replica of a ended while scoring: {named}it made no progress for 600 s"
+
+
+def test_a_unit_that_takes_longer_than_the_deadline_is_waited_for_as_long_as_ranks_make_progress(sweep):
+    def script(attempt, rank, call):
+        return ideal(attempt, rank, call) if call == "load" else (20 * STALL_S, report(call))
+
+    done = sweep(script)
+    assert list(done.committed.values()) == [1, 1, 1]
+    assert len(done.ray.gangs) == 1
+
+
+def test_a_replica_without_a_place_is_given_up_in_a_line_with_what_it_needs_and_what_is_free(sweep):
+    done = sweep(lambda attempt, rank, call: (0.0, NEVER), ranks=4, work=lambda attempt, rank, now: NEVER)
+    assert done.ray.now == Deadlines().place_seconds
+    assert len(done.ray.gangs) == 1
+    (failed,) = done.tracker.of(events.Failed)
+    assert failed.message == (
+        "replica of a given up: it had no place on the cluster for 3600 s: it needs 4 ranks of 1 GPU, 1 CPU on one "
+        "node; free are 0 GPU, 3 CPU"
+    )
+    assert len(done.skipped) == 3
+
+
+def test_a_driver_that_was_stopped_for_hours_does_not_blame_its_ranks(sweep):
+    def script(attempt, rank, call):
+        return ideal(attempt, rank, call) if call == "load" else (4 * 3600.0, report(call))
+
+    def work(attempt, rank, now):
+        if 70.0 <= now < 75.0:
+            driver.ray.now += 3 * 3600.0  # the fake: between a question and its answer
+        return int(now // 60.0)  # a step takes a minute
+
+    done = sweep(script, n_units=1, work=work)
+    assert list(done.committed.values()) == [1]
+    assert len(done.ray.gangs) == 1
+
+
+def test_ranks_are_asked_one_question_at_a_time_every_few_seconds(sweep):
+    asked = []
+
+    def work(attempt, rank, now):
+        asked.append((rank, now))
+        return NEVER if rank else int(now)
+
+    def script(attempt, rank, call):
+        return ideal(attempt, rank, call)
+
+    done = sweep(script, work=work)
+    assert [rank for rank, _ in asked].count(1) == 1, "the first question is still open"
+    times = [now for rank, now in asked if rank == 0]
+    assert done.ray.now / ASK_S - 3 <= len(times) <= done.ray.now / ASK_S + 1
+    assert min(after - before for before, after in pairwise(times)) >= ASK_S
+
+
 def test_a_store_that_comes_back_costs_a_pause_and_nothing_else(sweep):
     down_until = 100.0
 
@@ -311,19 +466,19 @@ def test_a_store_that_comes_back_costs_a_pause_and_nothing_else(sweep):
 def test_a_fault_outside_of_loading_and_scoring_is_reported_by_its_kind(tmp_path):
     """An exception in the constructor of an actor would reach the driver as the death of a process."""
     (tmp_path / "file").write_text("")
-    spec = ReplicaSpec(
+    simulator = ReplicaSpec(
         checkpoints=(simulator_checkpoint(),),
         facts={},
         identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
         engine=EngineName.transformers,
         results_root=str(tmp_path / "file"),
     )
-    found = RankProcess(spec).load(None)
+    found = RankProcess(simulator).load(None)
     assert isinstance(found, Failure)
     assert found.kind == FailureKind.sweep
     assert "that is a file; name a directory" in found.reason
     failed = Failure(FailureKind.unknown, "no port is free")
-    assert RankProcess(spec).load(failed) is failed
+    assert RankProcess(simulator).load(failed) is failed
 
 
 def test_ray_s_own_errors_become_failures_of_their_kind():
@@ -343,3 +498,37 @@ def test_when_nothing_can_be_committed_any_more_the_sweep_stops_and_leaves_nothi
 
     with pytest.raises(ResultsError, match="disk full"):
         sweep(script, ranks=1)
+
+
+@pytest.mark.parametrize(
+    ("script", "work", "says"),
+    [
+        (ideal, None, None),
+        (lambda *_: (0.0, NEVER), None, "it made no progress for 1800 s"),
+        (
+            lambda *_: (0.0, NEVER),
+            NEVER,
+            "it had no place on the cluster for 3600 s: it needs 1 rank of 1 GPU, 1 CPU; ",
+        ),
+    ],
+)
+def test_a_check_waits_for_nothing_without_a_deadline(monkeypatch, script, work, says):
+    checked = []
+
+    def also_check(attempt, rank, call):
+        return (5.0, [checked.append(call)]) if isinstance(call, list) else script(attempt, rank, call)
+
+    fake = FakeRay(also_check, lambda attempt, rank, now: work or 7)
+    monkeypatch.setattr(gang, "ray", fake)
+    monkeypatch.setattr(check, "ray", fake)
+    found = list(
+        check.run_check(
+            {"a": spec(1)}, Slots(1, 1, 1), [], across_nodes=False, deadlines=Deadlines(), clock=lambda: fake.now
+        )
+    )
+    assert not fake.alive
+    if says is None:
+        assert checked == [[]]
+    else:
+        (not_loaded,) = found
+        assert not_loaded.reason.startswith(says)

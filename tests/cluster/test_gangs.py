@@ -201,6 +201,8 @@ def test_nothing_is_left_of_a_gang_whose_rank_died(node, model, tmp_path):
         gang = Gang(spec(checkpoint, tmp_path, ranks=2), slots, name="gang")
         loading = gang.load()
         if moment == "when they are ready":
+            for values in progress_until(gang, loading):
+                assert len(values) > 5, "a rank that loads shows no progress"
             assert all(isinstance(report, LoadReport) for report in ray.get(loading))
         else:
             ray.wait(loading, timeout=3)
@@ -212,6 +214,15 @@ def test_nothing_is_left_of_a_gang_whose_rank_died(node, model, tmp_path):
         while left := what_is_left(pids):
             assert time.monotonic() < deadline, f"{moment}: {left}"
             time.sleep(0.1)
+
+
+def progress_until(gang: Gang, references: list) -> list[set[int]]:
+    """Ask every rank for its progress until the calls are done: the answers of each."""
+    answers: list[set[int]] = [set() for _ in references]
+    while len(ray.wait(references, num_returns=len(references), timeout=0)[0]) < len(references):
+        for rank, seen in enumerate(answers):
+            seen.add(ray.get(gang.progress(rank), timeout=60))
+    return answers
 
 
 @pytest.mark.timeout(300)

@@ -102,6 +102,19 @@ def test_a_killed_replica_is_replaced(undisturbed, checkpoints, scratch, tmp_pat
     assert_same(table(tmp_path), undisturbed[1])
 
 
+def test_a_stopped_replica_is_replaced(undisturbed, checkpoints, scratch, tmp_path):
+    process = start(command(checkpoints, tmp_path, "cluster.stall_seconds=5", "cluster.load_seconds=30"), scratch)
+    wait_for_parts(process, tmp_path, 1)
+    replicas = [p for p in processes_of(scratch) if "RankProcess" in " ".join(p.cmdline())]
+    assert replicas
+    replicas[0].send_signal(signal.SIGSTOP)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert err.count("it made no progress for ") == 1, err
+    assert_same(table(tmp_path), undisturbed[1])
+    wait_until_gone(scratch)
+
+
 def test_ctrl_c_ends_with_130_and_what_is_committed_stays(undisturbed, checkpoints, scratch, tmp_path):
     process = start(command(checkpoints, tmp_path), scratch)
     wait_for_parts(process, tmp_path, 2)
@@ -124,13 +137,20 @@ def test_a_checkpoint_that_cannot_be_loaded_is_set_aside_and_the_rest_goes_on(ch
     weights = load_file(broken / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    exploding = tmp_path / "exploding"
+    shutil.copytree(checkpoints[0], exploding)
+    (exploding / "chat_template.jinja").write_text("{{ 'a' * 10 ** 10 }}")
     root = tmp_path / "root"
-    code, _, err = finish(start(command([broken, checkpoints[1]], root, "transcripts.limit=2"), scratch))
+    more = ("transcripts.limit=2", "conditions=[plain,chat]")
+    code, _, err = finish(start(command([broken, exploding, checkpoints[1]], root, *more), scratch))
     assert code == 3, err
     assert "Traceback" not in err
     assert "broken, plain" in err
     assert "model.norm.weight" in err
-    assert set(table(root)["checkpoint"]) == {"b"}
+    assert "exploding, chat" in err
+    assert "its chat template takes more than 0.5 GB of memory for a conversation; sweep it without chat" in err
+    found = set(table(root).select("checkpoint", "condition").iter_rows())
+    assert found == {("b", "plain"), ("b", "chat"), ("exploding", "plain")}
     wait_until_gone(scratch)
     code, out, err = finish(start(command([broken], tmp_path / "alone", "transcripts.limit=2"), scratch))
     assert code == 3, err

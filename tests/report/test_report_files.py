@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import html
 import re
 import shutil
@@ -17,7 +18,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from psych_ray.errors import ResultsError
 from psych_ray.report import ReportFiles, write_report
+from psych_ray.report.files import harmless
 from psych_ray.report.headlines import headlines
 from psych_ray.report.nll_figure import size_ticks
 from psych_ray.report.style import STAGE_STYLES, shorten, size_label
@@ -330,3 +333,31 @@ def browsed(page: Path, profile: Path) -> str:
         [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60, check=True
     )
     return done.stdout
+
+
+def test_cells_that_a_spreadsheet_would_run_are_text_and_numbers_stay(tmp_path: Path) -> None:
+    evil = ['=HYPERLINK("http://x")', "+1", "-1+1", "@SUM(A1)", "\tx", "\rx", "\n=x"]
+    plain = ["a=b", "", "'x", " =x", "é"]
+    frame = pl.DataFrame({"text": [*evil, *plain, None], "number": [-float(k) for k in range(13)]})
+    cells = harmless(frame)
+    assert cells["text"].to_list() == [*(f"'{text}" for text in evil), *plain, None]
+    assert cells["number"].equals(frame["number"])
+    found = found_of([checkpoint("=a+b")], {"=a+b": -1.0}, studies=["-2+3", "@x"])
+    write_report(found, tmp_path, title="t", about={})
+    by_study = (tmp_path / "tables/by_study.csv").read_text()
+    assert "'=a+b" in by_study
+    assert "'-2+3" in by_study
+    assert all(not cell.startswith(tuple("=+@")) for line in by_study.splitlines() for cell in line.split(","))
+    assert pl.read_csv(tmp_path / "tables/by_study.csv")["nll"].to_list() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize("file", ["figures/nll_by_size.png", "tables/by_study.csv", "index.html"])
+def test_a_full_disk_while_reporting_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    def fail(path: Path, content: bytes) -> None:
+        if path == tmp_path / file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("psych_ray.report.files.write_atomically", fail)
+    with pytest.raises(ResultsError, match=rf"{file}: .*\(No space left on device\); free space or name") as caught:
+        write_report(found_of([checkpoint("a")], {"a": 1.0}), tmp_path, title="t", about={})
+    assert "\n" not in str(caught.value)

@@ -338,7 +338,7 @@ def _no_lease(*args, **more):
 
 
 def test_the_lease_of_a_process_that_is_gone_is_free_at_once(store):
-    with hold_lease(store, "test", say=silent):
+    with hold_lease(store, "test", seconds=60, say=silent):
         holder = json.loads(store.read("lease/holder.json"))
     holder["process"] = 2**22 + 1
     store.write("lease/holder.json", json.dumps(holder).encode())

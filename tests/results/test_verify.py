@@ -322,7 +322,7 @@ def test_what_a_running_sweep_is_writing_is_no_fault(store):
     new = write_unit(store, "a", catalogue(store, transcripts(12))[9:])
     (fault,) = verify(store).faults
     assert (fault.name, fault.remedy) == (str(new.name), Remedy.take_in)
-    with hold_lease(store, "test", say=pytest.fail):
+    with hold_lease(store, "test", seconds=60, say=pytest.fail):
         found = verify(store)
         assert (found.faults, found.uncommitted) == ((), 1)
         with pytest.raises(ResultsError, match="is in use by test"):

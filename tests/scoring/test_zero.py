@@ -183,6 +183,27 @@ def tokens_at_a_time(rank: Rank, directory: Path) -> tuple[int, int]:
     return made[0].pass_tokens, made[1].pass_tokens
 
 
+def layers_counted(rank: Rank, directory: Path, engine: str) -> int:
+    from psych_ray.checkpoints.find import find_checkpoints
+    from psych_ray.config import CheckpointsConfig, CheckpointSource
+    from psych_ray.scoring.loading import load_scorers
+    from psych_ray.scoring.work import Work
+
+    (found,) = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(directory)]))
+    work = Work()
+    scorer = load_scorers([found], replace(SCORING, engine=engine), rank=rank, work=work)[found.slug]
+    before = work.done
+    scorer.engine.score([Query(np.arange(90), np.arange(50, 90))])
+    return work.done - before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["deepspeed_zero", "deepspeed_tp"])
+def test_every_layer_that_a_rank_runs_counts_as_progress(tiny_checkpoint, byte_tokenizer_directory, engine):
+    directory = tiny_checkpoint("Llama", byte_tokenizer_directory)
+    assert on_ranks(1, layers_counted, directory, engine) == [2]
+
+
 @pytest.mark.slow
 def test_a_gang_may_run_a_fraction_of_the_tokens_per_pass(tiny_checkpoint, byte_tokenizer_directory):
     (found,) = on_ranks(1, tokens_at_a_time, tiny_checkpoint("Llama", byte_tokenizer_directory))

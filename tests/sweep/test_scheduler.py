@@ -7,12 +7,16 @@ from collections import Counter
 
 import pytest
 
+from psych_ray.config import ClusterConfig
 from psych_ray.errors import FailureKind
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.events import (
+    Interrupted,
     RankDied,
     RankDone,
     RankFailed,
+    RankProgress,
+    ReplicaWaits,
     Score,
     Skip,
     StartReplica,
@@ -24,6 +28,7 @@ from psych_ray.sweep.events import (
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.retries import HOPELESS, UNREACHABLE_PAUSES_S
 from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, Scheduler
+from psych_ray.sweep.stalls import STALL_FACTOR, Deadlines
 from psych_ray.sweep.unit import Unit
 
 TRANSIENT = [FailureKind.unknown, FailureKind.lost, FailureKind.out_of_memory, FailureKind.preempted]
@@ -64,11 +69,19 @@ class World:
         rng: random.Random,
         *,
         bad: frozenset[str] = frozenset(),
+        stuck: frozenset[str] = frozenset(),
         trouble: float = 0.0,
         ranks: dict[str, int] | None = None,
+        interrupted_after: int | None = None,
     ) -> None:
+        self.interrupted_after = interrupted_after
         self.scheduler, self.rng, self.bad, self.trouble = scheduler, rng, bad, trouble
+        self.stuck = stuck
+        """Transcripts at which every replica stands still."""
         self.ranks = ranks or {}
+        self.still: set[int] = set()
+        """Replicas that report nothing and answer with the same work, or not at all."""
+        self.pending: list = []
         self.now = 0.0
         self.busy: dict[int, tuple[Unit | None, set[int]]] = {}
         """What each replica was asked to do (None: load), and the ranks that have not reported."""
@@ -77,27 +90,44 @@ class World:
         self.done: Counter[str] = Counter()
         self.skipped: dict[str, str] = {}
         self.events = 0
+        self.is_interrupted = False
 
     def run(self) -> None:
         self.apply(self.scheduler.begin())
         while not self.scheduler.finished:
             self.events += 1
             assert self.events < 50_000, "retries without bound"
+            if self.events == self.interrupted_after:
+                self.interrupt()
+                continue
             self.apply(self.scheduler.handle(self.step(), self.now))
         assert not self.alive
 
+    def interrupt(self) -> None:
+        in_flight = {replica for replica, (unit, ranks) in self.busy.items() if unit is not None and 0 in ranks}
+        n_started = len(self.started)
+        self.apply(self.scheduler.handle(Interrupted(), self.now))
+        assert in_flight <= self.alive.keys(), "a unit in flight was given up"
+        assert len(self.started) == n_started
+        self.is_interrupted = True
+
     def step(self):
+        if self.pending:
+            return self.pending.pop(0)
         deadline = self.scheduler.deadline
         silent = not self.busy or self.rng.random() < 0.05
         if silent and deadline is not None:
             self.now = max(self.now, deadline)
-            return Tick()
+            self.pending = [*self.progress(), Tick()]
+            return self.pending.pop(0)
         assert self.busy, f"deadlock: nothing runs and nothing is finished: {self.alive}"
         self.now += self.rng.random()
         replica = self.rng.choice(sorted(self.busy))
         unit, waiting_for = self.busy[replica]
-        if len(waiting_for) < self.ranks.get(self.alive[replica], 1) and self.rng.random() < self.trouble / 4:
-            del self.busy[replica]  # the other ranks never report
+        stuck = unit is not None and self.stuck & {t.id for t in unit.transcripts}
+        if stuck or self.rng.random() < self.trouble / 4:
+            del self.busy[replica]  # its ranks, or those that have not, never report
+            self.still.add(replica)
             return Tick()
         rank = self.rng.choice(sorted(waiting_for))
         waiting_for.remove(rank)
@@ -114,8 +144,15 @@ class World:
             self.done.update(t.id for t in unit.transcripts)
         return RankDone(replica, rank)
 
+    def progress(self) -> list[RankProgress]:
+        """All that work show it; of those that stand still some still answer, the same every time."""
+        working = [RankProgress(replica, rank, self.events) for replica in self.busy for rank in self.busy[replica][1]]
+        answering = sorted(replica for replica in self.still if replica % 2)
+        return working + [RankProgress(replica, 0, -1) for replica in answering]
+
     def apply(self, actions) -> None:
         for action in actions:
+            assert not (self.is_interrupted and isinstance(action, Score | StartReplica))
             match action:
                 case StartReplica(replica=replica, weights=weights):
                     assert replica not in self.started, "a number was used twice"
@@ -133,6 +170,7 @@ class World:
                 case StopReplica(replica=replica):
                     del self.alive[replica]
                     self.busy.pop(replica, None)
+                    self.still.discard(replica)
                 case Skip(unit=unit, reason=reason):
                     self.skipped.update({t.id: reason for t in unit.transcripts})
 
@@ -144,16 +182,33 @@ def test_every_transcript_is_done_once_or_skipped_with_a_reason(trouble):
         work = [u for c in range(rng.randint(1, 5)) for u in units(f"c{c}", rng.randint(1, 8), rng.randint(1, 9))]
         ids = {t.id for u in work for t in u.transcripts}
         bad = frozenset(i for i in ids if rng.random() < 0.02)
+        stuck = frozenset(i for i in ids if rng.random() < 0.01) - bad
         ranks = {f"c{c}": rng.choice([1, 1, 2, 4]) for c in range(5)}
         slots = max(*ranks.values(), rng.randint(1, 6))
         scheduler = plan(work, slots=slots, attempts=rng.randint(1, 3), ranks=ranks)
-        world = World(scheduler, rng, bad=bad, trouble=trouble, ranks=ranks)
+        world = World(scheduler, rng, bad=bad, stuck=stuck, trouble=trouble, ranks=ranks)
         world.run()
         assert set(world.done.values()) <= {1}
         assert world.done.keys() | world.skipped.keys() == ids
         assert not world.done.keys() & world.skipped.keys()
-        assert bad <= world.skipped.keys()
+        assert bad | stuck <= world.skipped.keys()
         assert all(world.skipped.values())
+
+
+@pytest.mark.parametrize("trouble", [0.0, 0.3])
+def test_after_an_interruption_units_in_flight_are_finished_and_no_other_is_handed_out(trouble):
+    finished = 0
+    for seed in range(200):
+        rng = random.Random(seed)
+        ranks = {"b": 2}
+        scheduler = plan([*units("a", 6), *units("b", 6), *units("c", 6)], slots=3, ranks=ranks)
+        world = World(scheduler, rng, trouble=trouble, ranks=ranks, interrupted_after=rng.randint(1, 12))
+        world.run()
+        assert world.is_interrupted
+        assert max(world.done.values(), default=1) == 1
+        assert sum(world.done.values()) < 54
+        finished += sum(world.done.values())
+    assert finished > 0
 
 
 def loaded(scheduler: Scheduler, now: float = 0.0) -> Score:
@@ -282,7 +337,7 @@ def test_a_gang_goes_on_when_all_its_ranks_report_the_same_transcript():
     skip, score = decisions(scheduler.handle(failed(FailureKind.transcript, "a-0-1", rank=1), 6.0))
     assert [t.id for t in skip.unit.transcripts] == ["a-0-1"]
     assert [t.id for t in score.unit.transcripts] == ["a-0-0"]
-    assert scheduler.deadline is None
+    assert scheduler.deadline == 6.0 + Deadlines().stall_seconds
 
 
 def test_a_gang_of_which_only_one_rank_reports_is_stopped_after_a_time():
@@ -353,17 +408,86 @@ def test_the_death_of_a_rank_while_loading_is_not_taken_for_a_fault_of_the_check
     assert (type(stop), type(again)) == (StopReplica, StartReplica)
 
 
-@pytest.mark.parametrize("moment", ["loading", "scoring"])
-def test_a_rank_that_never_reports_ends_its_gang_in_time(moment):
+DEADLINES = Deadlines()
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds"), [("loading", DEADLINES.load_seconds), ("scoring", DEADLINES.stall_seconds)]
+)
+def test_a_rank_that_shows_no_progress_ends_its_gang_in_time(moment, seconds):
     scheduler, start = gang_of_two(attempts=5)
     if moment == "scoring":
         load(scheduler, start, ranks=2)
-    assert scheduler.handle(RankDone(start.replica, 0), 7.0) == []
-    assert scheduler.deadline == 7.0 + 600.0
-    assert scheduler.handle(Tick(), 600.0) == []
-    warning, stop, again = scheduler.handle(Tick(), 607.0)
-    assert warning == Warn(f"replica of a ended while {moment}: rank 1 reported nothing")
+    for rank in range(2):
+        assert scheduler.handle(RankProgress(start.replica, rank, 1), 5.0) == []
+    assert scheduler.handle(RankProgress(start.replica, 1, 2), 7.0) == []
+    assert scheduler.handle(RankDone(start.replica, 0), 8.0) == []
+    for now in (100.0, seconds):
+        assert scheduler.handle(RankProgress(start.replica, 1, 2), now) == []
+    assert scheduler.deadline == 7.0 + seconds
+    warning, stop, again = scheduler.handle(Tick(), 7.0 + seconds)
+    said = f"replica of a ended while {moment}: rank 1: it made no progress for {seconds:g} s"
+    assert warning == Warn(said)
     assert (type(stop), type(again)) == (StopReplica, StartReplica)
+
+
+def test_a_replica_of_one_rank_that_stands_still_is_lost_and_its_unit_split_until_the_transcript_stands_alone():
+    scheduler = plan(units("a", 6, 8))
+    world = World(scheduler, random.Random(1), stuck=frozenset({"a-2-5"}))
+    world.run()
+    assert list(world.skipped) == ["a-2-5"]
+    stall = DEADLINES.stall_seconds
+    assert world.skipped["a-2-5"] == f"replica of a ended while scoring: it made no progress for {stall:g} s"
+    assert len(world.done) == 6 * 8 - 1
+
+
+def test_a_replica_that_makes_progress_is_never_lost_however_long_it_takes():
+    scheduler = plan(units("a", 1))
+    (start,) = scheduler.begin()
+    now = 0.0
+    for work in range(100):
+        now = scheduler.deadline - 1.0
+        assert scheduler.handle(RankProgress(start.replica, 0, work), now) == []
+        assert scheduler.handle(Tick(), now + 1.0) == []
+    assert now > 50 * DEADLINES.load_seconds
+
+
+def test_the_deadline_follows_from_the_most_expensive_transcript_and_the_measured_speed():
+    longest = TranscriptRef("long", "study", "f", 0, 900, 5)
+    work = [Unit("a", "plain", (*transcripts(1, f"{k}-"), longest), seconds=1000.0) for k in range(3)]
+    scheduler = plan(work)
+    loaded(scheduler)
+    assert scheduler.deadline == STALL_FACTOR * 900.0
+    scheduler.handle(RankDone(1), 3000.0)
+    assert scheduler.deadline == 3000.0 + STALL_FACTOR * 3.0 * 900.0
+    scheduler.handle(RankDone(1), 3001.0)
+    assert scheduler.deadline == 3001.0 + STALL_FACTOR * (3001.0 / 2000.0) * 900.0
+
+
+def test_weights_without_a_place_are_given_up_and_the_others_go_on():
+    scheduler = plan(units("a", 2) + units("b", 1), slots=1, cost={"a": 2.0})
+    (start,) = scheduler.begin(10.0)
+    assert scheduler.deadline == 10.0 + DEADLINES.place_seconds
+    assert scheduler.handle(ReplicaWaits(start.replica, "it needs 8 GPU; free are 4 GPU"), 3000.0) == []
+    warning, stop, *skips, other = scheduler.handle(Tick(), scheduler.deadline)
+    reason = "it had no place on the cluster for 3600 s: it needs 8 GPU; free are 4 GPU"
+    assert warning == Warn(f"replica of a given up: {reason}")
+    assert stop == StopReplica(start.replica)
+    assert [skip.reason for skip in skips] == [reason] * 2
+    assert other.weights == "b"
+
+
+def test_a_replica_is_placed_as_soon_as_one_rank_answers():
+    scheduler, start = gang_of_two()
+    scheduler.handle(RankProgress(start.replica, 1, 0), 3000.0)
+    assert scheduler.deadline == 3000.0 + DEADLINES.load_seconds
+
+
+@pytest.mark.parametrize("name", ["stall_seconds", "load_seconds", "place_seconds"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_deadline_that_is_none_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"^cluster\.{name}={value}: must be above 0"):
+        ClusterConfig(**{name: value})
 
 
 def test_a_sharded_replica_of_one_rank_reads_less_as_well():

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import wandb
+from support_wandb_server import Server, serving
 
 from psych_ray.config import Config, ResultsConfig, TrackingConfig, TrackingKind, TrackingMode
 from psych_ray.results.schema import Tally
@@ -369,6 +370,64 @@ def test_online_without_a_server_is_kept_offline(
     }
     assert "2 offline runs" in tracker.summary_lines()[0]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def online(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    config.tracking = TrackingConfig(mode=TrackingMode.online)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        yield server
+
+
+def test_online_with_a_server_is_uploaded(task, started, drive, config: Config, online: Server) -> None:
+    warnings: Warnings = []
+    tracker = wandb_tracker(config, warn=warnings.append)
+    drive(tracker, started(task("a", responses=10, units=1), root=config.results.root), ("a", "plain", 10))
+    assert warnings == []
+    assert online.opened
+    assert tracker.summary_lines() == [f"W&B: 1 run at {online.url}/e/psych-ray"]
+
+
+def test_a_server_that_never_answers_costs_three_seconds(
+    task, started, drive, by_id, config: Config, online: Server
+) -> None:
+    online.mute.set()
+    warnings: Warnings = []
+    tracker = wandb_tracker(config, warn=warnings.append)
+    begun = time.monotonic()
+    drive(tracker, started(task("a", responses=10, units=1), root=config.results.root), ("a", "plain", 10))
+    assert time.monotonic() - begun < 8  # with the import of wandb
+    assert len(warnings) == 1
+    assert "no answer within 2.5 s" in warnings[0]
+    if tracker.summary_lines():  # the end of the sweep did not come before the answer
+        assert list(by_id()) == [wandb_run_id(config.results.root, "a", "plain")]
+    wait_for(lambda: all(thread.name != "psych-ray-wandb" for thread in threading.enumerate()))
+
+
+@pytest.mark.parametrize("way", ["mute", "refuses"])
+def test_a_network_that_is_lost_costs_less_than_five_seconds_at_the_end(
+    task, started, config: Config, online: Server, way: str
+) -> None:
+    warnings: Warnings = []
+    tracker = wandb_tracker(config, warn=warnings.append)
+    tracker.handle(started(task("a", responses=10, units=1), root=config.results.root))
+    tracker.handle(UnitStarted("a", "plain", "u"))
+    wait_for(lambda: len(tracker.summary_lines()) == 1)
+    if way == "mute":
+        online.mute.set()
+    else:
+        online.shutdown()
+        online.server_close()
+    begun = time.monotonic()
+    tracker.handle(SweepEnded(seconds=1.0))
+    assert time.monotonic() - begun < 5.5
+    assert len(warnings) == 1
+    assert warnings[0].startswith("W&B does not answer (")
+    assert f"wandb sync {config.tracking_root()}/wandb/run-*" in warnings[0]
+    assert list(config.tracking_root().glob("wandb/run-*/*.wandb"))
+    wait_for(lambda: all(not thread.name.startswith("psych-ray-wandb") for thread in threading.enumerate()))
 
 
 def test_a_project_in_the_environment_replaces_the_default(

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
-from psych_ray.errors import TranscriptError
+from psych_ray.errors import PsychRayError, TranscriptError, UnreachableError
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import Skipped, read_transcripts
 
@@ -32,8 +34,8 @@ def read(path: Path, source: TranscriptSource = TranscriptSource.files, **settin
     return list(read_transcripts(TranscriptsConfig(source=source, path=str(path), **settings)))
 
 
-def refusal(config: TranscriptsConfig) -> str:
-    with pytest.raises(TranscriptError) as raised:
+def refusal(config: TranscriptsConfig, kind: type[PsychRayError] = TranscriptError) -> str:
+    with pytest.raises(kind) as raised:
         list(read_transcripts(config))
     assert len(str(raised.value).splitlines()) == 1
     return str(raised.value)
@@ -224,9 +226,46 @@ def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 
     config = TranscriptsConfig(source=TranscriptSource.psych201)
     hub(monkeypatch, ConnectionError("Couldn't reach it\non the hub"))
-    assert refusal(config) == (
-        "marcelbinz/Psych-201-test: the hub cannot be read (Couldn't reach it); "
-        "transcripts.path=PATH reads a local copy"
+    assert refusal(config, UnreachableError) == (
+        "marcelbinz/Psych-201-test: the hub cannot be reached (Couldn't reach it); try again later, or name a copy "
+        "with transcripts.path=PATH"
     )
     hub(monkeypatch, breaks_off())
-    assert "the hub cannot be read (TimeoutError)" in refusal(config)
+    assert "the hub cannot be reached (TimeoutError)" in refusal(config, UnreachableError)
+    caused = RuntimeError("streaming")
+    caused.__cause__ = httpx.ConnectError("no route")
+    hub(monkeypatch, caused)
+    assert "cannot be reached (streaming)" in refusal(config, UnreachableError)
+    for status, kind in ((429, UnreachableError), (503, UnreachableError), (404, TranscriptError)):
+        failed = RuntimeError(f"status {status}")
+        failed.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+        hub(monkeypatch, failed)
+        assert f"(status {status})" in refusal(config, kind)
+
+
+def test_a_table_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    one = pa.Table.from_pylist([ROW])
+    path = tmp_path / "t.parquet"
+    for name in ("text", "age"):
+        pq.write_table(one.append_column(name, pa.array(["x"])), path)
+        message = refusal(TranscriptsConfig(source=TranscriptSource.files, path=str(path)))
+        assert message == f"{path}: has more than one column {name}; keep one"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**31 - 1, 0], pa.int32()).view(pa.date32()),
+        pa.array([2**60, 0], pa.int64()).view(pa.date64()),
+        pa.array([2**62, 0], pa.int64()).view(pa.timestamp("us")),
+        pa.array([2**62, 0], pa.int64()).view(pa.duration("s")),
+        pa.array([0, None], pa.timestamp("s", "Nowhere/No")),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_date_that_python_has_not_is_a_bad_record(tmp_path: Path, column: Any) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist(rows(2)).append_column("born", column), path)
+    message = refusal(TranscriptsConfig(source=TranscriptSource.files, path=str(path)))
+    assert message.startswith(f"{path} row 1: `born` has a value that cannot be read: ")
+    assert [t.participant for t in read(path, on_error=OnError.skip)] == ["1"]

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 import types
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Skipped, archive, read_transcripts
+from psych_ray.transcripts.sources import Skipped, archive, json_lines, read_transcripts
 
 
 def read(path: Path | str, **settings: Any) -> list[Transcript]:
@@ -224,6 +225,24 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(read(path)) == 1
     monkeypatch.setattr(archive, "MAX_BYTES", 100_000)
     assert "can be a zip bomb" in refusal(path)
+
+
+def test_a_zip_of_new_lines_is_refused_at_once_and_blank_lines_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("prompts.jsonl", "w") as member:
+        for _ in range(17):
+            member.write(b"\n" * 2**20)
+    assert path.stat().st_size < 20_000
+    assert "can be a zip bomb" in refusal(path)
+    monkeypatch.setattr(archive, "MAX_RATIO", 2000)
+    began = time.monotonic()
+    assert "has more than 1,000,000 blank lines" in refusal(path)
+    assert time.monotonic() - began < 20
+    monkeypatch.setattr(json_lines, "MAX_BLANK_LINES", 3)
+    assert "has more than 3 blank lines" in refusal(plain(tmp_path / "s.jsonl", lines() + b"\n \n\r\n\t\n"))
+    assert len(read(plain(tmp_path / "s.jsonl", b"\n\n" + lines() + b"\n"))) == 1
 
 
 def patched(path: Path, change: Callable[[bytearray, int, int], None]) -> Path:

@@ -11,6 +11,7 @@ from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import Skipped, json_lines, read_transcripts
+from psych_ray.transcripts.sources import skipping as skipping_module
 
 GOOD = {"text": "You press <<A>>.", "experiment": "demo/1", "participant": 1}
 
@@ -145,7 +146,25 @@ def test_a_line_just_within_the_limit_is_read(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", path.stat().st_size)
     assert len(read(path)) == 1
     monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", path.stat().st_size - 1)
-    assert skipping(path)[0] == []
+    with pytest.raises(TranscriptError, match="the line is longer than"):
+        skipping(path)
+
+
+def test_reasons_are_told_where_no_response_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = [b"x", GOOD | {"text": "<<"}, *[b"[]"] * 5]
+    for name, content in (("bad", bad), ("without", [GOOD | {"text": "none"}, *bad])):
+        path = write(tmp_path / f"{name}.jsonl", content)
+        with pytest.raises(TranscriptError) as raised:
+            skipping(path)
+        message, first = str(raised.value), len(content) - len(bad) + 1
+        assert message.startswith("transcripts.on_error=skip skipped 7 records, and no response is left: ")
+        assert f"{path} line {first}: not JSON" in message
+        assert f"{path} line {first + 1}: `text`, character 0" in message
+        assert message.endswith("; and 2 more")
+        assert len(message.splitlines()) == 1
+    monkeypatch.setattr(skipping_module, "MAX_SKIPPED", 6)
+    with pytest.raises(TranscriptError, match="with it more than 6 records are bad; check"):
+        skipping(path)
 
 
 def test_a_good_record(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from support_table import responses, silent
 
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, simulator_checkpoint
 from psych_ray.config import CheckpointsConfig, CheckpointSource, EngineName
-from psych_ray.errors import ResultsError
+from psych_ray.errors import ConditionError, FailureKind, ResultsError
 from psych_ray.results.catalogue import catalogue
 from psych_ray.results.parts import read_part
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
@@ -19,6 +20,7 @@ from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.results.table import open_table
 from psych_ray.scoring import load_scorer
+from psych_ray.sweep.failure import failure_of
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
@@ -134,3 +136,42 @@ def test_the_simulator_needs_no_weights(transcripts, tmp_path):
 def test_deepspeed_engines_need_a_process_group(tmp_path, engine, needed):
     one = spec(simulator_checkpoint(), tmp_path)
     assert ReplicaSpec(**(vars(one) | {"engine": engine})).needs_process_group is needed
+
+
+def test_its_count_of_work_grows_while_it_loads_and_with_every_layer_that_runs(checkpoint, transcripts, tmp_path):
+    from threading import Thread
+
+    store = open_store(str(tmp_path))
+    refs = tuple(catalogue(store, transcripts))
+    replica = Replica(spec(checkpoint, tmp_path))
+    seen = {replica.work.done}
+    loading = Thread(target=replica.load)
+    loading.start()
+    while loading.is_alive():
+        seen.add(replica.work.done)
+    assert len(seen) > 5
+    (scorer,) = replica._scorers.values()
+    (only,) = transcripts[:1]
+    before = replica.work.done
+    list(scorer.score([only], condition_named("plain")))
+    assert replica.work.done == before + 1 + 2, "a text and two layers"
+    before = replica.work.done
+    replica.score(Unit(checkpoint.slug, "plain", refs))
+    assert replica.work.done >= before + len(refs)
+
+
+def test_a_chat_template_that_explodes_is_an_error_of_the_checkpoint_under_chat_alone(
+    checkpoint, transcripts, tmp_path
+):
+    exploding = tmp_path / "exploding"
+    shutil.copytree(str(checkpoint.card.path), exploding)
+    (exploding / "chat_template.jinja").write_text("{{ 'a' * 10 ** 10 }}")
+    (found,) = find_checkpoints(CheckpointsConfig(source=CheckpointSource.local, paths=[str(exploding)]))
+    store = open_store(str(tmp_path / "root"))
+    refs = tuple(catalogue(store, transcripts))
+    replica = Replica(spec(found, tmp_path / "root"))
+    replica.load()
+    with pytest.raises(ConditionError, match=r"its chat template takes more than 0\.5 GB of memory") as raised:
+        replica.score(Unit(found.slug, "chat", refs))
+    assert failure_of(raised.value).kind == FailureKind.task
+    assert replica.score(Unit(found.slug, "plain", refs)).responses > 0

@@ -140,6 +140,8 @@ def require_adapter(card: CheckpointCard, directory: Path, *, allow_pickle: bool
     kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
     if kind != "LORA":
         raise CheckpointError(f"{card.id}: its {ADAPTER_CONFIG} has peft_type {kind}; only LORA adapters are scored")
+    if config.get("megatron_config"):  # peft would import the module that the file names
+        raise CheckpointError(f"{card.id}: its {ADAPTER_CONFIG} has a megatron_config, which is not scored; remove it")
     for what, found in (
         (f"bias: {config.get('bias')}", config.get("bias") not in (None, "none")),
         (f"init_lora_weights: {start}", start not in _INITIALIZATIONS),

@@ -6,6 +6,7 @@ both are errors. Does not depend on tokenizers, adapters or engines.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from psych_ray.checkpoints.cards import CONFIG, is_adapter, read_json
-from psych_ray.checkpoints.quantization import method_of, require_library
+from psych_ray.checkpoints.quantization import method_of, quantization_of, require_library
+from psych_ray.checkpoints.trust import SETTING
 from psych_ray.checkpoints.weight_files import weight_files
 from psych_ray.compat import is_connection_lost, silence_bitsandbytes
 from psych_ray.config import CheckpointCard, ScoringConfig
@@ -30,11 +33,13 @@ _LIBRARY_ERRORS = (
     ImportError,
     LookupError,
     OSError,
+    RecursionError,
     RuntimeError,
     SafetensorError,
     StrictDataclassError,
     TypeError,
     ValueError,
+    pickle.UnpicklingError,
 )
 
 
@@ -44,7 +49,7 @@ def load_model(
     """Load the weights of a directory to this process's device, and the whole configuration of the checkpoint."""
     assert not is_adapter(directory), "transformers would merge it into the weights"
     stored = read_json(directory / CONFIG)
-    quantized = stored.get("quantization_config")
+    quantized = quantization_of(stored, directory / CONFIG)
     require_library(card, quantized)
     files = weight_files(directory, allow_pickle=allow_pickle)
     device, dtype = device_of(scoring.device), getattr(torch, scoring.dtype)
@@ -52,6 +57,10 @@ def load_model(
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": files[0].suffix == ".safetensors"}
     with loading_errors(card, directory):
         config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
+        if quantized and not AutoHfQuantizer.supports_quant_method(quantized):  # transformers would ignore it
+            raise ValueError(
+                f"its config.json has quant_method {quantized['quant_method']!r}, which transformers lacks"
+            )
         if quantized or card.quantization:
             options |= _quantized_options(card, config, dtype, device)
         if card.trust_remote_code and "AutoModelForCausalLM" in stored.get("auto_map", {}):
@@ -86,7 +95,7 @@ def loading_errors(card: CheckpointCard, directory: Path) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{card.id}: it has modelling code of its own ({directory}/*.py), which is not run by default; "
-                "read that code, then set trust_remote_code: true in the checkpoint's card"
+                f"read that code, then set {SETTING}=[{card.path or card.id}]"
             ) from error
         raise CheckpointError(f"{card.id}: cannot be loaded from {directory}: {first_line(error)}") from error
 

@@ -17,8 +17,9 @@ from typing import BinaryIO
 from psych_ray.transcripts.sources.errors import file_error, file_errors, quoted
 
 MAX_BYTES = 64 * 2**30
-MAX_RATIO = 1000
-RATIO_COUNTS_FROM_BYTES = 2**30
+MAX_RATIO = 500
+"""Studies that exist unpack to at most 63 times their size; deflate reaches 1,032."""
+RATIO_COUNTS_FROM_BYTES = 2**24
 _BUFFER_BYTES = 2**18
 _ENCRYPTED = 0x1
 # Other methods can unpack a few kilobytes to gigabytes in one step, which no limit can stop.

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from psych_ray.transcripts.sources.archive import open_member
-from psych_ray.transcripts.sources.errors import BadRecordError, Skipped, file_errors, one_line
+from psych_ray.transcripts.sources.errors import BadRecordError, Skipped, file_error, file_errors, one_line
 from psych_ray.transcripts.sources.origin import Raw, Records
 
 MAX_LINE_BYTES = 64 * 2**20
+MAX_BLANK_LINES = 1_000_000
+"""In one file; a few kilobytes of a zip can hold many millions, which would take hours."""
 CHUNK_BYTES = 2**20
 
 
@@ -32,38 +35,42 @@ def read_json_lines(path: Path) -> Records:
 
 
 def _records(stream: BinaryIO, path: Path) -> Records:
-    number = 0
-    while True:
+    with file_errors(path):
+        for number, line in _lines(stream, path):
+            where = one_line(f"{path} line {number}")
+            record: Raw | Skipped
+            try:
+                record = Raw(where, _parse(line))
+            except BadRecordError as error:
+                record = Skipped(where, one_line(str(error)))
+            yield record
+
+
+def _lines(stream: BinaryIO, path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Lines that are not blank, with their numbers from 1; None for one beyond MAX_LINE_BYTES."""
+    number = n_blank = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
-        where = one_line(f"{path} line {number}")
-        try:
-            with file_errors(path):
-                line = _next_line(stream)
-            if not line:
-                return
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            record: Raw | Skipped = Raw(where, _parse(line.rstrip(b"\r\n")))
-        except BadRecordError as error:
-            record = Skipped(where, one_line(str(error)))
-        yield record
+        if len(line) > MAX_LINE_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(CHUNK_BYTES)
+            yield number, None
+            continue
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            yield number, line
+            continue
+        n_blank += 1
+        if n_blank > MAX_BLANK_LINES:
+            raise file_error(path, f"has more than {MAX_BLANK_LINES:,} blank lines; fetch or create it again")
 
 
-def _next_line(stream: BinaryIO) -> bytes:
-    """The next line, b"" at the end. BadRecordError for one beyond MAX_LINE_BYTES, which is skipped in chunks."""
-    line = stream.readline(MAX_LINE_BYTES + 1)
-    if len(line) <= MAX_LINE_BYTES:
-        return line
-    while line and not line.endswith(b"\n"):
-        line = stream.readline(CHUNK_BYTES)
-    raise BadRecordError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-
-
-def _parse(line: bytes) -> dict[str, object]:
+def _parse(line: bytes | None) -> dict[str, object]:
+    if line is None:
+        raise BadRecordError(f"the line is longer than {MAX_LINE_BYTES:,} bytes")
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
         raise BadRecordError(f"not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:

@@ -7,46 +7,42 @@ Independent of layouts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
-from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
-from psych_ray.errors import TranscriptError
+from psych_ray.config import TranscriptsConfig, TranscriptSource
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources.errors import BadRecordError, Skipped, one_line
 from psych_ray.transcripts.sources.fields import to_transcript
 from psych_ray.transcripts.sources.layout import origins
 from psych_ray.transcripts.sources.origin import Origin
 from psych_ray.transcripts.sources.selection import Selection
-
-OnSkipped = Callable[[Skipped], None]
+from psych_ray.transcripts.sources.skipping import OnSkipped, Skipping
 
 
 def read_transcripts(config: TranscriptsConfig, *, on_skipped: OnSkipped | None = None) -> Iterator[Transcript]:
     """The transcripts of a source in its order, folders study by study; ids are unique over the source.
 
     A record that cannot be used raises TranscriptError, or with transcripts.on_error=skip is passed to `on_skipped`. A
-    file that cannot be used always raises TranscriptError.
+    file that cannot be used always raises TranscriptError, and so does, with the reasons, a source of which every
+    response was skipped. UnreachableError where the hub does not answer.
     """
     selection = Selection(config.studies, config.limit)
-
-    def skip(skipped: Skipped) -> None:
-        if config.on_error == OnError.stop:
-            raise TranscriptError(f"{skipped.where}: {skipped.reason}; transcripts.on_error=skip skips it")
-        if on_skipped is not None:
-            on_skipped(skipped)
-
+    skip = Skipping(config.on_error, on_skipped)
     if config.source == TranscriptSource.demo:
         transcripts = _simulated(config, selection)
     else:
         transcripts = (t for origin in origins(config, selection) for t in _of_origin(origin, selection, skip))
     seen: Counter[str] = Counter()
+    any_response = False
     for transcript in transcripts:
         copy = seen[transcript.id]
         seen[transcript.id] += 1
+        any_response = any_response or bool(transcript.responses)
         yield replace(transcript, copy=copy) if copy else transcript
     selection.check_match()
+    skip.require_some(any_response=any_response)
 
 
 def _simulated(config: TranscriptsConfig, selection: Selection) -> Iterator[Transcript]:

@@ -7,12 +7,15 @@ order; only rank 0 writes parts. Does not import Ray, and does not depend on mod
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 from torch import distributed
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,16 @@ class Rendezvous:
 
     def __init__(self, host: str, world_size: int, *, timeout_s: float) -> None:
         self.host = host
+        # The store by itself listens on all addresses.
+        listening = socket.create_server((host, 0)).detach() if host == _LOOPBACK else None
         self._store = TCPStore(
-            host, 0, world_size, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
+            host,
+            0,
+            world_size,
+            is_master=True,
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
+            master_listen_fd=listening,
         )
         self.port: int = self._store.port
         self._timeout_s = timeout_s
@@ -70,8 +81,9 @@ def _join(store: Store, rank: Rank, host: str, port: int, device: str, timeout_s
     assert not distributed.is_initialized(), "one gang per process"
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-        if host == "127.0.0.1":
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if host == _LOOPBACK:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     os.environ |= {
         "RANK": str(rank.index),
         "LOCAL_RANK": "0",

@@ -104,6 +104,12 @@ class TensorParallelEngine:
         self._attend = attend
 
     @property
+    def module(self) -> nn.Module:
+        """This rank's shard of the body."""
+        module: nn.Module = self.body
+        return module
+
+    @property
     def batch_tokens(self) -> int:
         """The tokens of one pass."""
         return self.pass_tokens

@@ -1,0 +1,91 @@
+"""The local Ray session as another user of the machine sees it: sockets, modes of directories, the secret."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from psych_ray.cluster.session import ray_session
+from psych_ray.config import ClusterConfig
+
+pytestmark = pytest.mark.ray
+
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+CLIENT = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1])
+    print("connected")
+except AuthenticationError:
+    print("refused")
+"""
+
+
+@pytest.fixture(scope="module")
+def session(scratch) -> Path:
+    """Start a session with a worker; its directory."""
+    before = {name: os.environ.get(name) for name in os.environ}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(scratch))
+        patch.setattr("tempfile.tempdir", None)
+        patch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # of another cluster, which a local session is not
+        with ray_session(ClusterConfig(cpus=1)):
+            ray.get(ray.remote(lambda: None).remote())
+            (directory,) = scratch.glob("psych-ray-*")
+            yield directory
+    left = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH") or "OSX" in name}
+    assert left == {name: value for name, value in before.items() if name in left}
+    assert not directory.exists()
+
+
+def processes() -> list[psutil.Process]:
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def test_every_port_is_bound_to_loopback(session):
+    listening = {
+        (process.name(), connection.laddr.ip)
+        for process in processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN or not connection.raddr
+    }
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert {address for _, address in listening} <= LOOPBACK, listening
+
+
+def test_no_other_user_can_enter_its_directory_or_read_its_secret(session):
+    assert stat.S_IMODE(session.stat().st_mode) == 0o700
+    secret = os.environ["RAY_AUTH_TOKEN"]
+    assert len(secret) == 64
+    assert not any(secret in part for process in processes() for part in process.cmdline())
+    assert {stat.S_IMODE(Path(f"/proc/{process.pid}/environ").stat().st_mode) for process in processes()} == {0o400}
+    by_default = Path("~/.ray/auth_token").expanduser()
+    assert not by_default.exists() or by_default.read_text() != secret
+    holding = [path for path in session.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert holding == []
+
+
+@pytest.mark.parametrize(
+    ("token", "outcome"),
+    [({}, "refused"), ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, "refused"), (None, "connected")],
+    ids=["none", "another", "its own"],
+)
+def test_a_client_without_the_token_is_refused(session, token, outcome):
+    environment = dict(os.environ)
+    if token is not None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | token
+    address = ray.get_runtime_context().gcs_address
+    found = subprocess.run(
+        [sys.executable, "-c", CLIENT, address], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert found.stdout.strip() == outcome

@@ -45,7 +45,7 @@ def verify(
     `readable`: names of other files, and functions that read them and raise an error where they are damaged.
     `alone`: the caller holds the lease, so that no other process is about to commit a part.
     """
-    in_use = not alone and holder_of(store) is not None
+    was_in_use = holder_of(store) is not None
     logged, log_fault = _logged(store)  # first: whatever it lists was written before
     sources = check_sources(store)
     files = {file.name: file for file in store.files(FOLDER) if not file.name.startswith(f"{LOG}/")}
@@ -56,6 +56,7 @@ def verify(
     table = unlisted if log_fault else [part.name for part in logged]
     wrong = _faults_across(checked, table, are_listed=not log_fault)
     in_log = {part.name for part in _logged(store)[0]}  # what was committed or replaced meanwhile is no fault
+    in_use = not alone and (was_in_use or holder_of(store) is not None)
     waiting = [name for name in unlisted if name not in in_log and store.exists(str(name))]
     young = {name for name in waiting if in_use and name not in wrong and _is_young(files[str(name)])}
     good = [part for name, part in checked.items() if name in set(table) - wrong.keys() and not isinstance(part, str)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from psych_ray.app.verify import verify as verify_command
 from psych_ray.config import Config, ResultsConfig
 from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import SOURCES, catalogue
+from psych_ray.results.compact import compact
 from psych_ray.results.faults import Remedy
 from psych_ray.results.footers import write_footers
 from psych_ray.results.lease import hold_lease
@@ -27,6 +29,7 @@ from psych_ray.results.parts import checksum, read_part, to_parquet
 from psych_ray.results.repair import repair
 from psych_ray.results.schema import Part
 from psych_ray.results.store import ResultsStore, open_store
+from psych_ray.results.table import open_table
 from psych_ray.results.verify import verify
 from psych_ray.transcripts.record import Transcript
 
@@ -306,9 +309,6 @@ def test_a_copy_of_a_footer_that_differs_is_removed(store):
 
 
 def test_a_log_that_was_made_anew_after_a_compaction_has_every_row_once(store):
-    from psych_ray.results.compact import compact
-    from psych_ray.results.table import open_table
-
     expected = rows(store)
     with open_table(store, "test", say=pytest.fail) as table:
         assert compact(table).after == 2
@@ -331,6 +331,35 @@ def test_what_a_running_sweep_is_writing_is_no_fault(store):
         os.utime(path(store, new.name), (hours_ago, hours_ago))
         assert [fault.name for fault in verify(store).faults] == [str(new.name)]
     assert repair(store, say=lambda _: None).parts == 7
+
+
+def test_nothing_is_told_while_others_write(store, monkeypatch):
+    """Parts are committed, replaced and removed beside the verification."""
+    monkeypatch.setattr("psych_ray.results.table.KEPT_HOURS", 0)
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with open_table(store, "test", say=pytest.fail) as table:
+                for k in range(24):
+                    refs = catalogue(store, transcripts(12 + k))
+                    table.commit([write_unit(store, task, refs[-1:]) for task in ("a", "b")])
+                    if k % 8 == 7:
+                        compact(table)
+                        assert table.recover() == []
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    n = 0
+    while writer.is_alive():
+        assert verify(store).faults == ()
+        n += 1
+    writer.join()
+    assert failures == []
+    assert n > 3
+    assert verify(store).parts == 2
 
 
 def test_files_of_others_are_told_and_stay(store):

@@ -59,10 +59,12 @@ def compact(
 def _runs(parts: Sequence[LoggedPart], rows: int, n_bytes: int) -> Iterator[list[LoggedPart]]:
     """Divide parts into runs of at most so many rows and bytes."""
     run: list[LoggedPart] = []
+    n_rows = size = 0
     for part in parts:
-        if run and (sum(p.rows for p in run) + part.rows > rows or sum(p.size for p in run) + part.size > n_bytes):
+        n_rows, size = n_rows + part.rows, size + part.size
+        if run and (n_rows > rows or size > n_bytes):
             yield run
-            run = []
+            run, n_rows, size = [], part.rows, part.size
         run.append(part)
     if run:
         yield run

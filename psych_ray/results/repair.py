@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from psych_ray.errors import ResultsError
+from psych_ray.results import catalogue
 from psych_ray.results.faults import Fault, Remedy, Verification
 from psych_ray.results.lease import hold_lease
 from psych_ray.results.log import ResponsesLog
@@ -56,7 +57,10 @@ def repair(
         relisted = [read_part(store, fault.logged.name) for fault in by_remedy[Remedy.relist] if fault.logged]
         if relisted:
             log.commit(relisted)
-        for line in ResponsesTable(store, Snapshot.of_nothing(), log, lease).recover():
+        # Otherwise a log and texts that are damaged together would cost all scores.
+        sources_are_whole = not any(fault.name.startswith(f"{catalogue.FOLDER}/") for fault in found.faults)
+        table = ResponsesTable(store, Snapshot.of_nothing(), log, lease)
+        for line in table.recover(sources_are_whole=sources_are_whole):
             say(line)
         return verify(store, readable=readable, alone=True)
 

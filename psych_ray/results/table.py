@@ -107,11 +107,12 @@ class ResponsesTable:
         """All parts of the table at this moment."""
         return self._log.parts()
 
-    def recover(self) -> list[str]:
+    def recover(self, *, sources_are_whole: bool = True) -> list[str]:
         """Bring log and files into agreement; a line for everything that a user should know of.
 
         Lists the folder once. Parts that are missing, or not of the size that the log has, leave the log, so that their
         transcripts are scored again; whole parts that the log does not have are committed, others are removed.
+        `sources_are_whole`: a transcript that is not in `sources/` is of another table.
         """
         files = {file.name: file for file in self.store.files(FOLDER)}
         replaced = self._log.replaced()
@@ -129,8 +130,9 @@ class ResponsesTable:
         orphans = [name for name in map(PartName.parse, files.keys() - known - replaced) if name is not None]
         lines = [_lost(self.store, part, files) for part in lost]
         if orphans:
-            lines += self._adopt(sorted(orphans, key=str))
-            self._hold(Snapshot.read(self.store))
+            lines += self._adopt(sorted(orphans, key=str), sources_are_whole=sources_are_whole)
+            listed = self._log.parts()  # none, where all of them were left out
+            self._hold(Snapshot.of(self.store, listed, scan_footers(self.store, listed)))
         self.store.remove(self._log.replaced(KEPT_HOURS) - known)
         return lines
 
@@ -145,9 +147,10 @@ class ResponsesTable:
             and self._added.get(task, set()).isdisjoint(transcripts)
         )
 
-    def _adopt(self, orphans: Sequence[PartName]) -> list[str]:
+    def _adopt(self, orphans: Sequence[PartName], *, sources_are_whole: bool) -> list[str]:
         """Commit those of the parts that belong to the table, and remove those that are damaged or superseded."""
-        known = _Known.of(self.snapshot, {ref.id: ref.n_responses for ref in catalogue_index(self.store)})
+        responses = {ref.id: ref.n_responses for ref in catalogue_index(self.store)}
+        known = _Known.of(self.snapshot, responses, sources_are_whole=sources_are_whole)
         adopted, lines, removed = [], [], []
         for name in orphans:
             content = self.store.read(str(name))
@@ -166,6 +169,7 @@ class ResponsesTable:
                 self.store.write(str(part.name), content)
                 removed.append(name)
             adopted.append(part)
+            known = known.with_part(part)
         # Those of most transcripts first: after `replace`, the parts that were replaced are removed, not the new one.
         self.commit(sorted(adopted, key=lambda part: -len(part.footer.transcripts)))
         self.store.remove(map(str, removed))
@@ -181,11 +185,18 @@ class _Known:
     scoring: Collection[ScoringIdentity]
     fingerprints: Mapping[str, str]
     """Of each checkpoint in the table, by slug."""
+    sources_are_whole: bool
 
     @classmethod
-    def of(cls, snapshot: Snapshot, responses: Mapping[str, int]) -> _Known:
+    def of(cls, snapshot: Snapshot, responses: Mapping[str, int], *, sources_are_whole: bool) -> _Known:
         fingerprints = {facts.slug: facts.fingerprint for facts in snapshot.checkpoints}
-        return cls(responses, snapshot.scoring, fingerprints)
+        return cls(responses, snapshot.scoring, fingerprints, sources_are_whole)
+
+    def with_part(self, part: Part) -> _Known:
+        """What the next part must agree with."""
+        facts = part.footer.checkpoint
+        fingerprints = {facts.slug: facts.fingerprint, **self.fingerprints}
+        return replace(self, scoring=self.scoring or (part.footer.scoring,), fingerprints=fingerprints)
 
     def difference(self, part: Part) -> str | None:
         """Why the part does not belong to the table; None where it does."""
@@ -196,6 +207,8 @@ class _Known:
         if self.fingerprints.get(footer.checkpoint.slug, fingerprint) != fingerprint:
             return "it was scored by other weights of that name"
         if not self.responses.keys() >= set(footer.transcripts):
+            if not self.sources_are_whole:
+                return None
             return "it holds transcripts that are not in sources/"
         if footer.rows != sum(self.responses[one] for one in footer.transcripts):
             return "it does not hold all responses of its transcripts"

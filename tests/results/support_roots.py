@@ -11,14 +11,14 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from support_table import responses
 
 from psych_ray.results.catalogue import catalogue, read_catalogued
 from psych_ray.results.log import LoggedPart, ResponsesLog
 from psych_ray.results.parts import checksum, to_parquet, write_part
 from psych_ray.results.schema import CheckpointFacts, Footer, Part, PartName, ScoringIdentity, TranscriptRef
-from psych_ray.results.snapshot import Snapshot
-from psych_ray.results.store import ResultsStore
+from psych_ray.results.store import LocalStore, ResultsStore
 from psych_ray.results.table import open_table
 from psych_ray.scoring.scored import SimulatorScorer
 from psych_ray.transcripts.conditions import condition_named
@@ -67,7 +67,7 @@ def complete(store: ResultsStore, n: int = 9, *, per_unit: int = _PER_UNIT) -> l
     lines: list[str] = []
     with open_table(store, "test", say=lines.append) as table:
         refs = catalogue(store, transcripts(n))
-        committed = Snapshot.read(store).committed
+        committed = table.snapshot.committed
         for task in TASKS:
             missing = [ref for ref in refs if ref.id not in committed.get(task, set())]
             units = [missing[k : k + per_unit] for k in range(0, len(missing), per_unit)]
@@ -113,3 +113,32 @@ def counts(table: pa.Table) -> dict:
 
     facts = counted_facts(table)
     return facts | {"tallies": {study: asdict(tally) for study, tally in facts["tallies"].items()}}
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def stop_at(patched: pytest.MonkeyPatch, call: int, *, after: bool) -> list[str]:
+    """Let the n-th call that changes or reads the store not come back; names of the calls before it."""
+    calls: list[str] = []
+
+    def watch(owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def watched(*args, **more):
+            calls.append(name)
+            stops = len(calls) == call
+            if stops and not after:
+                raise Killed
+            result = real(*args, **more)
+            if stops:
+                raise Killed
+            return result
+
+        patched.setattr(owner, name, watched)
+
+    for name in ("write", "read", "remove", "files", "exists"):
+        watch(LocalStore, name)
+    watch(ResponsesLog, "_write")
+    return calls

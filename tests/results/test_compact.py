@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from support_roots import complete, first_part, path, rows, transcripts, write_unit
+from support_roots import Killed, complete, first_part, path, rows, stop_at, transcripts, write_unit
 
 from psych_ray.app.compact import compact as compact_command
 from psych_ray.config import Config, ResultsConfig
@@ -133,35 +133,6 @@ def test_replaced_files_stay_for_readers_and_are_removed_later(store, monkeypatc
     assert not Path(f"{store.location}/none").exists()
 
 
-class Killed(BaseException):
-    """The process ended here."""
-
-
-def _stop_at(patched: pytest.MonkeyPatch, call: int, *, after: bool) -> list[str]:
-    """Let the n-th call that changes or reads the store not come back; names of the calls before it."""
-    calls: list[str] = []
-
-    def watch(owner: type, name: str) -> None:
-        real = getattr(owner, name)
-
-        def watched(*args, **more):
-            calls.append(name)
-            stops = len(calls) == call
-            if stops and not after:
-                raise Killed
-            result = real(*args, **more)
-            if stops:
-                raise Killed
-            return result
-
-        patched.setattr(owner, name, watched)
-
-    for name in ("write", "read", "remove", "files", "exists"):
-        watch(LocalStore, name)
-    watch(ResponsesLog, "_write")
-    return calls
-
-
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_at_any_moment_nothing_is_lost_or_doubled(whole, tmp_path, after):
     expected = rows(open_store(str(whole)))
@@ -170,7 +141,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(whole, tmp_path, after)
         shutil.copytree(whole, root)
         store = open_store(str(root))
         with open_table(store, "test", say=pytest.fail) as table, pytest.MonkeyPatch.context() as patched:
-            calls = _stop_at(patched, call, after=after)
+            calls = stop_at(patched, call, after=after)
             try:
                 compact(table)
             except Killed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
@@ -14,7 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from support_roots import complete, counts, first_part, footer, forge, path, rows, transcripts, write_unit
+from support_roots import (
+    Killed,
+    complete,
+    counts,
+    first_part,
+    footer,
+    forge,
+    path,
+    rows,
+    stop_at,
+    transcripts,
+    write_unit,
+)
 
 from psych_ray.app.verify import verify as verify_command
 from psych_ray.config import Config, ResultsConfig
@@ -360,6 +373,32 @@ def test_nothing_is_told_while_others_write(store, monkeypatch):
     assert failures == []
     assert n > 3
     assert verify(store).parts == 2
+
+
+def test_a_repair_that_was_killed_can_be_repeated(store, tmp_path):
+    expected = rows(store)
+    flip(the_part(store))
+    flip(only("sources")(store))
+    truncate(commit_of_parts(store))
+    for call in itertools.count(1, 7):
+        root = tmp_path / str(call)
+        shutil.copytree(store.location, root)
+        killed = open_store(str(root))
+        with pytest.MonkeyPatch.context() as patched:
+            stop_at(patched, call, after=call % 2 == 0)
+            try:
+                repair(killed, say=lambda _: None)
+            except Killed:
+                pass
+            else:
+                break
+        killed.remove(["lease/holder.json"])  # that of a process which is gone is free
+        assert {fault.remedy for fault in repair(killed, say=lambda _: None).faults} <= {Remedy.sweep, Remedy.set_aside}
+        complete(killed)
+        repair(killed, say=lambda _: None)
+        assert verify(killed).faults == ()
+        assert rows(killed).equals(expected), call
+    assert call > 40
 
 
 def test_files_of_others_are_told_and_stay(store):

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -46,24 +47,21 @@ def verify(
     `alone`: the caller holds the lease, so that no other process is about to commit a part.
     """
     was_in_use = holder_of(store) is not None
-    logged, log_fault = _logged(store)  # first: whatever it lists was written before
+    listing = _list(store)
     sources = check_sources(store)
-    files = {file.name: file for file in store.files(FOLDER) if not file.name.startswith(f"{LOG}/")}
-    replaced = set() if log_fault else ResponsesLog(store).replaced() & files.keys()
-    others = files.keys() - {str(part.name) for part in logged} - replaced
-    unlisted = sorted((name for name in map(PartName.parse, others) if name is not None), key=str)
-    checked = _check(store, sources, [*(part.name for part in logged), *unlisted])
-    table = unlisted if log_fault else [part.name for part in logged]
-    wrong = _faults_across(checked, table, are_listed=not log_fault)
+    checked = _check(store, sources, [*(part.name for part in listing.logged), *listing.unlisted])
+    wrong = _faults_across(checked, listing)
     in_log = {part.name for part in _logged(store)[0]}  # what was committed or replaced meanwhile is no fault
-    in_use = not alone and (was_in_use or holder_of(store) is not None)
-    waiting = [name for name in unlisted if name not in in_log and store.exists(str(name))]
-    young = {name for name in waiting if in_use and name not in wrong and _is_young(files[str(name)])}
-    good = [part for name, part in checked.items() if name in set(table) - wrong.keys() and not isinstance(part, str)]
+    waiting = [name for name in listing.unlisted if name not in in_log]
+    young = set[PartName]()
+    if not alone and (was_in_use or holder_of(store) is not None):
+        young = {name for name in waiting if name not in wrong and _is_young(listing.files[str(name)])}
+    good = [found for name, found in checked.items() if name in listing.table and not isinstance(found, str)]
+    good = [part for part in good if part.name not in wrong]
     faults = [
-        *([log_fault] if log_fault else []),
-        *(fault for part in logged if part.name in in_log for fault in _faults_of_logged(part, checked, wrong)),
-        *_faults_of_unlisted([name for name in waiting if name not in young], checked, wrong, sources, log_fault),
+        *([listing.log_fault] if listing.log_fault else []),
+        *(fault for part in listing.logged if part.name in in_log for fault in _faults_of_logged(part, checked, wrong)),
+        *_faults_of_unlisted(store, [name for name in waiting if name not in young], checked, wrong, sources, listing),
         *_faults_of_sources(sources, good),
         *_faults_of_footers(store, good),
         *_unreadable(readable),
@@ -73,9 +71,43 @@ def verify(
         rows=sum(part.rows for part in good),
         transcripts=len(np.unique(np.concatenate([np.array([], np.int32), *(part.numbers for part in good)]))),
         faults=tuple(faults),
-        unknown=(*sorted(name for name in others if PartName.parse(name) is None), *sources.unknown),
+        unknown=(*listing.unknown, *sources.unknown),
         uncommitted=len(young),
-        replaced=len(replaced),
+        replaced=listing.n_replaced,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listing:
+    """What the log lists, and what is in the folder."""
+
+    logged: list[LoggedPart]
+    log_fault: Fault | None
+    files: Mapping[str, StoredFile]
+    unlisted: list[PartName]
+    """Parts that are in the folder and not in the log."""
+    unknown: list[str]
+    """Names of other files."""
+    n_replaced: int
+    table: frozenset[PartName]
+    """Parts of the table: those of the log, or all where it is damaged."""
+
+
+def _list(store: ResultsStore) -> _Listing:
+    """The log first, then the files, then whatever they refer to: each was written before what refers to it."""
+    logged, log_fault = _logged(store)
+    files = {file.name: file for file in store.files(FOLDER) if not file.name.startswith(f"{LOG}/")}
+    replaced = set() if log_fault else ResponsesLog(store).replaced() & files.keys()
+    others = sorted(files.keys() - {str(part.name) for part in logged} - replaced)
+    unlisted = [name for name in map(PartName.parse, others) if name is not None]
+    return _Listing(
+        logged=logged,
+        log_fault=log_fault,
+        files=files,
+        unlisted=unlisted,
+        unknown=[name for name in others if PartName.parse(name) is None],
+        n_replaced=len(replaced),
+        table=frozenset(unlisted if log_fault else (part.name for part in logged)),
     )
 
 
@@ -99,11 +131,11 @@ def _check(store: ResultsStore, sources: CheckedSources, names: Sequence[PartNam
         return dict(zip(names, found, strict=True))
 
 
-def _faults_across(checked: _Checked, table: Sequence[PartName], *, are_listed: bool) -> dict[PartName, str]:
+def _faults_across(checked: _Checked, listing: _Listing) -> dict[PartName, str]:
     """What is wrong with parts, by themselves and beside the others of the table, by name."""
     wrong = {name: found for name, found in checked.items() if isinstance(found, str)}
     sound = {name: found for name, found in checked.items() if not isinstance(found, str)}
-    of_table = [sound[name] for name in table if name in sound]
+    of_table = [part for name, part in sound.items() if name in listing.table]
     scoring = _most((part.scoring, part.rows) for part in of_table)
     weights: dict[str, str] = {}
     for slug in {part.checkpoint.slug for part in of_table}:
@@ -115,7 +147,7 @@ def _faults_across(checked: _Checked, table: Sequence[PartName], *, are_listed: 
             wrong[name] = f"was scored with other settings than most rows of the table ({differences})"
         elif weights.get(part.checkpoint.slug, part.checkpoint.fingerprint) != part.checkpoint.fingerprint:
             wrong[name] = f"was scored by other weights than most rows of {part.checkpoint.slug}"
-    if are_listed:
+    if not listing.log_fault:  # otherwise a part may be there beside those that it replaced
         wrong |= _doubled(part for part in of_table if part.name not in wrong)
     return wrong
 
@@ -161,19 +193,21 @@ def _faults_of_logged(part: LoggedPart, checked: _Checked, wrong: Mapping[PartNa
 
 
 def _faults_of_unlisted(
+    store: ResultsStore,
     names: Iterable[PartName],
     checked: _Checked,
     wrong: Mapping[PartName, str],
     sources: CheckedSources,
-    log_fault: Fault | None,
+    listing: _Listing,
 ) -> Iterator[Fault]:
     for name in names:
         found = checked[name]
         if name in wrong or isinstance(found, str):
-            yield Fault(str(name), wrong[name], Remedy.set_aside)
+            if store.exists(str(name)):  # a process that writes may have removed it
+                yield Fault(str(name), wrong[name], Remedy.set_aside)
         elif found.unknown and not sources.damaged:
             yield Fault(str(name), f"holds transcript {found.unknown[0]}, which is not in sources/", Remedy.set_aside)
-        elif log_fault is None:
+        elif listing.log_fault is None and store.exists(str(name)):
             yield Fault(str(name), "is whole, but not in the table", Remedy.take_in)
 
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast faults check bench setup clean
+.PHONY: demo test test-fast faults fuzz check bench setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network needed
@@ -16,10 +16,13 @@ test: $(READY)  ## all tests, two files at a time: many of them wait more than t
 test-fast: $(READY)  ## without Ray, without slow tests and with few of many similar cases
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray and not slow"
 
-N ?= 20
+N =
 SEED ?= 0
-faults: $(READY)  ## N sweeps that are killed, stopped, doubled and damaged, against an undisturbed one: about ten minutes
-	PYTHONPATH=tests $(BIN)/python tests/faults/campaign.py $(N) --seed $(SEED)
+faults: $(READY)  ## N=20 sweeps that are killed, stopped, doubled and damaged, against an undisturbed one: ten minutes
+	PYTHONPATH=tests $(BIN)/python tests/faults/campaign.py $(or $(N),20) --seed $(SEED)
+
+fuzz: $(READY)  ## random settings, and random changes to files of every kind: make fuzz N=5000 SEED=7
+	PSYCH_RAY_FUZZ=$(or $(N),1000) PSYCH_RAY_FUZZ_SEED=$(SEED) $(BIN)/pytest -q --timeout=0 tests/fuzz
 
 check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -158,6 +158,15 @@ def load_weights_one_by_one() -> Iterator[None]:
         yield
 
 
+def is_tokenizers_error(error: BaseException) -> bool:
+    """Whether an exception is one of the tokenizers library, which has no type of its own for them.
+
+    It raises `Exception` itself for a file that it cannot read, and where it panics, pyo3's PanicException, which is no
+    Exception and can be imported from nowhere (tokenizers 0.22).
+    """
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
 def copy_load_marks(source: nn.Parameter, target: nn.Parameter) -> None:
     """Mark a parameter as loaded where `source` is: an unmarked one is initialized anew (transformers 5.23)."""
     vars(target).update(vars(source))

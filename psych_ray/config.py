@@ -16,6 +16,8 @@ from pathlib import Path
 MAX_SECONDS = 30 * 86_400.0
 MAX_LENGTH = 2**31 - 1
 """Of a transcript, in tokens or characters: places in it are 32-bit numbers."""
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3_500
+"""Of file systems: of one name, and of a path to which names are added (4,096)."""
 MAX_ID_CHARACTERS = 200
 """Of a checkpoint; its name is part of the names of folders."""
 
@@ -376,6 +378,10 @@ def _require_usable(name: str, value: object) -> None:
         raise ValueError(f"{name}: is empty; name one, or omit it")
     if not value.isprintable():
         raise ValueError(f"{name}={value!r}: has a character that does not print; name another")
+    if "://" not in value and any(len(part.encode()) > MAX_NAME_BYTES for part in value.split("/")):
+        raise ValueError(f"{name}={value[:40]}…: a name in it has more than {MAX_NAME_BYTES} bytes; shorten it")
+    if "://" not in value and len(value.encode()) > MAX_PATH_BYTES:
+        raise ValueError(f"{name}={value[:40]}…: has more than {MAX_PATH_BYTES:,} bytes; shorten it")
     if value.startswith("~"):
         try:
             Path(value).expanduser()

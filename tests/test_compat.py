@@ -368,3 +368,13 @@ def test_a_parameter_hook_is_removed_after_an_exception():
         raise KeyError
     nn.Linear(2, 2)
     assert seen == []
+
+
+def test_tokenizers_raises_what_has_no_type_of_its_own():
+    from tokenizers import Tokenizer
+
+    with pytest.raises(Exception, match="expected") as caught:
+        Tokenizer.from_str('{"version": null}')
+    assert compat.is_tokenizers_error(caught.value)
+    assert not compat.is_tokenizers_error(ValueError())
+    assert not compat.is_tokenizers_error(KeyboardInterrupt())

@@ -16,8 +16,9 @@ from pathlib import Path
 from psych_ray.checkpoints.cards import ADAPTER_CONFIG, CARD, CONFIG, card_of_directory, read_json
 from psych_ray.checkpoints.cards import write_card as write_card
 from psych_ray.checkpoints.hub import pin
-from psych_ray.checkpoints.quantization import quantization_of, require_known
-from psych_ray.checkpoints.trust import Trust, require_no_hidden_code
+from psych_ray.checkpoints.model_config import read_config
+from psych_ray.checkpoints.quantization import require_known
+from psych_ray.checkpoints.trust import Trust
 from psych_ray.checkpoints.weight_files import ADAPTER, count_parameters, weight_files
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
 from psych_ray.errors import CheckpointError, UnreachableError
@@ -140,9 +141,8 @@ def _whole(card: CheckpointCard, trust: Trust) -> Checkpoint:
             f"{directory}: no tokenizer.json there; responses are found through a fast tokenizer's offsets, and a slow "
             "tokenizer has none"
         )
-    config = read_json(directory / CONFIG)
-    require_no_hidden_code(config, directory / CONFIG, code_allowed=card.trust_remote_code)
-    quantization = quantization_of(config, directory / CONFIG)
+    config = read_config(directory / CONFIG, code_allowed=card.trust_remote_code)
+    quantization = config.get("quantization_config")
     require_known(card, quantization)
     if weights[0].suffix == ".safetensors":
         n_parameters = count_parameters(weights, quantization)

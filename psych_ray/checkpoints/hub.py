@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psych_ray.checkpoints.cards import CONFIG, read_json
+from psych_ray.checkpoints.cards import CONFIG
+from psych_ray.checkpoints.model_config import read_config
 from psych_ray.checkpoints.weight_files import ADAPTER, MODEL, count_parameters, weight_files
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError, PsychRayError, UnreachableError, first_line
@@ -60,7 +61,7 @@ def config_of(card: CheckpointCard) -> Mapping[str, Any]:
 
     try:
         path = huggingface_hub.hf_hub_download(card.id, CONFIG, revision=card.revision, etag_timeout=_TIMEOUT_S)
-        return read_json(Path(path))
+        return read_config(Path(path), code_allowed=card.trust_remote_code)
     except Exception:  # noqa: BLE001  it serves estimates only; loading the checkpoint raises the error
         return {}
 
@@ -106,7 +107,7 @@ def _pinned_in_cache(card: CheckpointCard, reason: Exception) -> Pinned:
         raise _hub_error(card, reason) from error
     try:
         files = weight_files(snapshot, name=ADAPTER if card.adapter else MODEL)
-        config = {} if card.adapter else read_json(snapshot / CONFIG)
+        config = {} if card.adapter else read_config(snapshot / CONFIG)
         return Pinned(snapshot.name, count_parameters(files, config.get("quantization_config")))
     except CheckpointError:  # the nodes that load it may have the files that are missing here
         return Pinned(snapshot.name, None)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from psych_ray.config import CheckpointCard
@@ -30,16 +29,6 @@ _LIBRARIES = {
     "quanto": ("optimum", "optimum-quanto"),
     "torchao": ("torchao", "torchao"),
 }
-
-
-def quantization_of(config: Mapping[str, Any], where: Path) -> Mapping[str, Any] | None:
-    """The `quantization_config` of a config.json; None where it has none. CheckpointError where it is no object."""
-    found = config.get("quantization_config")
-    if not found:
-        return None
-    if not isinstance(found, Mapping):
-        raise CheckpointError(f"{where}: quantization_config must be an object; fetch it again")
-    return found
 
 
 def method_of(quantization: Mapping[str, Any]) -> str:

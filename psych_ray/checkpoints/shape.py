@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psych_ray.checkpoints.cards import CONFIG, read_json
+from psych_ray.checkpoints.cards import CONFIG
 from psych_ray.checkpoints.find import Checkpoint
 from psych_ray.checkpoints.hub import config_of
+from psych_ray.checkpoints.model_config import read_config, sizes_of
 from psych_ray.checkpoints.quantization import stored_bits
 from psych_ray.checkpoints.tensor_parallel_sizes import obstacle, possible_ranks
 
@@ -50,7 +51,7 @@ class CheckpointShape:
     ) -> CheckpointShape:
         """Derive the sizes from a config.json and what the checkpoint's card adds to it."""
         text = config.get("text_config") or config
-        experts = (text.get("moe_intermediate_size") or 0) * (text.get("num_experts_per_tok") or 0)
+        experts = _widest(text, "moe_intermediate_size") * _widest(text, "num_experts_per_tok")
         bits = stored_bits(config.get("quantization_config"), quantization)
         reasons = {
             "it is an adapter": adapter,
@@ -60,9 +61,9 @@ class CheckpointShape:
         return cls(
             n_parameters=n_parameters,
             bits=bits,
-            hidden_size=text.get("hidden_size"),
-            intermediate_size=max(experts, text.get("intermediate_size") or 0) or None,
-            context=text.get("max_position_embeddings"),
+            hidden_size=_widest(text, "hidden_size") or None,
+            intermediate_size=max(experts, _widest(text, "intermediate_size")) or None,
+            context=_widest(text, "max_position_embeddings") or None,
             only_transformers=next((reason for reason, applies in reasons.items() if applies), None),
             config=config,
         )
@@ -82,6 +83,10 @@ class CheckpointShape:
         return obstacle(self.config, n_ranks) if self.config else None
 
 
+def _widest(text: Mapping[str, Any], name: str) -> int:
+    return max(sizes_of(text, name), default=0)
+
+
 def shape_of(checkpoint: Checkpoint) -> CheckpointShape:
     """Read the sizes of a checkpoint. CheckpointError where a local config.json cannot be read."""
     if checkpoint.is_simulator:
@@ -89,7 +94,7 @@ def shape_of(checkpoint: Checkpoint) -> CheckpointShape:
     weights = checkpoint.base_of_adapter or checkpoint
     card = weights.card
     return CheckpointShape.of_config(
-        read_json(Path(card.path) / CONFIG) if card.path else config_of(card),
+        read_config(Path(card.path) / CONFIG, code_allowed=card.trust_remote_code) if card.path else config_of(card),
         n_parameters=checkpoint.n_parameters,
         quantization=card.quantization,
         adapter=checkpoint.base_of_adapter is not None,

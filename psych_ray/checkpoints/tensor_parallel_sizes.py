@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from psych_ray.checkpoints.model_config import sizes_of
 from psych_ray.errors import CheckpointError
 
 # Model types of text models whose scores on 2 and on 4 ranks are tested against a single process.
@@ -82,11 +83,12 @@ def _obstacle_for_any_count(config: Mapping[str, Any]) -> str | None:
 def _remainder(config: Mapping[str, Any], n_ranks: int) -> str | None:
     """Say which size does not divide by `n_ranks`; None where all do."""
     text = _text_config(config)
-    sizes = _DEFAULTS.get(str(text.get("model_type")), {}) | {key: n for key, n in text.items() if n is not None}
+    defaults = _DEFAULTS.get(str(text.get("model_type")), {})
     for key, (what, group) in _MUST_DIVIDE.items():
-        if n_ranks > 1 and sizes.get(key, 0) % (n_ranks * group):
-            groups = f" in groups of {group}" if group > 1 else ""
-            return f"its {sizes[key]} {what} do not divide over {n_ranks} ranks{groups}"
+        for size in sizes_of(text, key) or sizes_of(defaults, key):
+            if n_ranks > 1 and size % (n_ranks * group):
+                groups = f" in groups of {group}" if group > 1 else ""
+                return f"its {size} {what} do not divide over {n_ranks} ranks{groups}"
     return None
 
 

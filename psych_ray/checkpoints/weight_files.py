@@ -19,6 +19,7 @@ from psych_ray.errors import CheckpointError
 MODEL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 _PICKLED = {MODEL: "pytorch_model.bin", ADAPTER: "adapter_model.bin"}
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_MAX_NAME_CHARACTERS = 120
 _BITS = {"U8": 8, "I8": 8, "I32": 32}
 # Scales and other metadata of quantized tensors; not parameters.
 _COMPANION = re.compile(
@@ -62,12 +63,21 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     try:
         tensors: dict[str, dict[str, Any]] = json.loads(header)
         tensors.pop("__metadata__", None)
-        end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        end = max(map(_end_of, tensors.values()), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged; fetch it again") from error
     if size != 8 + length + end:
         raise CheckpointError(f"{path}: has {size:,} bytes, its header gives {8 + length + end:,}; fetch it again")
     return tensors
+
+
+def _end_of(tensor: Mapping[str, Any]) -> int:
+    """Where the bytes of a tensor end. ValueError where its description is not that of a tensor."""
+    start, end = tensor["data_offsets"]
+    numbers = [start, end, *tensor["shape"]]
+    if not all(type(number) is int and number >= 0 for number in numbers) or not isinstance(tensor["dtype"], str):
+        raise ValueError("a tensor has no size")
+    return int(end)
 
 
 def count_parameters(files: Sequence[Path], quantization: Mapping[str, Any] | None = None) -> int:
@@ -85,6 +95,13 @@ def count_parameters(files: Sequence[Path], quantization: Mapping[str, Any] | No
     return total
 
 
+def _file_name(shard: str) -> str:
+    """The name of a shard. ValueError for a path, which could lead out of the directory."""
+    if "/" in shard or not shard.isprintable() or not 0 < len(shard) <= _MAX_NAME_CHARACTERS:
+        raise ValueError("a shard is no name of a file")
+    return shard
+
+
 def _listed(directory: Path, name: str) -> list[Path]:
     if (directory / name).is_file():
         return [directory / name]
@@ -92,8 +109,8 @@ def _listed(directory: Path, name: str) -> list[Path]:
     if not index.is_file():
         return []
     try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        shards = sorted(set(map(_file_name, json.loads(index.read_text("utf-8"))["weight_map"].values())))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index}: not an index of shards; fetch it again") from error
     missing = [shard for shard in shards if not (directory / shard).is_file()]
     if missing:

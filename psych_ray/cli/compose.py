@@ -15,6 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from psych_ray.config import Config
 from psych_ray.errors import ConfigError, first_line
 
+# For some overrides, such as checkpoints=[[]], beside its own and OmegaConf's; ValueError is also the schema's.
+_RAISED_BY_HYDRA = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
 
 def load_config(overrides: Sequence[str]) -> Config:
     """Compose the configuration. ConfigError names the override that is wrong and what it may be."""
@@ -23,7 +26,7 @@ def load_config(overrides: Sequence[str]) -> Config:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             composed = compose("config", overrides=list(overrides))
         config = OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, *_RAISED_BY_HYDRA) as error:
         raise ConfigError(_one_line(error)) from error
     assert isinstance(config, Config)
     return config

@@ -83,9 +83,19 @@ class ResponsesLog:
         Creates the log where there is none. TakenOverError where another process does the same at this moment.
         """
         with self._errors():
-            self._table = self._open_or_create()
-            self._number = (self._table.transaction_version(_APPLICATION) or 0) + 1
-            self._write(self._table, [])
+            started = time.monotonic()
+            for attempt in itertools.count():
+                try:
+                    self._table = self._open_or_create()
+                    # Where only the answer was lost, this overtakes what this process has just written.
+                    self._number = (self._table.transaction_version(_APPLICATION) or 0) + 1
+                    self._write(self._table, [])
+                    break
+                except OSError as error:
+                    if not self._is_transient(error) or time.monotonic() - started > _REPEATED_FOR_S:
+                        raise
+                    time.sleep(min(10.0, 0.1 * 2.0**attempt))
+            assert self._table is not None
             self._advance(self._table)
 
     def commit(self, added: Sequence[Part], removed: Sequence[LoggedPart] = ()) -> None:

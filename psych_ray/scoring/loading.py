@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from psych_ray.checkpoints.cards import CONFIG, read_json
+from psych_ray.checkpoints.cards import CONFIG
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group
 from psych_ray.checkpoints.hub import fetch
-from psych_ray.checkpoints.trust import require_no_hidden_code
+from psych_ray.checkpoints.model_config import read_config
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, CutBy, EngineName, ScoringConfig
 from psych_ray.errors import CheckpointError, UnsupportedError
 from psych_ray.scoring.checks.self_check import self_check, sharded_self_check
@@ -203,8 +203,7 @@ def candidate_engines(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]
 def _directory(card: CheckpointCard, work: Work, *, allow_pickle: bool) -> Path:
     directory = Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle, on_bytes=work.add)
     if (directory / CONFIG).is_file():
-        config = read_json(directory / CONFIG)
-        require_no_hidden_code(config, directory / CONFIG, code_allowed=card.trust_remote_code)
+        read_config(directory / CONFIG, code_allowed=card.trust_remote_code)
     return directory
 
 
@@ -214,6 +213,8 @@ def _tokenizer(card: CheckpointCard, directory: Path, config: PreTrainedConfig, 
         tokenizer: object = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=card.trust_remote_code
         )
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer("a")  # some values of its configuration are used only then
     if not isinstance(tokenizer, PreTrainedTokenizerBase):  # tokenizer_class may name any class of transformers
         raise CheckpointError(f"{card.id}: the tokenizer_class of its files is no tokenizer; fetch them again")
     require_offsets(tokenizer, card.id)

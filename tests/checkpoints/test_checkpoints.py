@@ -74,6 +74,15 @@ def test_the_fingerprint_follows_weights_configuration_and_tokenizer(directory, 
     assert find(directory)[0].fingerprint not in {before, after}
 
 
+def with_header(directory: Path, header: str) -> None:
+    (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"0" * 4)
+
+
+def with_index(directory: Path, index: str) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors.index.json").write_text(index)
+
+
 def truncate(path: Path, n_bytes: int) -> None:
     path.write_bytes(path.read_bytes()[:-n_bytes])
 
@@ -89,6 +98,47 @@ def truncate(path: Path, n_bytes: int) -> None:
         (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer.json there"),
         (lambda d: (d / "config.json").write_text("[1]"), "not a JSON object"),
         (lambda d: write_card(CheckpointCard(id="x", quantization="q2"), d), "^x: .* quantization: q2, .* bnb-4bit"),
+        *(
+            (lambda d, name=name, value=value: rewrite(d / "config.json", **{name: value}), f"{name} must be")
+            for name, value in (
+                ("text_config", [1]),
+                ("quantization_config", "x"),
+                ("model_type", {}),
+                ("hidden_size", "x"),
+                ("intermediate_size", -1),
+                ("num_attention_heads", 0.5),
+                ("max_position_embeddings", True),
+                ("intermediate_size", [1, "x"]),
+            )
+        ),
+        *(
+            (lambda d, header=header: with_header(d, header), "not a safetensors file, or damaged")
+            for header in (
+                "null",
+                "[]",
+                '{"a": null}',
+                '{"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}',
+                '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "x"]}}',
+                '{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+                '{"a": {"dtype": "F32", "shape": [0.5], "data_offsets": [0, 4]}}',
+                '{"a": {"dtype": 7, "shape": [1], "data_offsets": [0, 4]}}',
+                "[" * 100_000,
+            )
+        ),
+        *(
+            (lambda d, index=index: with_index(d, index), "not an index of shards")
+            for index in (
+                *(
+                    "null",
+                    "[]",
+                    "7",
+                    '{"weight_map": null}',
+                    '{"weight_map": {"a": null}}',
+                    '{"weight_map": {"a": ""}}',
+                ),
+                *('{"weight_map": {"a": "../x.safetensors"}}', '{"weight_map": {"a": "a\\u0000"}}', "[" * 100_000),
+            )
+        ),
         (lambda d: (d / "psych_ray.json").write_text("{"), "psych_ray.json: cannot be read as JSON"),
         *(
             (lambda d, card=card: (d / "psych_ray.json").write_text(card), message)
@@ -166,7 +216,7 @@ def forget_the_vocabulary(directory: Path) -> None:
     [
         (lose_a_weight, r"do not hold all weights.*model\.layers\.1\.mlp\.up_proj\.weight"),
         (add_a_bias, r"no parameter for some of its weights \(model\.layers\.0\.self_attn\.q_proj\.bias\)"),
-        (lambda d: rewrite(d / "config.json", hidden_size="wide"), "cannot be loaded"),
+        (lambda d: rewrite(d / "config.json", rms_norm_eps="small"), "cannot be loaded"),
         (lambda d: rewrite(d / "config.json", hidden_size=64), "cannot be loaded|do not hold all"),
         (forget_the_vocabulary, "not a pair"),
     ],
@@ -296,6 +346,20 @@ def test_quantized_files_score_as_what_is_quantized_on_the_way(wide, tmp_path, d
     assert {p.dtype for p in kept.parameters()} == {torch.uint8, getattr(torch, dtype)}
     np.testing.assert_allclose(nll(stored, dtype=dtype), nll(on_the_way, dtype=dtype), atol=1e-4)
     assert np.abs(nll(stored, dtype=dtype) - exact).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "reason"),
+    [
+        ("tokenizer.json", {"version": None}, "invalid type: null"),
+        ("tokenizer_config.json", {"model_max_length": ""}, "'>' not supported between"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused(directory, file, changes, reason):
+    rewrite(directory / file, **changes)
+    with pytest.raises(CheckpointError, match=rf"^my model: cannot be loaded from .*: {reason}") as caught:
+        load_scorer(directory)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_without_offsets_is_refused(directory):

@@ -99,6 +99,7 @@ def test_the_papers_checkpoints_are_those_of_the_facts(shared):
         ("results.root=a[b]", "write a value with special characters in quotes, for example results.root='a[b]'"),
         ("results.root=~/a", "write a value with special characters in quotes, for example results.root='a[b]'"),
         ("nonsense", "nonsense"),
+        ("checkpoints=[[]]", "can only concatenate str"),
         *(
             (f"{name}={value}", f"{name}={value}: must be")
             for name in ("scoring.unit_seconds", "cluster.stall_seconds", "cluster.memory_gb", "cluster.gpu_memory_gb")
@@ -126,6 +127,8 @@ def test_the_papers_checkpoints_are_those_of_the_facts(shared):
         ("checkpoints.paths=[a,'']", "checkpoints.paths[1]: is empty"),
         ("conditions=['']", "conditions[0]: is empty"),
         ("results.root='a\tb'", "does not print"),
+        (f"results.root=x/{'a' * 300}/y", "a name in it has more than 255 bytes; shorten it"),
+        (f"results.root={'a/' * 2000}", "has more than 3,500 bytes; shorten it"),
         ("results.root='~nobody-of-this-name/x'", "there is no such user"),
         ("checkpoints.cards=[{id: ''}]", "a card's id is ''"),
         ("checkpoints.cards=[{id: a, size_b: nan}]", "size_b=nan"),

@@ -94,6 +94,16 @@ def test_a_commit_is_there_once_whatever_happens_to_its_request(fault, log, stor
     assert listed(store) == ["v1", "v22"]
 
 
+@pytest.mark.parametrize("fault", [s3_server.lose_answer, s3_server.reset])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_table_is_made_and_taken_over_whatever_happens_to_the_requests(fault, times, store, s3):
+    s3.fail(fault, "PUT", LOG, times=times)
+    log = ResponsesLog(store)
+    log.take_over()
+    log.commit([part("u")])
+    assert listed(store) == ["u"]
+
+
 def test_a_commit_whose_request_stands_still_is_sent_again(log, store, s3):
     s3.fail(s3.stall, "PUT", LOG)
     log.commit([part("u")])

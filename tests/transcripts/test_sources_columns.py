@@ -243,6 +243,13 @@ def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"(status {status})" in refusal(config, kind)
 
 
+def test_a_name_of_a_column_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", [ROW | {"zzzz": 1}])
+    path.write_bytes(path.read_bytes().replace(b"zzzz", b"z\xd3zz"))
+    message = refusal(TranscriptsConfig(source=TranscriptSource.files, path=str(path)))
+    assert message.startswith(f"{path}: is not a Parquet file that can be read ('utf-8' codec can't decode byte 0xd3")
+
+
 def test_a_table_with_two_columns_of_one_name(tmp_path: Path) -> None:
     one = pa.Table.from_pylist([ROW])
     path = tmp_path / "t.parquet"

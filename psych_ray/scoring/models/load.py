@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from psych_ray.checkpoints.cards import CONFIG, is_adapter, read_json
-from psych_ray.checkpoints.quantization import method_of, quantization_of, require_library
+from psych_ray.checkpoints.cards import CONFIG, is_adapter
+from psych_ray.checkpoints.model_config import read_config
+from psych_ray.checkpoints.quantization import method_of, require_library
 from psych_ray.checkpoints.trust import SETTING
 from psych_ray.checkpoints.weight_files import weight_files
-from psych_ray.compat import is_connection_lost, silence_bitsandbytes
+from psych_ray.compat import is_connection_lost, is_tokenizers_error, silence_bitsandbytes
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, ReplicaLostError, first_line
 from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors
@@ -32,6 +33,7 @@ _LIBRARY_ERRORS = (
     AttributeError,
     ImportError,
     LookupError,
+    MemoryError,
     OSError,
     RecursionError,
     RuntimeError,
@@ -48,8 +50,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedConfig]:
     """Load the weights of a directory to this process's device, and the whole configuration of the checkpoint."""
     assert not is_adapter(directory), "transformers would merge it into the weights"
-    stored = read_json(directory / CONFIG)
-    quantized = quantization_of(stored, directory / CONFIG)
+    stored = read_config(directory / CONFIG, code_allowed=card.trust_remote_code)
+    quantized = stored.get("quantization_config")
     require_library(card, quantized)
     files = weight_files(directory, allow_pickle=allow_pickle)
     device, dtype = device_of(scoring.device), getattr(torch, scoring.dtype)
@@ -97,7 +99,15 @@ def loading_errors(card: CheckpointCard, directory: Path) -> Iterator[None]:
                 f"{card.id}: it has modelling code of its own ({directory}/*.py), which is not run by default; "
                 f"read that code, then set {SETTING}=[{card.path or card.id}]"
             ) from error
-        raise CheckpointError(f"{card.id}: cannot be loaded from {directory}: {first_line(error)}") from error
+        raise _not_loaded(card, directory, error) from error
+    except BaseException as error:
+        if not is_tokenizers_error(error):
+            raise
+        raise _not_loaded(card, directory, error) from error
+
+
+def _not_loaded(card: CheckpointCard, directory: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(f"{card.id}: cannot be loaded from {directory}: {first_line(error)}")
 
 
 def device_of(wanted: str) -> torch.device:

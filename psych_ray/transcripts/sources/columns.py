@@ -67,7 +67,7 @@ def _batches(path: Path, needed: Collection[str]) -> Iterator[pa.RecordBatch]:
             columns = [x.name for x in schema if x.name in _LISTS or not pa.types.is_nested(x.type)]
             batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
             yield from batches
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name of a column that is not UTF-8
         raise file_error(
             path, f"is not a Parquet file that can be read ({detail(error)}); fetch or create it again"
         ) from error

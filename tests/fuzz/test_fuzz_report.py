@@ -1,0 +1,64 @@
+"""The report of studies and checkpoints with random names: it is written, and its names are data everywhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support_fuzz import accepted, fuzz
+
+from psych_ray.report import write_report
+from psych_ray.results.schema import CheckpointFacts
+from psych_ray.study import findings
+
+_NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12) | st.sampled_from(
+    ["<script>x</script>", "=1+1", "$\\frac{1}$", "[/]", "a\nb", "\x00", "\x1b[31m", "{{ 7 }}", "a" * 300, "'"]
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@fuzz(0.05)
+@given(studies=st.lists(_NAMES, min_size=1, max_size=2, unique=True), name=_NAMES, family=_NAMES)
+@example(studies=["=1+1", "<script>"], name="<script>x</script>", family="$\\frac{1}$")
+def test_names(folder: Path, studies: list[str], name: str, family: str) -> None:
+    facts = [
+        CheckpointFacts(
+            slug=slug, id=name + slug, fingerprint="f", family=family, generation=family, stage=stage, base=base
+        )
+        for slug, stage, base in (("a", "base", None), ("b", "instruct", "a"))
+    ]
+    rows = [
+        {
+            "checkpoint": slug,
+            "condition": "plain",
+            "study": study,
+            "transcript": "t",
+            "response": k,
+            "nll": 1.0 + k + n,
+            "top1": k == 0,
+            "status": "scored",
+        }
+        for n, slug in enumerate("ab")
+        for study in studies
+        for k in range(3)
+    ]
+    found = findings(pl.LazyFrame(rows), facts)
+    written = accepted("report", lambda: write_report(found, folder, title=name, about={"results": name}))
+    assert written is not None
+    page = written.page.read_text("utf-8", "surrogatepass")
+    assert re.findall(r"<script\b", page) == ["<script"]
+    for table in written.tables:
+        for row in csv.reader(io.StringIO(table.read_text("utf-8"), newline="")):
+            for cell in row:
+                assert not cell.startswith(("=", "+", "@", "\t", "\r", "\n"))
+                assert not cell.startswith("-") or float(cell) < 0

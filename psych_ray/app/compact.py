@@ -23,8 +23,10 @@ def compact(config: Config, *, say: Callable[[str], None]) -> tuple[list[str], b
     with open_table(store, "psych-ray compact", say=say, lease_seconds=config.results.lease_seconds) as table:
         done = compact_table(table, say=say)
     lines = [f"{line}; psych-ray verify repair=true results.root={store.location} drops it" for line in done.damaged]
-    lines.append(f"{store.location}/{FOLDER}: {done.after:,} parts instead of {done.before:,}, with the same rows")
-    if done.after < done.before:
+    if done.after == done.before:
+        lines.append(f"{store.location}/{FOLDER}: {done.after:,} parts; no two of them can be made one")
+    else:
+        lines.append(f"{store.location}/{FOLDER}: {done.after:,} parts instead of {done.before:,}, with the same rows")
         lines.append(
             f"the files of those that were replaced stay for {KEPT_HOURS} h for readers that have them open, and the "
             "next command that writes after that removes them: until then, read by the log (scan_delta), not by a glob"

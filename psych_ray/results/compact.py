@@ -40,7 +40,7 @@ def compact(
 ) -> Compacted:
     """Rewrite parts of the same checkpoint, condition, engine and versions into parts of about so many rows or bytes.
 
-    Holds the rows of one new part at a time. `say` gets a line per task.
+    Holds the rows of one new part at a time. `say` gets a line for each task that changes.
     """
     before = table.parts()
     by_task: dict[tuple[str, str], list[LoggedPart]] = {}
@@ -51,8 +51,10 @@ def compact(
     for (checkpoint, condition), parts in by_task.items():
         small = [part for part in parts if part.rows < rows / 2 and part.size < n_bytes / 2]
         n_new = sum(_rewrite(table, run, damaged) for run in _runs(small, rows, n_bytes))
-        after += len(parts) - len(small) + n_new
-        say(f"{checkpoint}, {condition}: {len(parts):,} parts are {len(parts) - len(small) + n_new:,} now")
+        n_after = len(parts) - len(small) + n_new
+        after += n_after
+        if n_after < len(parts):
+            say(f"{checkpoint}, {condition}: {len(parts):,} parts became {n_after:,}")
     return Compacted(len(before), after, tuple(damaged))
 
 

@@ -20,6 +20,22 @@ class Remedy(StrEnum):
     take_in = "repair=true, or the next sweep, takes it into the table, or removes it where its transcripts are there"
     sweep = "the next sweep of these transcripts writes them again"
 
+    @property
+    def done(self) -> str:
+        """What a repair has done about it, as the user reads it."""
+        return _DONE[self]
+
+
+_DONE = {
+    Remedy.drop: "dropped from the table; the next sweep scores its responses again",
+    Remedy.relist: "listed as it is",
+    Remedy.remake: "made anew from the parts",
+    Remedy.set_aside: "moved to damaged/",
+    Remedy.rewrite: "moved to damaged/; the next command that writes makes it again",
+    Remedy.take_in: "taken into the table, or removed where its transcripts were there",
+    Remedy.sweep: Remedy.sweep.value,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:

@@ -7,7 +7,6 @@ again, as the process may be killed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from psych_ray.errors import ResultsError
@@ -33,12 +32,11 @@ def repair(
 ) -> Verification:
     """Verify the store, repair what is wrong, and verify it again.
 
-    `say` gets a line for everything that was wrong. ResultsError where another process uses the store.
+    `say` gets a line for everything that was wrong, once it is repaired. ResultsError where another process uses the
+    store, or nothing can be written to it.
     """
     with hold_lease(store, "psych-ray verify repair=true", seconds=lease_seconds, say=say) as lease:
         found = verify(store, readable=readable, alone=True)
-        for fault in found.faults:
-            say(f"repairs {fault}")
         by_remedy: dict[Remedy, list[Fault]] = {remedy: [] for remedy in Remedy}
         for fault in found.faults:
             by_remedy[fault.remedy].append(fault)
@@ -47,7 +45,7 @@ def repair(
         _move(store, aside, (name for fault in by_remedy[Remedy.rewrite] for name in _files(store, fault.name)))
         if by_remedy[Remedy.remake]:
             # The newest first: killed half-way, this leaves an earlier state of the log, or one that is damaged.
-            _move(store, aside, reversed(_files(store, LOG)))
+            _move(store, aside, reversed(_files(store, LOG)), unreadable=False)
         log = ResponsesLog(store)
         log.take_over()
         dropped = [fault.logged for fault in by_remedy[Remedy.drop] if fault.logged is not None]
@@ -62,6 +60,8 @@ def repair(
         table = ResponsesTable(store, Snapshot.of_nothing(), log, lease)
         for line in table.recover(sources_are_whole=sources_are_whole):
             say(line)
+        for fault in found.faults:
+            say(f"{store.location}/{fault.name}: {fault.what}; {fault.remedy.done}")
         return verify(store, readable=readable, alone=True)
 
 
@@ -70,9 +70,20 @@ def _files(store: ResultsStore, name: str) -> list[str]:
     return [name] if store.exists(name) else [file.name for file in store.files(name)]
 
 
-def _move(store: ResultsStore, aside: str, names: Iterable[str]) -> None:
+def _move(store: ResultsStore, aside: str, names: Iterable[str], *, unreadable: bool = True) -> None:
+    """Copy files to `aside` and remove them; ResultsError where a copy cannot be written.
+
+    `unreadable`: remove also those that cannot be read.
+    """
     for name in names:
-        if store.exists(name):
-            with suppress(ResultsError):  # cannot be read: it must leave nevertheless
-                store.write(f"{aside}/{name}", store.read(name))
-            store.remove([name])
+        if not store.exists(name):
+            continue
+        content = None
+        try:
+            content = store.read(name)
+        except ResultsError:
+            if not unreadable:
+                raise
+        if content is not None:
+            store.write(f"{aside}/{name}", content)
+        store.remove([name])

@@ -41,7 +41,7 @@ from psych_ray.results.log import ResponsesLog
 from psych_ray.results.parts import checksum, read_part, to_parquet
 from psych_ray.results.repair import repair
 from psych_ray.results.schema import Part
-from psych_ray.results.store import ResultsStore, open_store
+from psych_ray.results.store import LocalStore, ResultsStore, open_store
 from psych_ray.results.table import open_table
 from psych_ray.results.verify import verify
 from psych_ray.transcripts.record import Transcript
@@ -399,6 +399,28 @@ def test_a_repair_that_was_killed_can_be_repeated(store, tmp_path):
         assert verify(killed).faults == ()
         assert rows(killed).equals(expected), call
     assert call > 40
+
+
+def test_nothing_leaves_that_could_not_be_copied(store, monkeypatch):
+    damaged = [the_part(store), only("sources")(store), commit_of_parts(store)]
+    for file in damaged:
+        truncate(file)
+    content = [file.read_bytes() for file in damaged]
+    with monkeypatch.context() as patched:
+        write = LocalStore.write
+
+        def full(self, name, content) -> None:
+            if name.startswith("damaged/"):
+                raise ResultsError("no space left")
+            write(self, name, content)
+
+        patched.setattr(LocalStore, "write", full)
+        with pytest.raises(ResultsError, match="no space left"):
+            repair(store, say=pytest.fail)
+    assert [file.read_bytes() for file in damaged] == content
+    repair(store, say=lambda _: None)
+    kept = [file.read_bytes() for file in path(store, "damaged").rglob("*") if file.is_file()]
+    assert all(one in kept for one in content)
 
 
 def test_files_of_others_are_told_and_stay(store):

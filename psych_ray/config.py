@@ -334,6 +334,8 @@ class Config:
     results: ResultsConfig = field(default_factory=ResultsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    repair: bool = False
+    """For verify: drop what is bad, so that the next sweep scores it again."""
 
     def __post_init__(self) -> None:
         for name, value in _settings(self):

@@ -12,7 +12,7 @@ from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.transcripts.status import Status
 
-_PLAN = "plan.json"
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +47,25 @@ def status_of(store: ResultsStore) -> RootStatus:
     if not catalogued:
         raise ResultsError(f"{store.location}: no sweep there yet; run psych-ray sweep results.root={store.location}")
     snapshot = Snapshot.read(store)
-    keys = dict.fromkeys([*_planned(store), *snapshot.tasks])
+    keys = dict.fromkeys([*planned_tasks(store), *snapshot.tasks])
     return RootStatus(len(catalogued), tuple(_task(snapshot, *key, catalogued) for key in keys))
 
 
 def write_plan(store: ResultsStore, tasks: Sequence[tuple[str, str]]) -> None:
     """Record the tasks of a sweep, each by checkpoint (slug) and condition, in place of those of earlier sweeps."""
     content = [{"checkpoint": checkpoint, "condition": condition} for checkpoint, condition in tasks]
-    store.write(_PLAN, json.dumps(content, indent=1).encode())
+    store.write(PLAN, json.dumps(content, indent=1).encode())
 
 
-def _planned(store: ResultsStore) -> list[tuple[str, str]]:
-    if not store.exists(_PLAN):
+def planned_tasks(store: ResultsStore) -> list[tuple[str, str]]:
+    """Tasks of the last sweep, each by checkpoint (slug) and condition; [] where there was none."""
+    if not store.exists(PLAN):
         return []
     try:
-        return [(_name(task, "checkpoint"), _name(task, "condition")) for task in json.loads(store.read(_PLAN))]
+        return [(_name(task, "checkpoint"), _name(task, "condition")) for task in json.loads(store.read(PLAN))]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultsError(
-            f"{store.location}/{_PLAN}: damaged ({first_line(error)}); the sweep's command writes it again"
+            f"{store.location}/{PLAN}: damaged ({first_line(error)}); the sweep's command writes it again"
         ) from error
 
 

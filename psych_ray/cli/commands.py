@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -13,7 +13,6 @@ from rich.table import Column, Table
 from psych_ray.app.cluster import cluster_to_plan_for, cluster_to_run_on
 from psych_ray.app.prepare import Prepared, find, prepare
 from psych_ray.config import Config
-from psych_ray.errors import UnsupportedError
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.sweep.cluster_shape import ClusterShape
@@ -117,13 +116,18 @@ def check(config: Config) -> int:
     return 1 if not_loaded else 0
 
 
-def unsupported(command: str) -> Callable[[Config], int]:
-    """Make a command of a later version answer with one line."""
+def verify(config: Config) -> int:
+    """Check every file of the results root, and repair it where that is asked for."""
+    from psych_ray.app.verify import verify as run_verify
 
-    def refuse(_: Config) -> int:
-        raise UnsupportedError(f"psych-ray {command}: this version does not do that yet")
+    return _show_lines(*run_verify(config, say=_say))
 
-    return refuse
+
+def compact(config: Config) -> int:
+    """Rewrite many parts into few large ones."""
+    from psych_ray.app.compact import compact as run_compact
+
+    return _show_lines(*run_compact(config, say=_say))
 
 
 COMMANDS: dict[str, Callable[[Config], int]] = {
@@ -132,7 +136,8 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
     "status": status,
     "report": report,
     "check": check,
-    "compact": unsupported("compact"),
+    "verify": verify,
+    "compact": compact,
 }
 
 
@@ -144,6 +149,12 @@ def _prepare(config: Config, cluster: ClusterShape, *, place_all: bool = False) 
 
 def _right(*names: str) -> list[Column | str]:
     return [Column(name, justify="right") for name in names]
+
+
+def _show_lines(lines: Sequence[str], is_well: bool) -> int:
+    for line in lines:
+        _print(line)
+    return 0 if is_well else 1
 
 
 def _show(table: Table) -> None:

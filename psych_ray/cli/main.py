@@ -16,6 +16,7 @@ COMMANDS = {
     "status": "what is committed, what is missing",
     "report": "statistics, figures and page from the parts",
     "check": "self-check of checkpoints",
+    "verify": "every part against the log, its checksum and its sources",
     "compact": "few large files from many parts",
 }
 
@@ -43,6 +44,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
   results.root=PATH
   tracking=console|wandb                   tracking.mode=offline|online
   report.root=PATH
+  repair=true                              for verify: drop what is bad; the next sweep scores it again
 
 examples
   psych-ray sweep
@@ -91,6 +93,8 @@ def _run(command: str, overrides: Sequence[str]) -> int:
     from psych_ray.cli.compose import load_config
 
     config = load_config(overrides)
+    if config.repair and command != "verify":
+        raise ConfigError(f"repair=true is for psych-ray verify, not for {command}")
     exit_code: int = import_module("psych_ray.cli.commands").COMMANDS[command](config)
     return exit_code
 

@@ -93,6 +93,23 @@ def catalogue_index(store: ResultsStore) -> list[TranscriptRef]:
         ]
 
 
+def read_file(store: ResultsStore, name: str) -> list[Transcript]:
+    """All transcripts of a file, everything in it checked. ResultsError, or MarkerError, where it is damaged."""
+    table = _read(store, name)
+    if table.schema.remove_metadata() != SOURCES:
+        raise ResultsError(_damaged(store, name, "it has other columns"))
+    transcripts = []
+    for row in table.to_pylist():
+        transcript = _transcript(row)
+        facts = (transcript.id, len(transcript.text), len(transcript.responses))
+        if (row["transcript"], row["n_characters"], row["n_responses"]) != facts:
+            raise ResultsError(_damaged(store, name, f"{row['transcript']} is not the id, or the counts, of its text"))
+        transcripts.append(transcript)
+    if name.removeprefix(f"{FOLDER}/").removesuffix(".parquet").partition("-")[0] != _hash(transcripts):
+        raise ResultsError(_damaged(store, name, "it holds other transcripts than its name says"))
+    return transcripts
+
+
 def _read(store: ResultsStore, name: str) -> pa.Table:
     """All rows of a file whose checksum is that of its name; names of earlier versions have none."""
     content = store.read(name)
@@ -122,13 +139,17 @@ def _write(store: ResultsStore, unwritten: dict[int, Transcript], refs: list[Tra
     """Write these transcripts as one file, set `refs` at their indices, and empty `unwritten`."""
     if not unwritten:
         return
-    ids = json.dumps([t.id for t in unwritten.values()])
     content = to_parquet(pa.Table.from_pylist([_row(t) for t in unwritten.values()], schema=SOURCES))
-    name = f"{FOLDER}/{hashlib.blake2b(ids.encode(), digest_size=12).hexdigest()}-{checksum(content)}.parquet"
+    name = f"{FOLDER}/{_hash(unwritten.values())}-{checksum(content)}.parquet"
     store.write(name, content)
     for row, (index, t) in enumerate(unwritten.items()):
         refs[index] = TranscriptRef(t.id, t.study, name, row, len(t.text), len(t.responses))
     unwritten.clear()
+
+
+def _hash(transcripts: Iterable[Transcript]) -> str:
+    ids = json.dumps([transcript.id for transcript in transcripts])
+    return hashlib.blake2b(ids.encode(), digest_size=12).hexdigest()
 
 
 def _row(transcript: Transcript) -> dict[str, object]:

@@ -140,6 +140,12 @@ def hold_lease(
         lease.release()
 
 
+def holder_of(store: ResultsStore) -> Holder | None:
+    """The process that holds the lease, as far as this machine can tell; None where there is none."""
+    holder = _read(store)
+    return None if holder is None or holder.runs is False else holder
+
+
 def _require_stale(
     store: ResultsStore, seconds: float, *, say: Callable[[str], None], sleep: Callable[[float], None]
 ) -> None:

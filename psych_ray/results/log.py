@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -62,16 +63,21 @@ class ResponsesLog:
             if self._table is not None:
                 self._advance(self._table)
                 return _parts_of(self._table, self._uri)
-            try:
-                return _parts_of(DeltaTable(self._uri, storage_options=self._store.delta_options), self._uri)
-            except TableNotFoundError:
-                return []
+            table = self._open()
+            return [] if table is None else _parts_of(table, self._uri)
+
+    def exists(self) -> bool:
+        """Whether there is a log that can be read."""
+        with self._errors():
+            return self._open() is not None
 
     def replaced(self, hours: float = 0) -> set[str]:
         """Names of the files that left the table at least so many hours ago, and that the log still mentions."""
-        assert self._table is not None, "take_over first"
         with self._errors():
-            paths = self._table.vacuum(retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
+            table = self._table or self._open()
+            if table is None:
+                return set()
+            paths = table.vacuum(retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
         return {f"{FOLDER}/{unquote(path)}" for path in paths}
 
     def take_over(self) -> None:
@@ -148,6 +154,12 @@ class ResponsesLog:
             self._is_overtaken = True  # deltalake would accept the next commit
             raise self._taken_over()
 
+    def _open(self) -> DeltaTable | None:
+        try:
+            return DeltaTable(self._uri, storage_options=self._store.delta_options)
+        except TableNotFoundError:
+            return None
+
     def _open_or_create(self) -> DeltaTable:
         options = self._store.delta_options
         try:  # is_deltatable would keep all threads of this process from running until the store answers
@@ -186,7 +198,7 @@ class ResponsesLog:
                     raise object_errors.explain(error, f"{self._uri}/_delta_log", "read or written") from error
             raise ResultsError(
                 f"{self._uri}/_delta_log: cannot be read or written ({first_line(error)}); where it is damaged, "
-                f"psych-ray verify repair=true results.root={self._store.location} makes it anew from the parts"
+                f"{_repair(self._uri)}"
             ) from error
 
 
@@ -200,17 +212,31 @@ def _schema() -> pa.Schema:
 
 
 def _parts_of(table: DeltaTable, uri: str) -> list[LoggedPart]:
+    _require_schema(table, uri)
     # pa.table() would import pandas
     actions = pa.RecordBatchReader.from_stream(table.get_add_actions()).read_all()
-    actions = actions.select(["path", "size_bytes", "num_records"])
+    actions = actions.select(["path", "size_bytes", "num_records", "partition"])
     rows = zip(*(column.to_pylist() for column in actions.columns), strict=True)
     parts = []
-    for path, size, n_rows in sorted((unquote(path), size, n_rows) for path, size, n_rows in rows):
+    for path, size, n_rows, partition in sorted(((unquote(path), *more) for path, *more in rows), key=itemgetter(0)):
         name = PartName.parse(f"{FOLDER}/{path}")
-        if name is None or n_rows is None:
-            raise ResultsError(f"{uri}: its log lists {path}, which psych_ray did not commit")
+        # Other readers take checkpoint and condition from the log.
+        if name is None or n_rows is None or partition != _partition(name):
+            raise ResultsError(f"{uri}: its log lists {path}, which psych_ray did not commit so; {_repair(uri)}")
         parts.append(LoggedPart(name, size, n_rows))
     return parts
+
+
+def _require_schema(table: DeltaTable, uri: str) -> None:
+    """Raise ResultsError where the log lacks a column, or has it with another type: other readers go by the log."""
+    found = {column.name: column for column in pa.schema(table.schema().to_arrow())}
+    if table.metadata().partition_columns != _PARTITIONS or any(found.get(c.name) != c for c in _schema()):
+        raise ResultsError(f"{uri}: its log describes other columns than those of responses; {_repair(uri)}")
+
+
+def _repair(uri: str) -> str:
+    root = uri.removesuffix(f"/{FOLDER}")
+    return f"psych-ray verify repair=true results.root={root} makes it anew from the parts"
 
 
 def _add(part: Part) -> AddAction:

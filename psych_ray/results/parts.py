@@ -50,7 +50,7 @@ def write_part(store: ResultsStore, scored: Sequence[ScoredTranscript], footer: 
 
 def write_table(store: ResultsStore, table: pa.Table, footer: Footer) -> Part:
     """Write rows in the columns of `RESPONSES` as a part."""
-    footer = replace(footer, **_counted(table))
+    footer = replace(footer, **counted_facts(table))
     content = to_parquet(table, {_KEY: json.dumps(asdict(footer))})
     name = PartName(footer.checkpoint.slug, footer.condition, footer.unit, checksum(content))
     store.write(str(name), content)
@@ -91,7 +91,7 @@ def check_part(name: PartName, content: bytes) -> Footer:
         written = json.loads((file.metadata.metadata or {})[_KEY.encode()])
         unknown = written["scoring"].keys() - _names(ScoringIdentity)
         footer = footer_of(written)
-        counted = _counted(file.read(columns=_COUNTED_COLUMNS))
+        counted = counted_facts(file.read(columns=_COUNTED_COLUMNS))
     except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise NoPartError(f"damaged, or no part of a sweep ({' '.join(str(error).split())})") from error
     if unknown:
@@ -126,8 +126,8 @@ def _names(kind: type) -> frozenset[str]:
     return frozenset(field.name for field in fields(kind))
 
 
-def _counted(table: pa.Table) -> dict[str, Any]:
-    """The fields of a footer that are counted in the rows of its part."""
+def counted_facts(table: pa.Table) -> dict[str, Any]:
+    """The fields of a footer that are counted in the rows of its part; sums of floats in the order of the rows."""
     plain = table.select(_COUNTED_COLUMNS).set_column(
         _COUNTED_COLUMNS.index("nll"), "nll", table["nll"].cast(pa.float64())
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue_index
 from psych_ray.results.footers import merge_footers, scan_footers, write_footers
 from psych_ray.results.lease import Lease, hold_lease
@@ -19,7 +20,7 @@ from psych_ray.results.schema import FOLDER, Part, PartName, ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, StoredFile
 
-_KEPT_HOURS = 1
+KEPT_HOURS = 1
 """How long files stay that left the table, as readers may have listed it before."""
 
 
@@ -54,6 +55,8 @@ class ResponsesTable:
     """Ids of the transcripts that were committed since, by checkpoint (slug) and condition."""
     _names: set[PartName] = field(default_factory=set)
     """Of the parts that were committed since."""
+    _left: set[PartName] = field(default_factory=set)
+    """Of the parts that were replaced since."""
 
     def require_held(self) -> None:
         """Raise TakenOverError where another process is known to have taken over the table."""
@@ -85,11 +88,31 @@ class ResponsesTable:
             self._added.setdefault(task, set()).update(transcripts)
         self.store.remove(str(part.name) for part in superseded)
 
-    def recover(self) -> list[str]:
+    def replace(self, new: Part, old: Sequence[Part]) -> None:
+        """Exchange parts of the table for one with the same transcripts, in one step; where that fails, none is.
+
+        The files of the old ones stay for a while, for readers that have listed them.
+        """
+        self._lease.require()
+        held = [one for part in old for one in part.footer.transcripts]
+        names = {part.name for part in self.snapshot.parts} | self._names
+        if sorted(new.footer.transcripts) != sorted(held) or not names - self._left >= {part.name for part in old}:
+            raise ResultsError(f"{self.store.location}/{new.name}: does not hold what it was to replace")
+        write_footers(self.store, [new])
+        self._log.commit([new], [LoggedPart(part.name, part.size, part.footer.rows) for part in old])
+        self._left |= {part.name for part in old}
+        self._names.add(new.name)
+
+    def parts(self) -> list[LoggedPart]:
+        """All parts of the table at this moment."""
+        return self._log.parts()
+
+    def recover(self, *, sources_are_whole: bool = True) -> list[str]:
         """Bring log and files into agreement; a line for everything that a user should know of.
 
         Lists the folder once. Parts that are missing, or not of the size that the log has, leave the log, so that their
         transcripts are scored again; whole parts that the log does not have are committed, others are removed.
+        `sources_are_whole`: a transcript that is not in `sources/` is of another table.
         """
         files = {file.name: file for file in self.store.files(FOLDER)}
         replaced = self._log.replaced()
@@ -102,15 +125,19 @@ class ResponsesTable:
             self._log.commit([], lost)
         footers = scan_footers(self.store, kept)
         merge_footers(self.store, footers)
-        self.snapshot, self._added, self._names = Snapshot.of(self.store, kept, footers), {}, set()
+        self._hold(Snapshot.of(self.store, kept, footers))
         known = {str(part.name) for part in kept}
         orphans = [name for name in map(PartName.parse, files.keys() - known - replaced) if name is not None]
         lines = [_lost(self.store, part, files) for part in lost]
         if orphans:
-            lines += self._adopt(sorted(orphans, key=str))
-            self.snapshot, self._added, self._names = Snapshot.read(self.store), {}, set()
-        self.store.remove(self._log.replaced(_KEPT_HOURS) - known)
+            lines += self._adopt(sorted(orphans, key=str), sources_are_whole=sources_are_whole)
+            listed = self._log.parts()  # none, where all of them were left out
+            self._hold(Snapshot.of(self.store, listed, scan_footers(self.store, listed)))
+        self.store.remove(self._log.replaced(KEPT_HOURS) - known)
         return lines
+
+    def _hold(self, snapshot: Snapshot) -> None:
+        self.snapshot, self._added, self._names, self._left = snapshot, {}, set(), set()
 
     def _holds(self, task: tuple[str, str], transcripts: Collection[str]) -> bool:
         """Whether one of the transcripts is committed."""
@@ -120,9 +147,10 @@ class ResponsesTable:
             and self._added.get(task, set()).isdisjoint(transcripts)
         )
 
-    def _adopt(self, orphans: Sequence[PartName]) -> list[str]:
+    def _adopt(self, orphans: Sequence[PartName], *, sources_are_whole: bool) -> list[str]:
         """Commit those of the parts that belong to the table, and remove those that are damaged or superseded."""
-        known = _Known.of(self.snapshot, {ref.id: ref.n_responses for ref in catalogue_index(self.store)})
+        responses = {ref.id: ref.n_responses for ref in catalogue_index(self.store)}
+        known = _Known.of(self.snapshot, responses, sources_are_whole=sources_are_whole)
         adopted, lines, removed = [], [], []
         for name in orphans:
             content = self.store.read(str(name))
@@ -141,7 +169,9 @@ class ResponsesTable:
                 self.store.write(str(part.name), content)
                 removed.append(name)
             adopted.append(part)
-        self.commit(adopted)
+            known = known.with_part(part)
+        # Those of most transcripts first: after `replace`, the parts that were replaced are removed, not the new one.
+        self.commit(sorted(adopted, key=lambda part: -len(part.footer.transcripts)))
         self.store.remove(map(str, removed))
         return lines
 
@@ -155,11 +185,18 @@ class _Known:
     scoring: Collection[ScoringIdentity]
     fingerprints: Mapping[str, str]
     """Of each checkpoint in the table, by slug."""
+    sources_are_whole: bool
 
     @classmethod
-    def of(cls, snapshot: Snapshot, responses: Mapping[str, int]) -> _Known:
+    def of(cls, snapshot: Snapshot, responses: Mapping[str, int], *, sources_are_whole: bool) -> _Known:
         fingerprints = {facts.slug: facts.fingerprint for facts in snapshot.checkpoints}
-        return cls(responses, snapshot.scoring, fingerprints)
+        return cls(responses, snapshot.scoring, fingerprints, sources_are_whole)
+
+    def with_part(self, part: Part) -> _Known:
+        """What the next part must agree with."""
+        facts = part.footer.checkpoint
+        fingerprints = {facts.slug: facts.fingerprint, **self.fingerprints}
+        return replace(self, scoring=self.scoring or (part.footer.scoring,), fingerprints=fingerprints)
 
     def difference(self, part: Part) -> str | None:
         """Why the part does not belong to the table; None where it does."""
@@ -170,6 +207,8 @@ class _Known:
         if self.fingerprints.get(footer.checkpoint.slug, fingerprint) != fingerprint:
             return "it was scored by other weights of that name"
         if not self.responses.keys() >= set(footer.transcripts):
+            if not self.sources_are_whole:
+                return None
             return "it holds transcripts that are not in sources/"
         if footer.rows != sum(self.responses[one] for one in footer.transcripts):
             return "it does not hold all responses of its transcripts"

@@ -148,7 +148,10 @@ def test_a_wrong_override_is_one_line_and_exit_code_2(override, says, capsys):
     ("arguments", "code", "says"),
     [
         (["swep"], 2, "there is sweep, plan"),
-        (["compact"], 1, "does not do that yet"),
+        (["compact"], 1, "no responses there yet"),
+        (["verify"], 1, "no sweep there yet"),
+        (["verify", "repair=true", "results.root=/nowhere"], 1, "no sweep there yet"),
+        (["sweep", "repair=true"], 2, "repair=true is for psych-ray verify, not for sweep"),
         (["sweep", "conditions=[plane]"], 2, "no such condition"),
         (["sweep", "conditions=[zero_shot]", "scoring.parity=true"], 2, "zero_shot"),
         (["sweep", "results.root=s3://bucket/run"], 1, "s3://bucket/run"),

@@ -49,7 +49,16 @@ def place(tmp_path_factory, tiny_checkpoint, byte_tokenizer_directory) -> Path:
 def test_the_commands_of_a_real_run_work_in_order(place):
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     ran = [line for line in commands("bash") if line.startswith("psych-ray")]
-    assert [line.split()[1] for line in ran] == ["plan", "sweep", "status", "report", "check", "plan"]
+    assert [line.split()[1] for line in ran] == [
+        "plan",
+        "sweep",
+        "status",
+        "report",
+        "verify",
+        "compact",
+        "check",
+        "plan",
+    ]
     for line in ran:
         run = subprocess.run(shlex.split(line), cwd=place, env=env, capture_output=True, text=True, check=False)
         assert run.returncode == 0, f"{line}\n{run.stdout}{run.stderr}"

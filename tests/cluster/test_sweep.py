@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
+from polars.testing import assert_frame_equal
 from support_sweeps import (
     PARTICIPANTS,
     assert_same,
@@ -23,6 +25,7 @@ from support_sweeps import (
     wait_until_gone,
 )
 
+from psych_ray.cli.main import main
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.transcripts.simulated import simulated_transcripts
@@ -161,3 +164,50 @@ def test_other_settings_on_the_same_root_are_refused(undisturbed, checkpoints, s
     assert code == 1
     assert err.strip().count("\n") == 0
     assert "scored with other settings (scoring.dtype=bfloat16, not float32 there)" in err
+
+
+def test_after_damage_repair_and_compaction_the_table_and_its_report_are_the_same(
+    undisturbed, checkpoints, scratch, tmp_path, capsys
+):
+    def psych_ray(*arguments: str) -> tuple[int, str]:
+        code = main([*arguments, f"results.root={root}"])
+        return code, capsys.readouterr().out
+
+    def report() -> dict[str, pl.DataFrame]:
+        assert psych_ray("report")[0] == 0
+        return {path.name: pl.read_csv(path) for path in (root / "report").rglob("*.csv")}
+
+    root, expected = tmp_path / "root", undisturbed[1]
+    shutil.copytree(undisturbed[0], root)
+    part, source = next(root.glob("responses/*/*/*.parquet")), next(root.glob("sources/*.parquet"))
+    n_rows = pq.read_metadata(part).num_rows
+    for file in (part, source):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    code, out = psych_ray("verify")
+    assert code == 1
+    assert str(part.relative_to(root)) in out
+    assert str(source.relative_to(root)) in out
+    assert psych_ray("verify", "repair=true")[0] == 1, "the texts are not there yet"
+    assert table(root).height == expected.height - n_rows
+    code, _, err = finish(start(command(checkpoints, root), scratch))
+    assert code == 0, err
+    wait_until_gone(scratch)
+    assert_same(table(root), expected)
+    code, out = psych_ray("verify")
+    assert (code, out.strip().endswith("nothing is wrong")) == (0, True)
+    reported, status = report(), psych_ray("status")[1].splitlines()[-1]
+    code, out = psych_ray("compact")
+    assert code == 0
+    assert "2 parts instead of" in out
+    assert psych_ray("status")[1].splitlines()[-1] == status
+    again = report()
+    assert again.keys() == reported.keys()
+    for name, frame in reported.items():  # sums of floats depend on how many parts were added up
+        assert_frame_equal(again[name], frame, rel_tol=1e-12)
+    assert psych_ray("verify")[0] == 0
+    code, _, err = finish(start(command(checkpoints, root, "cluster.memory_gb=0.0001"), scratch))
+    assert code == 0, "nothing is to be scored again"
+    assert_same(table(root), expected)
+    wait_until_gone(scratch)

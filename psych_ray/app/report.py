@@ -21,14 +21,14 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
 
     footers = snapshot.footers
     checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
+    with open_responses(store, snapshot.parts) as responses:
+        found = findings(responses, list(checkpoints.values()))
     about = {
         "results": store.location,
         "scoring": ", ".join(f"{name} {value}" for name, value in asdict(footers[0].scoring).items()),
         "engine": ", ".join(sorted({footer.engine for footer in footers})),
         "versions": ", ".join(f"{name} {number}" for name, number in footers[0].versions.items()),
     }
-    with open_responses(store, snapshot.parts) as responses:
-        found = findings(responses, list(checkpoints.values()))
     written = write_report(found, config.report_root(), title=sweep_name(config), about=about)
     return [
         *written.headlines,

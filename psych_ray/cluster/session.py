@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import ray
@@ -86,7 +86,7 @@ def _connect(address: str) -> None:
     if reason is None:
         line = f"cluster.address={address}: the Ray cluster there stopped answering while it was connected to"
         try:
-            with ends_within(CONNECT_S, line), ray_keeps_signal_handlers():
+            with ends_within(CONNECT_S, line), ray_keeps_signal_handlers(), chdir("/"):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
             ENDING.take_back()
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -100,7 +100,8 @@ def _start_local(directory: Path, node: NodeShape) -> None:
     keep_gpus_visible_to_ray_workers()
     try:
         line = f"Ray could not be started here: it took longer than {START_S:g} s"
-        with ends_within(START_S, line), ray_keeps_signal_handlers():
+        # Ray puts the working directory before all others from which its processes import, whatever lies in it.
+        with ends_within(START_S, line), ray_keeps_signal_handlers(), chdir(directory):
             ray.init(
                 num_cpus=node.cpus,
                 num_gpus=node.gpus,

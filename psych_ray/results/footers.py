@@ -101,10 +101,10 @@ def merge_footers(store: ResultsStore, footers: pl.DataFrame) -> None:
 
     Only for the process that alone commits.
     """
-    files = _files(store)
-    if len(files) > _FILES_AT_MOST or any(table is None for _, table in files):
+    names = _names(store)
+    if len(names) > _FILES_AT_MOST:
         _write(store, footers.select(_SCHEMA.names).to_arrow().cast(_SCHEMA))
-        store.remove(name for name, _ in files)
+        store.remove(names)
 
 
 @lru_cache(1024)
@@ -145,8 +145,12 @@ def _write(store: ResultsStore, rows: pa.Table) -> None:
     store.write(f"{FOLDER}/{checksum(content)}.parquet", content)
 
 
+def _names(store: ResultsStore) -> list[str]:
+    return [file.name for file in store.files(FOLDER) if file.name.endswith(".parquet")]
+
+
 def _files(store: ResultsStore) -> list[tuple[str, pa.Table | None]]:
-    names = [file.name for file in store.files(FOLDER) if file.name.endswith(".parquet")]
+    names = _names(store)
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(zip(names, pool.map(partial(_read, store), names), strict=True))
 

@@ -60,6 +60,9 @@ class ResponsesLog:
     def parts(self) -> list[LoggedPart]:
         """All parts of the table at this moment, sorted by name; [] where there is no log."""
         with self._errors():
+            if self._table is not None:
+                self._advance(self._table)
+                return _parts_of(self._table, self._uri)
             table = self._open()
             return [] if table is None else _parts_of(table, self._uri)
 

@@ -37,6 +37,7 @@ def session(scratch) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(scratch))
         patch.setattr("tempfile.tempdir", None)
+        patch.chdir(scratch)
         patch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # of another cluster, which a local session is not
         with ray_session(ClusterConfig(cpus=1)):
             ray.get(ray.remote(lambda: None).remote())
@@ -89,3 +90,9 @@ def test_a_client_without_the_token_is_refused(session, token, outcome):
         [sys.executable, "-c", CLIENT, address], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert found.stdout.strip() == outcome
+
+
+def test_replicas_import_nothing_from_the_working_directory(session):
+    found = ray.get(ray.remote(lambda: sys.path).remote())
+    assert str(session.parent) not in found
+    assert str(session) in found, "which no other user can write to"

@@ -257,8 +257,8 @@ def read_between(case: Case) -> None:
         case.counts["silent changes"] += changed(table(case.root), case.expected)
 
 
-def campaign(n: int, seed: int, faults: list[Callable[[Case], None]] = FAULTS) -> Counter[str]:
-    """Run `n` cases, and print what each of them showed; the counts of all."""
+def campaign(n: int, seed: int, faults: list[Callable[[Case], None]] = FAULTS, *, more: int = 2) -> Counter[str]:
+    """Run `n` cases of one fault and up to `more` others; print what each of them showed, and return the counts."""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="pf", dir="/tmp") as directory:
         scratch = Path(directory) / "t"
@@ -271,7 +271,7 @@ def campaign(n: int, seed: int, faults: list[Callable[[Case], None]] = FAULTS) -
         for number in range(n):
             rng = random.Random(f"{seed} {number}")
             case = Case(checkpoint, Path(directory) / f"case{number}", scratch, rng, expected, counts)
-            chosen = [faults[number % len(faults)], *rng.choices(faults, k=rng.randint(0, 2))]
+            chosen = [faults[number % len(faults)], *rng.choices(faults, k=rng.randint(0, more))]
             began, before = time.monotonic(), counts.copy()
             for fault in chosen:
                 fault(case)

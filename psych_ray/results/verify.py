@@ -14,6 +14,8 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from psych_ray.errors import ResultsError, first_line
@@ -240,7 +242,7 @@ def _copies_fault(store: ResultsStore, good: Collection[SoundPart]) -> str | Non
     hashes = {part.name: part.footer_hash for part in good}
     try:
         copies = footers.read_footers(store, [LoggedPart(part.name, part.size, part.rows) for part in good])
-    except ResultsError as error:
+    except (ResultsError, pa.ArrowException, pl.exceptions.PolarsError, ValueError, KeyError, TypeError) as error:
         return first_line(error).partition("; psych-ray")[0]
     other = next((copy.name for copy in copies if hash_of(copy.footer) != hashes[copy.name]), None)
     return None if other is None else f"a copy differs from the footer of {other}"

@@ -103,8 +103,8 @@ def merge_footers(store: ResultsStore, footers: pl.DataFrame) -> None:
     """
     names = _names(store)
     if len(names) > _FILES_AT_MOST:
-        _write(store, footers.select(_SCHEMA.names).to_arrow().cast(_SCHEMA))
-        store.remove(names)
+        written = _write(store, footers.select(_SCHEMA.names).to_arrow().cast(_SCHEMA))
+        store.remove(name for name in names if name != written)
 
 
 @lru_cache(1024)
@@ -140,9 +140,11 @@ def _frame(tables: Sequence[pa.Table]) -> pl.DataFrame:
     return frame
 
 
-def _write(store: ResultsStore, rows: pa.Table) -> None:
+def _write(store: ResultsStore, rows: pa.Table) -> str:
     content = to_parquet(rows)
-    store.write(f"{FOLDER}/{checksum(content)}.parquet", content)
+    name = f"{FOLDER}/{checksum(content)}.parquet"
+    store.write(name, content)
+    return name
 
 
 def _names(store: ResultsStore) -> list[str]:
@@ -156,8 +158,16 @@ def _files(store: ResultsStore) -> list[tuple[str, pa.Table | None]]:
 
 
 def _read(store: ResultsStore, name: str) -> pa.Table | None:
-    """The rows of a file; None where it is not what was written."""
-    content = store.read(name)
+    """The rows of a file; None where it is not what was written, or was merged with others since it was listed."""
+    try:
+        content = store.read(name)
+    except ResultsError:
+        if store.exists(name):
+            raise
+        return None
     if name != f"{FOLDER}/{checksum(content)}.parquet":
         return None
-    return pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
+    try:
+        return pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError):
+        return None

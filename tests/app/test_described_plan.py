@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from psych_ray.app.cluster import cluster_to_plan_for, cluster_to_run_on
-from psych_ray.app.prepare import Prepared, prepare
+from psych_ray.app.prepare import Prepared, find, prepare
 from psych_ray.config import (
     CheckpointsConfig,
     CheckpointSource,
@@ -22,6 +22,8 @@ from psych_ray.config import (
     TranscriptsConfig,
 )
 from psych_ray.errors import CheckpointError, ConfigError
+from psych_ray.results.snapshot import Snapshot
+from psych_ray.results.store import open_store
 
 LLAMA = {"model_type": "llama", "vocab_size": 128_256, "max_position_embeddings": 131_072}
 SHAPES = {
@@ -67,7 +69,8 @@ def planned(directory: Path, root: Path, cluster: ClusterConfig, **scoring) -> P
         results=ResultsConfig(root=str(root)),
     )
     with cluster_to_plan_for(config.cluster) as shape:
-        return prepare(config, shape, say=print, write=False)
+        store = open_store(config.results.root)
+        return prepare(config, find(config, say=print), Snapshot.read(store), store, shape, write=False)
 
 
 def four_nodes(gpu_memory_gb: float = 80, memory_gb: float = 1000) -> ClusterConfig:

@@ -14,7 +14,7 @@ from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue, read_catalogued
 from psych_ray.results.lease import hold_lease
 from psych_ray.results.log import ResponsesLog, TakenOverError
-from psych_ray.results.parts import write_part
+from psych_ray.results.parts import checksum, write_part
 from psych_ray.results.schema import CheckpointFacts, Footer, Part, ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import LocalStore, ResultsStore, open_store
@@ -308,6 +308,23 @@ def test_many_files_of_footers_become_one(store, monkeypatch):
     expected = Snapshot.read(store)
     recovered(store)
     assert len(store.files("footers")) == 1
+    assert Snapshot.read(store) == expected
+
+
+def test_a_file_of_footers_that_is_merged_while_it_is_read_is_no_error(store, monkeypatch):
+    committed(store)
+    expected = Snapshot.read(store)
+    read = LocalStore.read
+
+    def merged_meanwhile(self, name: str) -> bytes:
+        if name.startswith("footers/"):
+            self.remove([name])
+        return read(self, name)
+
+    monkeypatch.setattr(LocalStore, "read", merged_meanwhile)
+    assert Snapshot.read(store) == expected
+    content = b"no Parquet"
+    store.write(f"footers/{checksum(content)}.parquet", content)
     assert Snapshot.read(store) == expected
 
 

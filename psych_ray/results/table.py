@@ -75,7 +75,7 @@ class ResponsesTable:
         for part in parts:
             task, ids = part.name.task, part.footer.transcripts
             if self._holds(task, ids) or not added.setdefault(task, set()).isdisjoint(ids):
-                if part.name not in new.keys() | self._names:
+                if part.name not in new and part.name not in self._names:
                     superseded.append(part)
                 continue
             added[task].update(ids)

@@ -188,8 +188,6 @@ def _faults_of_logged(part: LoggedPart, checked: _Checked, wrong: Mapping[PartNa
     found = checked[part.name]
     if part.name in wrong or isinstance(found, str):
         yield Fault(str(part.name), wrong[part.name], Remedy.drop, logged=part)
-    elif not part.name.checksum:
-        yield Fault(str(part.name), "its name has no checksum", Remedy.drop, logged=part)
     elif (part.size, part.rows) != (found.size, found.rows):
         what = f"has {found.size:,} bytes and {found.rows:,} rows, the log says {part.size:,} and {part.rows:,}"
         yield Fault(str(part.name), what, Remedy.relist, logged=part)

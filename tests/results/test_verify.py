@@ -383,26 +383,6 @@ def test_nothing_is_told_while_others_write(store, monkeypatch):
     assert verify(store).parts == 2
 
 
-@pytest.mark.parametrize("has_log", [False, True])
-def test_parts_of_a_version_without_log_and_checksums_are_whole(store, has_log):
-    expected = rows(store)
-    if has_log:
-        log = ResponsesLog(store)
-        log.take_over()
-        log.commit([], log.parts())
-    else:
-        shutil.rmtree(path(store, "responses/_delta_log"))
-    for folder in ("responses", "sources"):
-        for file in path(store, folder).rglob("*.parquet"):
-            if "_delta_log" not in file.parts:
-                file.rename(file.with_name(f"{file.name.partition('-')[0]}.parquet"))
-    remedies = {fault.remedy for fault in verify(store).faults}
-    assert remedies == ({Remedy.take_in} if has_log else {Remedy.remake})
-    assert repair(store, say=lambda _: None).faults == ()
-    assert rows(store).equals(expected)
-    assert not path(store, "damaged").exists()
-
-
 def test_a_repair_that_was_killed_can_be_repeated(store, tmp_path):
     expected = rows(store)
     flip(the_part(store))

@@ -154,10 +154,10 @@ def _names(store: ResultsStore) -> list[str]:
 def _files(store: ResultsStore) -> list[tuple[str, pa.Table | None]]:
     names = _names(store)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(zip(names, pool.map(partial(_read, store), names), strict=True))
+        return list(zip(names, pool.map(partial(read_file, store), names), strict=True))
 
 
-def _read(store: ResultsStore, name: str) -> pa.Table | None:
+def read_file(store: ResultsStore, name: str) -> pa.Table | None:
     """The rows of a file; None where it is not what was written, or was merged with others since it was listed."""
     try:
         content = store.read(name)

@@ -25,7 +25,6 @@ from psych_ray.results.checked_part import SoundPart, check_stored_part, hash_of
 from psych_ray.results.faults import Fault, Remedy, Verification
 from psych_ray.results.lease import holder_of
 from psych_ray.results.log import LoggedPart, ResponsesLog
-from psych_ray.results.parts import checksum
 from psych_ray.results.schema import FOLDER, PartName
 from psych_ray.results.store import ResultsStore, StoredFile
 
@@ -228,11 +227,10 @@ def _faults_of_footers(store: ResultsStore, good: Collection[SoundPart]) -> Iter
     names = [file.name for file in store.files(footers.FOLDER) if file.name.endswith(".parquet")]
     for name in names:
         try:
-            if name != f"{footers.FOLDER}/{checksum(store.read(name))}.parquet":
-                yield Fault(name, "damaged: its checksum is not that of its name", Remedy.rewrite)
+            if footers.read_file(store, name) is None and store.exists(name):
+                yield Fault(name, "damaged: not what was written under its name", Remedy.rewrite)
         except ResultsError as error:
-            if store.exists(name):  # a process that writes may have merged it with others
-                yield Fault(name, first_line(error), Remedy.rewrite)
+            yield Fault(name, first_line(error), Remedy.rewrite)
     fault = _copies_fault(store, good)
     if fault and _copies_fault(store, good):  # merged while they were read
         yield Fault(footers.FOLDER, fault, Remedy.rewrite)

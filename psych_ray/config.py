@@ -7,17 +7,15 @@ that names the setting.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+
+from psych_ray.usable import require_usable
 
 MAX_SECONDS = 30 * 86_400.0
 MAX_LENGTH = 2**31 - 1
 """Of a transcript, in tokens or characters: places in it are 32-bit numbers."""
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3_500
-"""Of file systems: of one name, and of a path to which names are added (4,096)."""
 MAX_ID_CHARACTERS = 200
 """Of a checkpoint; its name is part of the names of folders."""
 
@@ -338,8 +336,7 @@ class Config:
     """For verify: drop what is bad, so that the next sweep scores it again."""
 
     def __post_init__(self) -> None:
-        for name, value in _settings(self):
-            _require_usable(name, value)
+        require_usable(self)
         if not self.conditions:
             raise ValueError("conditions=[]: name at least one, for example conditions=[plain]")
         if len(set(self.conditions)) < len(self.conditions):
@@ -366,36 +363,3 @@ class Config:
     def _beside_results(self, name: str) -> Path:
         root = self.results.root
         return Path(name) if "://" in root else Path(root).expanduser() / name
-
-
-def _require_usable(name: str, value: object) -> None:
-    """Raise ValueError for what no setting can be, whatever it means."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name}={value}: must be a number")
-    if not isinstance(value, str):
-        return
-    if not value.strip():
-        raise ValueError(f"{name}: is empty; name one, or omit it")
-    if not value.isprintable():
-        raise ValueError(f"{name}={value!r}: has a character that does not print; name another")
-    if "://" not in value and any(len(part.encode()) > MAX_NAME_BYTES for part in value.split("/")):
-        raise ValueError(f"{name}={value[:40]}…: a name in it has more than {MAX_NAME_BYTES} bytes; shorten it")
-    if "://" not in value and len(value.encode()) > MAX_PATH_BYTES:
-        raise ValueError(f"{name}={value[:40]}…: has more than {MAX_PATH_BYTES:,} bytes; shorten it")
-    if value.startswith("~"):
-        try:
-            Path(value).expanduser()
-        except RuntimeError as error:
-            raise ValueError(f"{name}={value}: there is no such user; write the whole path") from error
-
-
-def _settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """Every single value of a configuration with its name, for example `checkpoints.paths[0]`."""
-    if is_dataclass(value):
-        for one in fields(value):
-            yield from _settings(getattr(value, one.name), f"{name}.{one.name}" if name else one.name)
-    elif isinstance(value, list):
-        for index, one in enumerate(value):
-            yield from _settings(one, f"{name}[{index}]")
-    else:
-        yield name, value

@@ -15,7 +15,7 @@
     └── ClusterLostError             the Ray cluster that a command uses does not answer any more
 
 An error is raised where the fault is known and carries its `kind`; what follows from a kind (a retry, a smaller pass,
-a skipped transcript, the end of the sweep) is decided in one place, `sweep.scheduler`. Preemption has a kind but no
+a skipped transcript, the end of the sweep) is decided in one place, `sweep`. Preemption has a kind but no
 class: no code raises it, `cluster.driver` reads it from the death of an actor. Every message is one line with what is
 wrong, where, and what to do. Any other exception is a defect of psych_ray and keeps its traceback.
 """

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -17,6 +18,27 @@ import transformers
 from torch import nn
 
 from psych_ray import compat
+from psych_ray.compat.deepspeed import disable_shared_memory_all_reduce, has_async_io, is_tensor_parallel
+from psych_ray.compat.ray import local_ray_options, ray_keeps_signal_handlers, ray_on_loopback, ray_token, was_preempted
+from psych_ray.compat.torch import (
+    has_onednn_linear,
+    is_connection_lost,
+    is_out_of_memory,
+    onednn_linear,
+    parameter_hook,
+)
+from psych_ray.compat.transformers import (
+    causal_model_classes,
+    conversion_errors,
+    ignore_weights_on_load,
+    is_tokenizers_error,
+    load_weights_one_by_one,
+    render_chat_template,
+    restore_embedding_scale,
+    sdpa_attention,
+    text_decoder,
+    weights_ignored_on_load,
+)
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -31,7 +53,7 @@ def tiny(architecture: str = "Llama") -> transformers.PreTrainedModel:
 
 def parameter_registration_hook() -> bool:
     seen = []
-    with compat.parameter_hook(lambda module, name, weight: seen.append(name)):
+    with parameter_hook(lambda module, name, weight: seen.append(name)):
         nn.Linear(2, 2)
     nn.Linear(2, 2)
     return seen == ["weight", "bias"]
@@ -39,14 +61,14 @@ def parameter_registration_hook() -> bool:
 
 def linear_pointwise() -> bool:
     rows, weight, bias = torch.randn(3, 4), torch.randn(2, 4), torch.randn(2)
-    return torch.allclose(compat.onednn_linear(rows, weight, bias), nn.functional.linear(rows, weight, bias), atol=1e-5)
+    return torch.allclose(onednn_linear(rows, weight, bias), nn.functional.linear(rows, weight, bias), atol=1e-5)
 
 
 def host_out_of_memory() -> bool:
     try:
         torch.empty(2**60, dtype=torch.uint8)
     except RuntimeError as error:
-        return compat.is_out_of_memory(error)
+        return is_out_of_memory(error)
     return False
 
 
@@ -60,15 +82,15 @@ def varlen_attention() -> bool:
 
 
 def decoder() -> bool:
-    found = compat.text_decoder(tiny())
+    found = text_decoder(tiny())
     llama4 = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**CONFIG, num_local_experts=2))
-    return type(found).__name__ == "LlamaModel" and type(compat.text_decoder(llama4)).__name__ == "Llama4TextModel"
+    return type(found).__name__ == "LlamaModel" and type(text_decoder(llama4)).__name__ == "Llama4TextModel"
 
 
 def auto_mappings() -> bool:
     text, vision = transformers.LlamaConfig(**CONFIG), transformers.Qwen2_5_VLConfig()
-    names = [[found.__name__ for found in compat.causal_model_classes(config)] for config in (text, vision)]
-    none = compat.causal_model_classes(transformers.ViTConfig())
+    names = [[found.__name__ for found in causal_model_classes(config)] for config in (text, vision)]
+    none = causal_model_classes(transformers.ViTConfig())
     return names[0] == ["LlamaForCausalLM"] and "Qwen2_5_VLForConditionalGeneration" in names[1] and none == []
 
 
@@ -85,7 +107,7 @@ def chat_template_renderer() -> bool:
         expected = tokenizer.apply_chat_template(
             turns, chat_template=source, tokenize=False, add_generation_prompt=prompt, x=False
         )
-        if compat.render_chat_template(source, turns, options, generation_prompt=prompt) != expected:
+        if render_chat_template(source, turns, options, generation_prompt=prompt) != expected:
             return False
     return True
 
@@ -94,9 +116,9 @@ def keys_to_ignore() -> bool:
     from transformers import modeling_utils
 
     model = tiny()
-    compat.ignore_weights_on_load(model, {"tower"})
+    ignore_weights_on_load(model, {"tower"})
     used = "_keys_to_ignore_on_load_unexpected" in source_of(modeling_utils)
-    return used and "tower" in compat.weights_ignored_on_load(model)
+    return used and "tower" in weights_ignored_on_load(model)
 
 
 def read_ahead_variable() -> bool:
@@ -124,13 +146,13 @@ def errors_while_converting() -> bool:
             ),
         )
     except RuntimeError as error:
-        return compat.conversion_errors(error) == "CUDA out of memory" and compat.is_out_of_memory(error)
+        return conversion_errors(error) == "CUDA out of memory" and is_out_of_memory(error)
     return False
 
 
 def embedding_scale() -> bool:
     embedding = tiny("Gemma3Text").get_input_embeddings()
-    compat.restore_embedding_scale(embedding, torch.float64, torch.device("cpu"))
+    restore_embedding_scale(embedding, torch.float64, torch.device("cpu"))
     return float(embedding.embed_scale) == CONFIG["hidden_size"] ** 0.5
 
 
@@ -140,7 +162,7 @@ def sdpa() -> bool:
     states = torch.randn(1, 2, 3, 4)
     module = nn.Module()
     module.is_causal = True
-    output, _ = compat.sdpa_attention(module, states, states, states, None, scaling=0.5)
+    output, _ = sdpa_attention(module, states, states, states, None, scaling=0.5)
     return output.shape == (1, 3, 2, 4)
 
 
@@ -148,18 +170,18 @@ def shared_memory_all_reduce() -> bool:
     from deepspeed import ops
 
     known = "deepspeed_shm_comm" in ops.__compatible_ops__
-    compat.disable_shared_memory_all_reduce()
+    disable_shared_memory_all_reduce()
     return known and ops.__compatible_ops__["deepspeed_shm_comm"] is False
 
 
 def async_io() -> bool:
-    return compat.has_async_io() in {True, False}
+    return has_async_io() in {True, False}
 
 
 def tensor_parallel_layer() -> bool:
     from deepspeed.module_inject.layers import LinearLayer, TensorParallel_Layer
 
-    return issubclass(LinearLayer, TensorParallel_Layer) and not compat.is_tensor_parallel(nn.Linear(2, 2))
+    return issubclass(LinearLayer, TensorParallel_Layer) and not is_tensor_parallel(nn.Linear(2, 2))
 
 
 def zero_partitioning() -> bool:
@@ -193,7 +215,7 @@ def local_ray() -> bool:
 
     # They are read from keyword arguments, so the source tells which names it accepts.
     source = Path(ray._private.worker.__file__).read_text()
-    private = {name for name in compat.local_ray_options(Path("/x")) if name.startswith("_")}
+    private = {name for name in local_ray_options(Path("/x")) if name.startswith("_")}
     return len(private) == 2 and all(f'"{name}"' in source for name in private)
 
 
@@ -204,7 +226,7 @@ def loopback() -> bool:
         return services.get_node_ip_address()
 
     name, before = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", address()
-    with compat.ray_on_loopback():
+    with ray_on_loopback():
         inside = address(), os.environ.get(name)
     restored = ray_constants.ENABLE_RAY_CLUSTER and name not in os.environ and address() == before
     return restored and name == ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR and inside == ("127.0.0.1", "0")
@@ -214,7 +236,7 @@ def session_token() -> bool:
     from ray._raylet import AuthenticationMode, AuthenticationTokenLoader, get_authentication_mode
 
     before = get_authentication_mode()
-    with compat.ray_token("secret" * 8):
+    with ray_token("secret" * 8):
         inside = get_authentication_mode(), AuthenticationTokenLoader.instance().get_raw_token()
     return inside == (AuthenticationMode.TOKEN, "secret" * 8) and get_authentication_mode() == before
 
@@ -223,7 +245,7 @@ def signal_handlers() -> bool:
     from ray._private import utils
 
     before = utils.set_sigterm_handler
-    with compat.ray_keeps_signal_handlers():
+    with ray_keeps_signal_handlers():
         utils.set_sigterm_handler(lambda *_: sys.exit(15))
         kept = signal.getsignal(signal.SIGTERM)
     by_ray_init = "utils.set_sigterm_handler(" in source_of(import_module("ray._private.worker"))
@@ -251,9 +273,7 @@ def preemption() -> bool:
     from ray.exceptions import ActorDiedError, RayActorError
 
     taken, killed = RayActorError(preempted=True), RayActorError(preempted=False)
-    return (
-        issubclass(ActorDiedError, RayActorError) and compat.was_preempted(taken) and not compat.was_preempted(killed)
-    )
+    return issubclass(ActorDiedError, RayActorError) and was_preempted(taken) and not was_preempted(killed)
 
 
 def gpu_variable() -> bool:
@@ -268,7 +288,7 @@ LOST_RANK = """
 import os, sys, torch
 from datetime import timedelta
 from torch import distributed
-from psych_ray import compat
+from psych_ray.compat.torch import is_connection_lost
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 rank = int(os.fork() == 0)
 distributed.init_process_group(
@@ -281,7 +301,7 @@ try:
     for _ in range(100):
         distributed.all_reduce(torch.ones(1))
 except RuntimeError as error:
-    print(compat.is_connection_lost(error), flush=True)
+    print(is_connection_lost(error), flush=True)
 os._exit(0)
 """
 
@@ -292,7 +312,7 @@ def lost_rank() -> bool:
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-c", LOST_RANK, f"{directory}/store"]
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return found.stdout.strip() == "True" and not compat.is_connection_lost(RuntimeError("shape mismatch"))
+    return found.stdout.strip() == "True" and not is_connection_lost(RuntimeError("shape mismatch"))
 
 
 INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
@@ -331,7 +351,7 @@ INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("library", "interface", "works"), INTERFACES, ids=lambda value: getattr(value, "__name__", "")
 )
 def test_the_interface_is_as_expected(library, interface, works):
-    if works is linear_pointwise and not compat.has_onednn_linear():
+    if works is linear_pointwise and not has_onednn_linear():
         pytest.skip("this build of PyTorch has no oneDNN for this CPU")
     said = ""
     try:
@@ -340,13 +360,15 @@ def test_the_interface_is_as_expected(library, interface, works):
         as_expected, said = False, f" ({type(error).__name__}: {error})".splitlines()[0]
     if not as_expected:
         pytest.fail(
-            f"{library} {version(library)} has changed: {interface}{said}; see psych_ray/compat.py", pytrace=False
+            f"{library} {version(library)} has changed: {interface}{said}; see psych_ray/compat/{library}.py",
+            pytrace=False,
         )
 
 
 def test_importing_it_imports_no_library():
     heavy = ("torch", "transformers", "deepspeed", "peft", "ray", "wandb")
-    code = f"import sys, psych_ray.compat; print([name for name in {heavy} if name in sys.modules])"
+    modules = ", ".join(f"psych_ray.compat.{module.name}" for module in iter_modules(compat.__path__))
+    code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -357,14 +379,14 @@ def test_the_environment_is_restored_after_an_exception(monkeypatch, before):
     monkeypatch.delenv(name, raising=False)
     if before is not None:
         monkeypatch.setenv(name, before)
-    with pytest.raises(KeyError, match="1"), compat.load_weights_one_by_one(), compat.load_weights_one_by_one():
+    with pytest.raises(KeyError, match="1"), load_weights_one_by_one(), load_weights_one_by_one():
         raise KeyError(os.environ[name])
     assert os.environ.get(name) == before
 
 
 def test_a_parameter_hook_is_removed_after_an_exception():
     seen = []
-    with pytest.raises(KeyError), compat.parameter_hook(lambda module, name, weight: seen.append(name)):
+    with pytest.raises(KeyError), parameter_hook(lambda module, name, weight: seen.append(name)):
         raise KeyError
     nn.Linear(2, 2)
     assert seen == []
@@ -375,6 +397,6 @@ def test_tokenizers_raises_what_has_no_type_of_its_own():
 
     with pytest.raises(Exception, match="expected") as caught:
         Tokenizer.from_str('{"version": null}')
-    assert compat.is_tokenizers_error(caught.value)
-    assert not compat.is_tokenizers_error(ValueError())
-    assert not compat.is_tokenizers_error(KeyboardInterrupt())
+    assert is_tokenizers_error(caught.value)
+    assert not is_tokenizers_error(ValueError())
+    assert not is_tokenizers_error(KeyboardInterrupt())

@@ -1,4 +1,4 @@
-"""The undocumented interfaces of wandb in `psych_ray.compat`: one line says which is gone."""
+"""The undocumented interfaces of wandb in `psych_ray.compat.wandb`: one line says which is gone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import wandb
 
-from psych_ray.compat import WANDB_PRIVATE_SETTINGS, wandb_offline_directory, wandb_settings
+from psych_ray.compat.wandb import WANDB_PRIVATE_SETTINGS, wandb_offline_directory, wandb_settings
 
 
 def gone(interface: str) -> str:
-    return f"wandb {wandb.__version__} has no {interface} any more, see psych_ray/compat.py"
+    return f"wandb {wandb.__version__} has no {interface} any more, see psych_ray/compat/wandb.py"
 
 
 @pytest.fixture(autouse=True)

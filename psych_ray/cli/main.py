@@ -41,7 +41,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
   cluster=local|existing                   cluster.address=ADDRESS
       cluster.nodes=N cluster.gpus=N cluster.gpu_memory_gb=GB
                                            for plan: a cluster that is not running
-  results.root=PATH
+  results.root=PATH_OR_URI                 a local path, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER
   tracking=console|wandb                   tracking.mode=offline|online
   report.root=PATH
   repair=true                              for verify: drop what is bad; the next sweep scores it again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +13,12 @@ from ray.exceptions import RayError
 
 from psych_ray.cluster.driver import POLL_S
 from psych_ray.cluster.gang import Gang, resources
-from psych_ray.errors import FailureKind, first_line
+from psych_ray.errors import ClusterLostError, FailureKind, first_line
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.stalls import Deadlines, Watch
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.spec import CheckpointReport, ReplicaSpec
-
-LONGEST_S = 3600.0
-"""How long the first rank may take to load the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +47,17 @@ def run_check(
         if spec.checkpoints[0].is_simulator:
             continue
         gang = Gang(spec, slots, name=f"check-{weights}", across_nodes=across_nodes)
-        try:
-            wait = _Wait(gang, Watch(deadlines.place_seconds, clock()), deadlines, check_cluster, clock)
-            found = wait.of_all(gang.load())
-            found = found if isinstance(found, Failure) else wait.of_all(gang.check(transcripts))
-        except RayError as error:
-            found = Failure(FailureKind.lost, first_line(error))
-        finally:
-            gang.kill()
+        with ExitStack() as ends:
+            ends.callback(gang.kill)
+            try:
+                wait = _Wait(gang, Watch(deadlines.place_seconds, clock()), deadlines, check_cluster, clock)
+                found = wait.of_all(gang.load())
+                found = found if isinstance(found, Failure) else wait.of_all(gang.check(transcripts))
+            except RayError as error:
+                found = Failure(FailureKind.lost, first_line(error))
+            except ClusterLostError:
+                ends.pop_all()  # it cannot be ended through Ray, and ends when it notices
+                raise
         if isinstance(found, Failure):
             yield NotLoaded(tuple(checkpoint.slug for checkpoint in spec.checkpoints), found.reason)
         else:

@@ -16,7 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from psych_ray.cluster.commits import Commits, Table
 from psych_ray.cluster.gang import Gang, resources
-from psych_ray.compat import was_preempted
+from psych_ray.compat.ray import was_preempted
 from psych_ray.ending import Ending
 from psych_ray.errors import ClusterLostError, FailureKind, PsychRayError, ResultsError, first_line
 from psych_ray.sweep.cluster_shape import Slots

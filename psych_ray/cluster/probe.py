@@ -14,6 +14,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
+from psych_ray.child import module_command, module_environment
 from psych_ray.errors import first_line
 
 CONNECT_S = 30.0
@@ -22,8 +23,13 @@ _HOST_AND_PORT = re.compile(r"\[?(?P<host>[^/]+?)\]?:(?P<port>\d+)")
 
 def why_not_connected(address: str, seconds: float = CONNECT_S) -> str | None:
     """Try to connect to a cluster; why that fails, None where it does not. KeyboardInterrupt ends it at once."""
-    command = [sys.executable, "-m", __name__, address, str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603
+    with subprocess.Popen(  # noqa: S603  a module of this package
+        module_command(__name__, address, seconds),
+        env=module_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
         try:
             out, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -18,7 +18,7 @@ import ray
 from psych_ray.cluster.probe import CONNECT_S, why_not_connected
 from psych_ray.cluster.shape import local_shape
 from psych_ray.cluster.watch import ClusterWatch
-from psych_ray.compat import (
+from psych_ray.compat.ray import (
     keep_gpus_visible_to_ray_workers,
     local_ray_options,
     ray_keeps_signal_handlers,

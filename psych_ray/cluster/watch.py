@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 
-from psych_ray.compat import dead_ray_processes, ray_node_is_alive
+from psych_ray.compat.ray import dead_ray_processes, ray_node_is_alive
 from psych_ray.ending import CLEAN_UP_S, ENDING, INTERRUPTED, INTERRUPTED_LINE, end_process
 from psych_ray.errors import ClusterLostError, PsychRayError
 

@@ -6,9 +6,7 @@ caller's main module, could not be started from a Ray driver, and could outlive 
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from psych_ray.checkpoints.cards import CARD
+from psych_ray.child import module_command, module_environment
 from psych_ray.demo.recipe import RECIPE, Recipe
 from psych_ray.errors import ConfigError
 from psych_ray.temporary import temporary_directory
@@ -108,13 +107,12 @@ def _forward_lines(lines: IO[str] | None, progress: Callable[[str], None]) -> No
 def _training(name: str, draft: Path, log: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """Run one training process; at the end of the block it is killed, if it still runs."""
     process = subprocess.Popen(  # noqa: S603  a module of this package
-        # -P: a module in the working directory is not imported in place of a library
-        [sys.executable, "-P", "-m", "psych_ray.demo.train", name, str(draft)],
+        module_command("psych_ray.demo.train", name, draft),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env=module_environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false"),
     )
     with process:
         try:

@@ -60,10 +60,13 @@ def check_stored_part(store: ResultsStore, known: Mapping[str, SourceTranscript]
     )
 
 
-def read_checked(store: ResultsStore, name: PartName) -> tuple[Part, pa.Table]:
-    """A part and its rows. NoPartError for a file that is not what was written under this name."""
+def read_checked(store: ResultsStore, name: PartName, *, of_earlier_version: bool = False) -> tuple[Part, pa.Table]:
+    """A part and its rows. NoPartError for a file that is not what was written under this name.
+
+    `of_earlier_version`: accepts names without checksum, which are not in a log.
+    """
     content = store.read(str(name))
-    if not name.checksum:
+    if not (name.checksum or of_earlier_version):
         raise NoPartError("its name has no checksum")
     part = Part(name, len(content), check_part(name, content))
     try:
@@ -78,5 +81,5 @@ def hash_of(footer: Footer) -> bytes:
 
 
 def _read(store: ResultsStore, name: PartName, known: Mapping[str, SourceTranscript]) -> tuple[Part, str | None]:
-    part, table = read_checked(store, name)
+    part, table = read_checked(store, name, of_earlier_version=True)
     return part, rows_fault(table, part.footer, known)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from psych_ray.results.log import LoggedPart
-from psych_ray.results.schema import Part
 
 
 class Remedy(StrEnum):
@@ -47,8 +46,6 @@ class Fault:
     remedy: Remedy
     logged: LoggedPart | None = None
     """As the log has it; for `drop` and `relist`."""
-    part: Part | None = None
-    """As it is; for `relist`."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.what}; {self.remedy}"

@@ -27,6 +27,7 @@ from psych_ray.results.store import ResultsStore
 FOLDER = "footers"
 _THREADS = 8
 _FILES_AT_MOST = 64
+_MERGED_AT_ONCE = 32
 _MADE_BY = ("condition", "checkpoint", "scoring", "engine", "versions")
 """Fields of a footer that are the same for many parts."""
 _COLUMNS = ("unit", "rows", "transcripts")
@@ -51,9 +52,34 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_footers(store: ResultsStore, parts: Sequence[Part]) -> None:
-    """Write the footers of these parts as one file."""
-    _write(store, _rows(parts))
+def write_footers(store: ResultsStore, parts: Sequence[Part]) -> str:
+    """Write the footers of these parts as one file; its name."""
+    return _write(store, _rows(parts))
+
+
+class FooterFiles:
+    """The files of footers that one process writes, merged while it runs: a sweep commits every second, for days."""
+
+    def __init__(self, store: ResultsStore) -> None:
+        self._store = store
+        self._levels: list[list[str]] = []
+        """Names of the files that were merged 0, 1, 2, … times, so that no footer is written again often."""
+
+    def write(self, parts: Sequence[Part]) -> None:
+        """Write the footers of these parts."""
+        self._add(0, write_footers(self._store, parts))
+
+    def _add(self, level: int, name: str) -> None:
+        if level == len(self._levels):
+            self._levels.append([])
+        names = self._levels[level]
+        names.append(name)
+        if len(names) >= _MERGED_AT_ONCE:
+            tables = [table for one in names if (table := read_file(self._store, one)) is not None]
+            merged = _write(self._store, pa.concat_tables([_SCHEMA.empty_table(), *tables]))
+            self._store.remove(one for one in names if one != merged)
+            self._levels[level] = []
+            self._add(level + 1, merged)
 
 
 def scan_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from psych_ray.errors import ResultsError
 
 _ABANDONED_S = 3600
 _PERCENT_CODE = re.compile(r"%[0-9A-Fa-f]{2}")
-_FOLDERS = ("responses", "sources", "footers")
+_FOLDERS = ("responses", "sources", "footers", "lease")
 """Written by this package; others below the root, such as a report, have writers of their own."""
 
 

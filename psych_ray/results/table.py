@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue_index
-from psych_ray.results.footers import merge_footers, scan_footers, write_footers
+from psych_ray.results.footers import FooterFiles, merge_footers, scan_footers
 from psych_ray.results.lease import Lease, hold_lease
 from psych_ray.results.log import LoggedPart, ResponsesLog
 from psych_ray.results.parts import NoPartError, check_part, checksum
@@ -57,6 +57,10 @@ class ResponsesTable:
     """Of the parts that were committed since."""
     _left: set[PartName] = field(default_factory=set)
     """Of the parts that were replaced since."""
+    _footers: FooterFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._footers = FooterFiles(self.store)
 
     def require_held(self) -> None:
         """Raise TakenOverError where another process is known to have taken over the table."""
@@ -75,13 +79,13 @@ class ResponsesTable:
         for part in parts:
             task, ids = part.name.task, part.footer.transcripts
             if self._holds(task, ids) or not added.setdefault(task, set()).isdisjoint(ids):
-                if part.name not in new.keys() | self._names:
+                if part.name not in new and part.name not in self._names:
                     superseded.append(part)
                 continue
             added[task].update(ids)
             new[part.name] = part
         if new:
-            write_footers(self.store, [*new.values()])
+            self._footers.write([*new.values()])
             self._log.commit([*new.values()])
         self._names |= new.keys()
         for task, transcripts in added.items():
@@ -98,7 +102,7 @@ class ResponsesTable:
         names = {part.name for part in self.snapshot.parts} | self._names
         if sorted(new.footer.transcripts) != sorted(held) or not names - self._left >= {part.name for part in old}:
             raise ResultsError(f"{self.store.location}/{new.name}: does not hold what it was to replace")
-        write_footers(self.store, [new])
+        self._footers.write([new])
         self._log.commit([new], [LoggedPart(part.name, part.size, part.footer.rows) for part in old])
         self._left |= {part.name for part in old}
         self._names.add(new.name)
@@ -138,6 +142,7 @@ class ResponsesTable:
 
     def _hold(self, snapshot: Snapshot) -> None:
         self.snapshot, self._added, self._names, self._left = snapshot, {}, set(), set()
+        self._footers = FooterFiles(self.store)
 
     def _holds(self, task: tuple[str, str], transcripts: Collection[str]) -> bool:
         """Whether one of the transcripts is committed."""

@@ -188,6 +188,8 @@ def _faults_of_logged(part: LoggedPart, checked: _Checked, wrong: Mapping[PartNa
     found = checked[part.name]
     if part.name in wrong or isinstance(found, str):
         yield Fault(str(part.name), wrong[part.name], Remedy.drop, logged=part)
+    elif not part.name.checksum:
+        yield Fault(str(part.name), "its name has no checksum", Remedy.drop, logged=part)
     elif (part.size, part.rows) != (found.size, found.rows):
         what = f"has {found.size:,} bytes and {found.rows:,} rows, the log says {part.size:,} and {part.rows:,}"
         yield Fault(str(part.name), what, Remedy.relist, logged=part)
@@ -227,10 +229,11 @@ def _faults_of_footers(store: ResultsStore, good: Collection[SoundPart]) -> Iter
     names = [file.name for file in store.files(footers.FOLDER) if file.name.endswith(".parquet")]
     for name in names:
         try:
-            if footers.read_file(store, name) is None and store.exists(name):
-                yield Fault(name, "damaged: not what was written under its name", Remedy.rewrite)
+            fault = None if footers.read_file(store, name) is not None else "damaged, or not what was written there"
         except ResultsError as error:
-            yield Fault(name, first_line(error), Remedy.rewrite)
+            fault = first_line(error)
+        if fault and store.exists(name):  # a process that writes may have merged it with others
+            yield Fault(name, fault, Remedy.rewrite)
     fault = _copies_fault(store, good)
     if fault and _copies_fault(store, good):  # merged while they were read
         yield Fault(footers.FOLDER, fault, Remedy.rewrite)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from psych_ray.compat import is_out_of_memory
+from psych_ray.compat.torch import is_out_of_memory
 from psych_ray.errors import InsufficientMemoryError
 
 LOADING_ADVICE = (

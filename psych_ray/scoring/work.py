@@ -29,7 +29,7 @@ class Work:
         """Within the context, count the parameters that any module gets, and the modules that run."""
         from torch.nn.modules.module import register_module_forward_pre_hook
 
-        from psych_ray.compat import parameter_hook
+        from psych_ray.compat.torch import parameter_hook
 
         running = register_module_forward_pre_hook(self.add)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from psych_ray.compat import is_connection_lost, is_out_of_memory
+from psych_ray.compat.torch import is_connection_lost, is_out_of_memory
 from psych_ray.errors import FailureKind, PsychRayError, TranscriptError, first_line
 
 _SOURCE_LINE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")

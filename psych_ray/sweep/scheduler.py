@@ -26,8 +26,7 @@ whatever the order of events:
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from psych_ray.errors import FailureKind
@@ -41,7 +40,6 @@ from psych_ray.sweep.events import (
     RankProgress,
     ReplicaWaits,
     Score,
-    Skip,
     StartReplica,
     StopReplica,
     StopSweep,
@@ -49,6 +47,7 @@ from psych_ray.sweep.events import (
     Warn,
 )
 from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.queues import Queues
 from psych_ray.sweep.retries import PERMANENT, Retries
 from psych_ray.sweep.stalls import Deadlines, Pace, Watch
 from psych_ray.sweep.unit import Unit
@@ -104,12 +103,11 @@ class Scheduler:
 
     slots: int
     _retries: Retries
+    _queues: Queues
     _deadlines: Deadlines
-    _weights_of: Mapping[str, str]
     _ranks: Mapping[str, int]
     _sharded: Set[str]
     _cost: Mapping[str, float]
-    _queues: dict[str, deque[Unit]] = field(default_factory=dict)
     _waiting: list[str] = field(default_factory=list)
     """In the order in which they are loaded."""
     _paused: dict[str, float] = field(default_factory=dict)
@@ -145,11 +143,11 @@ class Scheduler:
         assert attempts >= 1
         ranks = ranks or {}
         several = {weights for weights, n_ranks in ranks.items() if n_ranks > 1}
-        scheduler = cls(
-            slots, Retries(attempts), deadlines or Deadlines(), weights_of or {}, ranks, several | set(sharded), cost
-        )
+        retries = Retries(attempts)
+        queues = Queues(retries)
         for unit in units:
-            scheduler._queues.setdefault(scheduler._weights(unit.checkpoint), deque()).append(unit)
+            queues.add((weights_of or {}).get(unit.checkpoint, unit.checkpoint), unit)
+        scheduler = cls(slots, retries, queues, deadlines or Deadlines(), ranks, several | set(sharded), cost)
         for weights in scheduler._queues:
             scheduler._wait(weights)
         return scheduler
@@ -274,9 +272,8 @@ class Scheduler:
         """Hand the replica its next unit, or stop it."""
         replica = self._replicas[number]
         replica.failure, replica.failed_ranks, replica.deadline, replica.is_paused = None, 0, None, False
-        queue = self._queues[replica.weights]
-        if queue and not self._is_interrupted:
-            replica.unit = queue.popleft()
+        if self._queues.has(replica.weights) and not self._is_interrupted:
+            replica.unit = self._queues.take(replica.weights)
             replica.waiting_for = set(range(self._n_ranks(replica.weights)))
             stall_seconds = self._deadlines.stall_seconds
             replica.watch.begin(self._pace.stall_seconds(replica.weights, replica.unit, stall_seconds), self._now)
@@ -294,13 +291,14 @@ class Scheduler:
         if replica.is_loaded:
             actions += self._judge_unit(replica, Failure(failure.kind, reason, failure.transcript_id), pause)
         elif self._retries.load_failed(weights, failure, pause):
-            actions += self._give_up(weights, failure.reason)
+            actions += self._queues.give_up(weights, failure.reason)
         follows = _after(pause)
-        if self._queues[weights] and failure.kind == FailureKind.out_of_memory and weights in self._sharded:
+        has_units = self._queues.has(weights)
+        if has_units and failure.kind == FailureKind.out_of_memory and weights in self._sharded:
             follows = f"; its next gang reads {self._retries.halve_pass(weights):.2g} of the tokens per pass"
-        if self._queues[weights] and pause is not None:
+        if has_units and pause is not None:
             self._paused[weights] = now + pause
-        elif self._queues[weights]:
+        elif has_units:
             self._wait(weights)
         warning = Warn(f"{reason}{follows}", is_failure=failure.kind != FailureKind.preempted)
         return [warning, *actions, *self._fill_slots()]
@@ -308,61 +306,13 @@ class Scheduler:
     def _judge_unit(self, replica: _Replica, failure: Failure, pause: float | None) -> list[Action]:
         """Decide what becomes of the unit that a replica failed to score; nothing where it was committed."""
         unit, replica.unit = replica.unit, None
-        if unit is None:
-            return []
-        queue = self._queues[replica.weights]
-        if failure.kind == FailureKind.preempted or pause is not None:
-            queue.appendleft(unit)
-            return []
-        if failure.kind == FailureKind.unreachable:
-            queue.appendleft(unit)
-            return [StopSweep(failure.reason)]
-        if failure.kind == FailureKind.task:
-            return self._skip_all(replica.weights, unit, failure.reason, lambda other: other.task == unit.task)
-        if failure.kind == FailureKind.checkpoint:
-            of_checkpoint = unit.checkpoint
-            return self._skip_all(
-                replica.weights, unit, failure.reason, lambda other: other.checkpoint == of_checkpoint
-            )
-        at_fault = unit.only({failure.transcript_id} if failure.transcript_id else set())
-        if failure.kind == FailureKind.transcript and at_fault is not None:
-            rest = unit.only({t.id for t in unit.transcripts} - {failure.transcript_id})
-            if rest is not None:
-                queue.appendleft(rest)
-            return [Skip(at_fault, failure.reason)]
-        return self._fail_unit(replica.weights, unit, failure.reason)
-
-    def _fail_unit(self, weights: str, unit: Unit, reason: str) -> list[Action]:
-        """Count a failure of a unit: try it again, split it, or skip its only transcript."""
-        queue = self._queues[weights]
-        actions: list[Action] = []
-        if not self._retries.unit_failed(weights, unit):
-            queue.append(unit)
-        elif len(unit.transcripts) == 1:
-            actions.append(Skip(unit, reason))
-        else:
-            queue.extend(unit.halves())
-        if self._retries.is_hopeless(weights):
-            actions += self._give_up(weights, reason)
-        return actions
-
-    def _skip_all(self, weights: str, unit: Unit, reason: str, is_affected: Callable[[Unit], bool]) -> list[Action]:
-        queue = self._queues[weights]
-        affected = [unit, *(other for other in queue if is_affected(other))]
-        self._queues[weights] = deque(other for other in queue if not is_affected(other))
-        return [Skip(other, reason) for other in affected]
+        return [] if unit is None else self._queues.failed(replica.weights, unit, failure, pause)
 
     def _give_up_unplaced(self, number: int, replica: _Replica) -> list[Action]:
         del self._replicas[number]
         reason = f"it had no place on the cluster for {replica.watch.seconds:g} s: {replica.watch.waits_for}"
         warning = Warn(f"replica of {replica.weights} given up: {reason}")
-        return [warning, StopReplica(number), *self._give_up(replica.weights, reason), *self._fill_slots()]
-
-    def _give_up(self, weights: str, reason: str) -> list[Action]:
-        queue = self._queues[weights]
-        actions: list[Action] = [Skip(unit, reason) for unit in queue]
-        queue.clear()
-        return actions
+        return [warning, StopReplica(number), *self._queues.give_up(replica.weights, reason), *self._fill_slots()]
 
     def _fill_slots(self) -> list[Action]:
         actions: list[Action] = []
@@ -383,9 +333,6 @@ class Scheduler:
 
     def _n_ranks(self, weights: str) -> int:
         return self._ranks.get(weights, 1)
-
-    def _weights(self, checkpoint: str) -> str:
-        return self._weights_of.get(checkpoint, checkpoint)
 
 
 def _after(pause: float | None) -> str:

@@ -16,7 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psych_ray.compat import WANDB_PRIVATE_SETTINGS, restart_wandb_service, wandb_offline_directory, wandb_settings
+from psych_ray.compat.wandb import (
+    WANDB_PRIVATE_SETTINGS,
+    restart_wandb_service,
+    wandb_offline_directory,
+    wandb_settings,
+)
 from psych_ray.config import TrackingConfig, TrackingMode
 from psych_ray.tracking import events, text
 from psych_ray.tracking.events import Event

@@ -90,13 +90,13 @@ class WandbTracker:
         self._put(None)
         limit = min(self._finish_seconds, _FINISH_SECONDS_INTERRUPTED) if event.interrupted else self._finish_seconds
         thread.join(min(limit, _GRACE_SECONDS))
-        if self._left_alone_by_server(thread):
+        if self._gives_up_server(thread):
             return
         thread.join(max(0.0, limit - _GRACE_SECONDS))
         if thread.is_alive():
             self._switch_off(f"did not finish within {limit:g} s; its last points may be missing")
 
-    def _left_alone_by_server(self, thread: threading.Thread) -> bool:
+    def _gives_up_server(self, thread: threading.Thread) -> bool:
         """Switch off, and return True, where the thread waits for a server that does not answer."""
         runs = self._runs
         if runs is None or not thread.is_alive() or not runs.uses_server or (reason := runs.unanswered()) is None:

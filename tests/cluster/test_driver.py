@@ -500,6 +500,23 @@ def test_when_nothing_can_be_committed_any_more_the_sweep_stops_and_leaves_nothi
         sweep(script, ranks=1)
 
 
+def test_a_check_on_a_cluster_that_no_longer_answers_ends_without_another_call_of_ray(monkeypatch):
+    fake = FakeRay(ideal)
+    monkeypatch.setattr(gang, "ray", fake)
+    monkeypatch.setattr(check, "ray", fake)
+    monkeypatch.setattr(fake, "kill", lambda actor: pytest.fail("a call of Ray that would not return"))
+
+    def lost() -> None:
+        raise ClusterLostError("the cluster no longer answers")
+
+    with pytest.raises(ClusterLostError):
+        list(
+            check.run_check(
+                {"a": spec(1)}, Slots(1, 1, 1), [], across_nodes=False, deadlines=Deadlines(), check_cluster=lost
+            )
+        )
+
+
 @pytest.mark.parametrize(
     ("script", "work", "says"),
     [

@@ -48,6 +48,14 @@ def test_an_attempt_that_crashes_is_told(monkeypatch):
     assert why_not_connected("127.0.0.1:1") == "the attempt ended with exit code 1"
 
 
+def test_nothing_is_imported_from_the_working_directory(tmp_path, monkeypatch):
+    for library in ("json", "ray", "psych_ray"):
+        (tmp_path / f"{library}.py").write_text("open('was_imported', 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert "Connection refused" in why_not_connected("127.0.0.1:1")
+    assert not (tmp_path / "was_imported").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_attempt_and_its_process(silent, tmp_path, number):
     command = [sys.executable, "-m", "psych_ray.cli.main", "sweep", "cluster=existing", f"cluster.address={silent}"]

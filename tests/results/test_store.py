@@ -69,7 +69,9 @@ def write_unfinished(path: Path, *, age_s: float) -> Path:
 
 def test_old_unfinished_files_of_the_store_are_removed_and_no_others(tmp_path):
     file = f"{UNFINISHED}1"
-    own = [write_unfinished(tmp_path / folder / file, age_s=7200) for folder in (".", "responses/b=1", "sources")]
+    own = [
+        write_unfinished(tmp_path / folder / file, age_s=7200) for folder in (".", "responses/b=1", "sources", "lease")
+    ]
     others = [write_unfinished(tmp_path / folder / file, age_s=7200) for folder in ("report", "tracking/run", "notes")]
     young = write_unfinished(tmp_path / "responses" / file, age_s=60)
     open_store(str(tmp_path)).remove_unfinished()

@@ -311,6 +311,21 @@ def test_many_files_of_footers_become_one(store, monkeypatch):
     assert Snapshot.read(store) == expected
 
 
+def test_files_of_footers_stay_few_while_one_process_commits(store, monkeypatch):
+    monkeypatch.setattr("psych_ray.results.footers._MERGED_AT_ONCE", 3)
+    monkeypatch.setattr("psych_ray.results.table.merge_footers", lambda store, footers: None)
+    n_files = []
+    with open_table(store, "test", say=silent) as table:
+        refs = people(store, 30)
+        for k, ref in enumerate(refs):
+            table.commit([written(store, [ref], f"u{k}")])
+            n_files.append(len(store.files("footers")))
+    assert max(n_files) == 2 + 2 + 2
+    assert n_files[26] == 1, "27 were merged to 9, 3 and 1"
+    monkeypatch.setattr("psych_ray.results.footers.read_part", lambda *_: pytest.fail("its footer was merged"))
+    assert [*Snapshot.read(store).committed.values()] == [{ref.id for ref in refs}]
+
+
 def test_a_file_of_footers_that_is_merged_while_it_is_read_is_no_error(store, monkeypatch):
     committed(store)
     expected = Snapshot.read(store)

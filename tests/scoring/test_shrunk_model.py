@@ -13,7 +13,7 @@ import transformers
 from support_gangs import EXPERTS, FAMILIES, LINEAR, SCORING, WINDOWED, difference, queries, tiny
 from support_ranks import on_ranks
 
-from psych_ray.compat import partition_of
+from psych_ray.compat.deepspeed import partition_of
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.checks.shrunk_model import check_shrunk_model, shrunk_config

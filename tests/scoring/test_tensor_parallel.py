@@ -26,7 +26,7 @@ from support_packing import slow_attention
 from support_ranks import on_ranks
 from transformers import AutoTokenizer
 
-from psych_ray.compat import text_decoder
+from psych_ray.compat.transformers import text_decoder
 from psych_ray.config import CheckpointCard, Dtype, ScoringConfig, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.engines.base import Query, WholeModelEngine

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from psych_ray.compat import is_out_of_memory
+from psych_ray.compat.torch import is_out_of_memory
 from psych_ray.errors import CheckpointError, first_line
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
 from psych_ray.scoring.scored import Check

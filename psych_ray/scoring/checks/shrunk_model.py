@@ -19,7 +19,7 @@ import torch
 from torch import distributed
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from psych_ray.compat import is_out_of_memory
+from psych_ray.compat.torch import is_out_of_memory
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import InsufficientMemoryError, PsychRayError, first_line
 from psych_ray.scoring.checks.self_check import BOUND_NATS

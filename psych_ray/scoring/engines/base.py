@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from psych_ray.compat import text_decoder
+from psych_ray.compat.transformers import text_decoder
 from psych_ray.scoring.likelihood import Head
 from psych_ray.scoring.memory import SCORING_ADVICE, memory_errors
 

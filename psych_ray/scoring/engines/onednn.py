@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from psych_ray.compat import has_onednn_linear, onednn_linear
+from psych_ray.compat.torch import has_onednn_linear, onednn_linear
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
 
 _ROWS = 256

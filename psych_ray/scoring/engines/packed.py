@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from psych_ray.compat import text_decoder
+from psych_ray.compat.transformers import text_decoder
 from psych_ray.errors import InsufficientMemoryError
 from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores, pass_memory_errors
 from psych_ray.scoring.engines.packed_attention import (

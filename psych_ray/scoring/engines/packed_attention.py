@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from psych_ray.compat import sdpa_attention, sdpa_mask
+from psych_ray.compat.transformers import sdpa_attention, sdpa_mask
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import Query
 

@@ -23,7 +23,8 @@ from psych_ray.checkpoints.model_config import read_config
 from psych_ray.checkpoints.quantization import method_of, require_library
 from psych_ray.checkpoints.trust import SETTING
 from psych_ray.checkpoints.weight_files import weight_files
-from psych_ray.compat import is_connection_lost, is_tokenizers_error, silence_bitsandbytes
+from psych_ray.compat.torch import is_connection_lost
+from psych_ray.compat.transformers import is_tokenizers_error, silence_bitsandbytes
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError, ReplicaLostError, first_line
 from psych_ray.scoring.memory import LOADING_ADVICE, memory_errors

@@ -13,7 +13,12 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from psych_ray.compat import causal_model_classes, ignore_weights_on_load, text_decoder, weights_ignored_on_load
+from psych_ray.compat.transformers import (
+    causal_model_classes,
+    ignore_weights_on_load,
+    text_decoder,
+    weights_ignored_on_load,
+)
 
 # Towers as `get_encoder` finds them, and their projections to the text model.
 _TOWERS = (

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from psych_ray.compat import render_chat_template
+from psych_ray.compat.transformers import render_chat_template
 from psych_ray.errors import first_line
 
 _MESSAGE_CHARACTERS = 500

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+from psych_ray.child import module_command, module_environment
 from psych_ray.errors import ReplicaLostError
 
 SECONDS = 10.0
@@ -95,15 +94,12 @@ class TemplateProcess:
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()
-        command = [sys.executable, "-P", "-m", "psych_ray.scoring.tokens.template_child"]
-        arguments = [theirs.fileno(), self._seconds, self._memory_bytes]
-        paths = os.pathsep.join(path for path in sys.path if path)
-        # One thread: libraries reserve address space, which is limited, for each.
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        arguments = (theirs.fileno(), self._seconds, self._memory_bytes)
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  this interpreter and numbers
-                [*command, *map(str, arguments)],
-                env=environment,
+            self._process = subprocess.Popen(  # noqa: S603  a module of this package
+                module_command("psych_ray.scoring.tokens.template_child", *arguments),
+                # One thread: libraries reserve address space, which is limited, for each.
+                env=module_environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

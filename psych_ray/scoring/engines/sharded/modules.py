@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 
-from psych_ray.compat import copy_load_marks, parameter_hook
+from psych_ray.compat.torch import parameter_hook
+from psych_ray.compat.transformers import copy_load_marks
 from psych_ray.scoring.engines.sharded.process_group import Rank, shard_bounds
 
 

@@ -24,12 +24,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from psych_ray.checkpoints.cards import CONFIG, read_json
 from psych_ray.checkpoints.tensor_parallel_sizes import require_divisible
 from psych_ray.checkpoints.weight_files import safetensors_header, weight_files
-from psych_ray.compat import (
-    disable_shared_memory_all_reduce,
-    is_tensor_parallel,
-    restore_embedding_scale,
-    text_decoder,
-)
+from psych_ray.compat.deepspeed import disable_shared_memory_all_reduce, is_tensor_parallel
+from psych_ray.compat.transformers import restore_embedding_scale, text_decoder
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.engines.base import Query, TokenScores

@@ -20,7 +20,8 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from psych_ray.checkpoints.cards import CONFIG, read_json
-from psych_ray.compat import release_zero_engine, text_decoder, zero_partition_directories
+from psych_ray.compat.deepspeed import release_zero_engine, zero_partition_directories
+from psych_ray.compat.transformers import text_decoder
 from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.engines.base import NO_SCORES, Query, TokenScores, pass_memory_errors

@@ -19,14 +19,9 @@ import torch
 from torch import distributed, nn
 from transformers import AutoConfig
 
-from psych_ray.compat import (
-    disable_shared_memory_all_reduce,
-    has_async_io,
-    is_partitioned,
-    load_weights_one_by_one,
-    parameter_hook,
-    zero_partition,
-)
+from psych_ray.compat.deepspeed import disable_shared_memory_all_reduce, has_async_io, is_partitioned, zero_partition
+from psych_ray.compat.torch import parameter_hook
+from psych_ray.compat.transformers import load_weights_one_by_one
 from psych_ray.config import ScoringConfig
 from psych_ray.errors import UnsupportedError
 from psych_ray.scoring.engines.sharded.process_group import Rank

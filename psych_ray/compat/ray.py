@@ -1,0 +1,134 @@
+"""Private and undocumented interfaces of Ray (2.60): where a local session listens, its secret, whether it is alive.
+
+Ray is imported inside the functions that use it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from psych_ray.compat.environment import environment
+
+
+def local_ray_options(directory: Path) -> dict[str, Any]:
+    """Arguments of `ray.init` for a local session whose files are in `directory` (Ray 2.60).
+
+    `_temp_dir` begins with an underscore; without it Ray writes to /tmp/ray and leaves it there. Ray makes it and all
+    below it writable for everyone, so it is a directory in `directory`, whose mode stays. Its name is short as those of
+    sockets are limited. The address is given because RAY_ADDRESS otherwise replaces it. A raylet that does not answer
+    counts as dead after 4 requests of 10 s, a second apart; by default that takes more than a minute.
+    """
+    health = {"health_check_period_ms": 1000, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 4}
+    return {"address": "local", "_temp_dir": str(directory / "r"), "_system_config": health}
+
+
+@contextmanager
+def ray_on_loopback() -> Iterator[None]:
+    """Within the context, a Ray that this process starts binds its ports to 127.0.0.1, not to all addresses (Ray 2.60).
+
+    That is how Ray runs on Windows and macOS, where an environment variable switches it off; elsewhere the variable
+    switches it on. It is read when Ray is imported, so the constant is set for this process, and the variable for
+    those that it starts. `_node_ip_address="127.0.0.1"` has no such effect: Ray replaces it by the network's address.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    with environment({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def ray_token(token: str) -> Iterator[None]:
+    """Within the context, a Ray that this process starts, or connects to, is used with this secret (Ray 2.60).
+
+    It travels in the environment, which only processes of the same user can read; without one, Ray writes a token to
+    ~/.ray/auth_token, which all users can read. Ray keeps what it has read of both, so it is told to read them again.
+    """
+    raylet: Any = import_module("ray._raylet")
+
+    def read_again() -> None:
+        raylet.Config.initialize("")  # before the token: without one, the process ends while the mode asks for it
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+    try:
+        with environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_AUTH_TOKEN_PATH": None}):
+            read_again()
+            yield
+    finally:
+        read_again()
+
+
+@contextmanager
+def ray_keeps_signal_handlers() -> Iterator[None]:
+    """Within the context, `ray.init` does not replace the handler of SIGTERM by one that exits with 15 (Ray 2.60)."""
+    from ray._private import utils
+
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
+
+
+def silence_ray_errors() -> None:
+    """Keep Ray from printing what the cluster reports, tens of lines of C++ logs among it (Ray 2.60).
+
+    A thread of the driver prints it, whatever `log_to_driver` and `logging_level` say.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *args, **kwargs: None
+
+
+def dead_ray_processes() -> list[str]:
+    """Those of raylet and gcs that this process has started and that ended (Ray 2.60)."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    names = {"gcs_server": "gcs", "raylet": "raylet"}
+    return [] if node is None else [names[kind] for kind, _ in node.dead_processes() if kind in names]
+
+
+def ray_node_is_alive() -> Callable[[float], bool | None]:
+    """Function that asks whether the node that this process is connected to is alive, with a time-out in seconds.
+
+    None where the gcs does not answer in time. The client is one of its own, as those behind Ray's public functions
+    wait for as long as they like (Ray 2.60).
+    """
+    import ray
+
+    raylet: Any = import_module("ray._raylet")
+    context = ray.get_runtime_context()
+    client = raylet.GcsClient(address=context.gcs_address)
+    node_id = raylet.NodeID.from_hex(context.get_node_id())  # of this type: it is not checked, and C++ reads it
+
+    def ask(timeout_s: float) -> bool | None:
+        try:
+            return bool(client.check_alive([node_id], timeout=timeout_s)[0])
+        except ray.exceptions.RayError:
+            return None
+
+    return ask
+
+
+def keep_gpus_visible_to_ray_workers() -> None:
+    """Keep Ray from hiding the GPUs from, and limiting the threads of, actors that reserve none (Ray 2.60).
+
+    An environment variable that its documentation names as a coming default; to be set before `ray.init`.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def was_preempted(error: BaseException) -> bool:
+    """Whether Ray says that an actor died because its node was preempted (Ray 2.60)."""
+    return bool(getattr(error, "preempted", False))

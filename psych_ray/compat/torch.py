@@ -1,0 +1,83 @@
+"""Private and undocumented interfaces of PyTorch, and errors of it that differ only in their text (torch 2.13).
+
+torch is imported inside the functions that use it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from psych_ray.compat.transformers import conversion_errors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ParameterHook = Callable[..., Any]
+"""Called with module, name and parameter; what it returns, unless None, is registered instead."""
+
+
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "cannot allocate memory", "defaultcpuallocator", "alloc_failed")
+
+
+_CONNECTION_LOST = ("connection closed by peer", "connection reset", "timed out", "connection refused", "broken pipe")
+
+
+@contextmanager
+def parameter_hook(hook: ParameterHook) -> Iterator[None]:
+    """Within the context, `hook` sees every parameter that is registered with any module.
+
+    The only point at which weights can be sharded one by one while transformers loads them. Documented as
+    experimental (torch 2.13).
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    handle = register_module_parameter_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def has_onednn_linear() -> bool:
+    """Whether this build of PyTorch has oneDNN's linear layer for this CPU."""
+    import torch
+
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN, to which PyTorch gives float32 only inside Inductor (torch 2.13)."""
+    import torch
+
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return product
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that a device or the host ran out of memory.
+
+    Only CUDA's allocator has a type for it (`torch.OutOfMemoryError`, a RuntimeError); the CPU's, cuBLAS, NCCL and
+    memory maps raise RuntimeError or OSError and differ by their text (torch 2.13).
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if not isinstance(error, RuntimeError | OSError):
+        return False
+    text = f"{type(error).__name__} {error} {conversion_errors(error)}".lower()
+    return "outofmemoryerror" in text or any(said in text for said in _OUT_OF_MEMORY)
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether an exception of a collective says that another rank is gone or did not answer in time.
+
+    NCCL and the store raise subclasses of `torch.distributed.DistError`, gloo a RuntimeError that differs from others
+    only in its text (torch 2.13).
+    """
+    if not isinstance(error, RuntimeError):
+        return False
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error).lower()
+    return "DistError" in names or ("gloo" in text and any(said in text for said in _CONNECTION_LOST))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -360,3 +361,16 @@ def test_the_lease_of_a_process_that_is_gone_is_free_at_once(store):
     holder["process"] = 2**22 + 1
     store.write("lease/holder.json", json.dumps(holder).encode())
     assert recovered(store) == []
+
+
+def test_a_lease_from_the_future_is_taken_over_once_it_was_not_renewed(store):
+    with hold_lease(store, "test", seconds=60, say=silent):
+        holder = json.loads(store.read("lease/holder.json")) | {"process_space": "of another machine"}
+    path = store.local_path("lease/holder.json")
+    for content in (json.dumps(holder).encode(), b"damaged", b"[" * 100_000):
+        store.write("lease/holder.json", content)
+        os.utime(path, (4e9, 4e9))
+        waited, said = [], []
+        with hold_lease(store, "test", seconds=60, say=said.append, sleep=waited.append):
+            assert 60 <= sum(waited) < 70
+        assert len(said) == 1

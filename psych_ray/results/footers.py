@@ -51,6 +51,11 @@ _SCHEMA = pa.schema(
 )
 
 
+def is_whole(store: ResultsStore, name: str) -> bool:
+    """Whether a file is what was written under this name. ResultsError where it cannot be read."""
+    return _read(store, name) is not None or not store.exists(name)
+
+
 def write_footers(store: ResultsStore, parts: Sequence[Part]) -> None:
     """Write the footers of these parts as one file."""
     _write(store, _rows(parts))
@@ -168,6 +173,9 @@ def _read(store: ResultsStore, name: str) -> pa.Table | None:
     if name != f"{FOLDER}/{checksum(content)}.parquet":
         return None
     try:
-        return pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError):
+        table = pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
+        for makers in table["made_by"].unique().to_pylist():
+            made_by(makers)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+    return table

@@ -25,7 +25,6 @@ from psych_ray.results.checked_part import SoundPart, check_stored_part, hash_of
 from psych_ray.results.faults import Fault, Remedy, Verification
 from psych_ray.results.lease import holder_of
 from psych_ray.results.log import LoggedPart, ResponsesLog
-from psych_ray.results.parts import checksum
 from psych_ray.results.schema import FOLDER, PartName
 from psych_ray.results.store import ResultsStore, StoredFile
 
@@ -37,6 +36,8 @@ _Checked: TypeAlias = Mapping[PartName, SoundPart | str]
 _T = TypeVar("_T", bound=Hashable)
 
 
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading JSON into objects raises."""
 NOTHING: Mapping[str, Callable[[], object]] = {}
 
 
@@ -228,11 +229,10 @@ def _faults_of_footers(store: ResultsStore, good: Collection[SoundPart]) -> Iter
     names = [file.name for file in store.files(footers.FOLDER) if file.name.endswith(".parquet")]
     for name in names:
         try:
-            if name != f"{footers.FOLDER}/{checksum(store.read(name))}.parquet":
-                yield Fault(name, "damaged: its checksum is not that of its name", Remedy.rewrite)
+            if not footers.is_whole(store, name):
+                yield Fault(name, "damaged: it is not what was written under its name", Remedy.rewrite)
         except ResultsError as error:
-            if store.exists(name):  # a process that writes may have merged it with others
-                yield Fault(name, first_line(error), Remedy.rewrite)
+            yield Fault(name, first_line(error), Remedy.rewrite)
     fault = _copies_fault(store, good)
     if fault and _copies_fault(store, good):  # merged while they were read
         yield Fault(footers.FOLDER, fault, Remedy.rewrite)
@@ -242,7 +242,7 @@ def _copies_fault(store: ResultsStore, good: Collection[SoundPart]) -> str | Non
     hashes = {part.name: part.footer_hash for part in good}
     try:
         copies = footers.read_footers(store, [LoggedPart(part.name, part.size, part.rows) for part in good])
-    except (ResultsError, pa.ArrowException, pl.exceptions.PolarsError, ValueError, KeyError, TypeError) as error:
+    except (ResultsError, pa.ArrowException, pl.exceptions.PolarsError, *_MALFORMED) as error:
         return first_line(error).partition("; psych-ray")[0]
     other = next((copy.name for copy in copies if hash_of(copy.footer) != hashes[copy.name]), None)
     return None if other is None else f"a copy differs from the footer of {other}"
@@ -252,7 +252,7 @@ def _unreadable(readable: Mapping[str, Callable[[], object]]) -> Iterator[Fault]
     for name, read in readable.items():
         try:
             read()
-        except (ResultsError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ResultsError, *_MALFORMED) as error:
             yield Fault(name, f"damaged ({first_line(error)})", Remedy.rewrite)
 
 

@@ -151,17 +151,20 @@ def _require_stale(
 ) -> None:
     """Return once the lease is free or stale; ResultsError as soon as it is known that its holder runs."""
     seen: float | None = None
+    waited, pause = 0.0, seconds / _RENEWALS / 5
     while True:
         holder, renewed = _read(store), _renewed(store)
         runs = None if holder is None else holder.runs
-        if renewed is None or runs is False or _now(store) - renewed > seconds:
+        # Waiting also ends for a lease from the future, which is left when the storage's clock is set back.
+        if renewed is None or runs is False or max(_now(store) - renewed, waited) > seconds:
             return
         if runs or (seen is not None and renewed != seen):
             raise ResultsError(_refusal(store, holder))
         if seen is None:
             say(f"{store.location} was in use by {holder or 'another process'}: waiting to learn whether it still is")
         seen = renewed
-        sleep(seconds / _RENEWALS / 5)
+        sleep(pause)
+        waited += pause
 
 
 def _refusal(store: ResultsStore, holder: Holder | None) -> str:
@@ -177,7 +180,7 @@ def _read(store: ResultsStore) -> Holder | None:
         return None
     try:
         return Holder(**json.loads(store.read(_NAME)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,9 @@ class ResponsesLog:
             if table is None:
                 return set()
             paths = table.vacuum(retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
-        return {f"{FOLDER}/{unquote(path)}" for path in paths}
+        names = (f"{FOLDER}/{unquote(path)}" for path in paths)
+        # They are removed: a log that was changed may name any file of this machine.
+        return {name for name in names if PartName.parse(name) is not None}
 
     def take_over(self) -> None:
         """Make this process the only one that can commit: whoever did before is refused from now on.
@@ -155,12 +158,14 @@ class ResponsesLog:
             raise self._taken_over()
 
     def _open(self) -> DeltaTable | None:
+        self._require_files()
         try:
             return DeltaTable(self._uri, storage_options=self._store.delta_options)
         except TableNotFoundError:
             return None
 
     def _open_or_create(self) -> DeltaTable:
+        self._require_files()
         options = self._store.delta_options
         try:  # is_deltatable would keep all threads of this process from running until the store answers
             return DeltaTable(self._uri, storage_options=options)
@@ -174,6 +179,16 @@ class ResponsesLog:
                 storage_options=options,
             )
         return DeltaTable(self._uri, storage_options=options)
+
+    def _require_files(self) -> None:
+        """Raise ResultsError for an entry that is no regular file: deltalake reads the log as if it was not there."""
+        folder = self._store.local_path(f"{FOLDER}/_delta_log")
+        if folder is None or not folder.is_dir():
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith((".json", ".parquet")) and not entry.is_file():
+                    raise ResultsError(f"{entry.path}: is not a regular file; remove it and repeat the command")
 
     def _taken_over(self) -> TakenOverError:
         return TakenOverError(
@@ -230,8 +245,11 @@ def _parts_of(table: DeltaTable, uri: str) -> list[LoggedPart]:
 def _require_schema(table: DeltaTable, uri: str) -> None:
     """Raise ResultsError where the log lacks a column, or has it with another type: other readers go by the log."""
     found = {column.name: column for column in pa.schema(table.schema().to_arrow())}
-    if table.metadata().partition_columns != _PARTITIONS or any(found.get(c.name) != c for c in _schema()):
+    about = table.metadata()
+    if about.partition_columns != _PARTITIONS or any(found.get(c.name) != c for c in _schema()):
         raise ResultsError(f"{uri}: its log describes other columns than those of responses; {_repair(uri)}")
+    if about.configuration.get("delta.appendOnly", "false") != "false":
+        raise ResultsError(f"{uri}: its log forbids to remove parts that are damaged; {_repair(uri)}")
 
 
 def _repair(uri: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from psych_ray.atomic import UNFINISHED, write_atomically
 from psych_ray.errors import ResultsError
 
 _ABANDONED_S = 3600
+_LONGEST_BYTES = 2**32
+"""No file of a store is as long; a sparse one may say that it is longer than any memory."""
 _PERCENT_CODE = re.compile(r"%[0-9A-Fa-f]{2}")
 _FOLDERS = ("responses", "sources", "footers", "lease")
 """Written by this package; others below the root, such as a report, have writers of their own."""
@@ -123,22 +126,35 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         """Return the whole content of a file."""
         with self.open(name) as file:
-            return file.read()
+            try:
+                n_bytes = os.fstat(file.fileno()).st_size
+                if n_bytes > _LONGEST_BYTES:
+                    raise ResultsError(f"{self._path / name}: cannot be read: {n_bytes:,} bytes are too many")
+                return file.read()
+            except OSError as error:
+                raise ResultsError(f"{self._path / name}: cannot be read: {error.strerror or error}") from error
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading."""
+        """Open a file for reading. ResultsError for what is no regular file."""
         path = self._path / name
         try:
-            return path.open("rb")
+            file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  the caller closes it
         except OSError as error:
             raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise ResultsError(f"{path}: cannot be read: not a regular file")
+        return file
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
         return (self._path / name).is_file()
 
     def files(self, folder: str) -> list[StoredFile]:
-        """All finished files below a folder, sorted by name."""
+        """All finished regular files below a folder, sorted by name.
+
+        ResultsError for a link to a directory: what is in it may belong to another store, and must not be removed.
+        """
         found: list[StoredFile] = []
         folders = [folder]
         while folders:
@@ -148,11 +164,16 @@ class LocalStore:
                     for entry in entries:
                         name = f"{below}/{entry.name}"
                         if entry.is_dir():
+                            if entry.is_symlink():
+                                raise ResultsError(
+                                    f"{entry.path}: is a link to a directory; replace it by the directory itself, or "
+                                    "remove it"
+                                )
                             folders.append(name)
-                        elif not entry.name.startswith(UNFINISHED):
+                        elif entry.is_file() and not entry.name.startswith(UNFINISHED):
                             with suppress(FileNotFoundError):  # removed since it was listed
-                                stat = entry.stat()
-                                found.append(StoredFile(name, stat.st_size, stat.st_mtime))
+                                found_now = entry.stat()
+                                found.append(StoredFile(name, found_now.st_size, found_now.st_mtime))
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -182,6 +203,11 @@ class LocalStore:
             with suppress(OSError):  # removed by another process, or of another user in a root that is shared
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     path.unlink()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for a writer, where a named pipe has been put in the place of a file."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def open_store(root: str) -> ResultsStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -375,3 +376,45 @@ def test_the_lease_of_a_process_that_is_gone_is_free_at_once(store):
     holder["process"] = 2**22 + 1
     store.write("lease/holder.json", json.dumps(holder).encode())
     assert recovered(store) == []
+
+
+def test_a_lease_from_the_future_is_taken_over_once_it_was_not_renewed(store):
+    with hold_lease(store, "test", seconds=60, say=silent):
+        holder = json.loads(store.read("lease/holder.json")) | {"process_space": "of another machine"}
+    path = store.local_path("lease/holder.json")
+    for content in (json.dumps(holder).encode(), b"damaged", b"[" * 100_000):
+        store.write("lease/holder.json", content)
+        os.utime(path, (4e9, 4e9))
+        waited, said = [], []
+        with hold_lease(store, "test", seconds=60, say=said.append, sleep=waited.append):
+            assert 60 <= sum(waited) < 70
+        assert len(said) == 1
+
+
+def test_a_log_cannot_have_other_files_removed(store, tmp_path):
+    committed(store)
+    outside = tmp_path / "outside.parquet"
+    outside.write_bytes(b"of another")
+    paths = ["../../outside.parquet", str(outside), "checkpoint=a/condition=plain/\0.parquet"]
+    paths += [f"../{file.name}" for file in store.files("sources")]
+    removals = [{"remove": {"path": path, "deletionTimestamp": 1, "dataChange": True, "size": 1}} for path in paths]
+    newest = max(store.local_path("responses/_delta_log").glob("*.json"))
+    newest.write_text("\n".join([newest.read_text().strip(), *map(json.dumps, removals)]) + "\n")
+    before = store.files("sources")
+    assert recovered(store) == []
+    assert store.files("sources") == before
+    assert outside.read_bytes() == b"of another"
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir])
+def test_what_hides_an_entry_of_the_log_is_named(put, store):
+    committed(store)
+    newest = max(store.local_path("responses/_delta_log").glob("*.json"))
+    newest.unlink()
+    put(newest)
+    for act in (Snapshot.read, recovered):
+        with pytest.raises(ResultsError, match=rf"{newest.name}: is not a regular file; remove it"):
+            act(store)
+    newest.rmdir() if newest.is_dir() else newest.unlink()
+    recovered(store)
+    assert len(Snapshot.read(store).parts) == 4

@@ -96,6 +96,19 @@ def cut_request(request: Request) -> None:
     """Reset the connection in the middle of the body, which is not read to its end (`S3Server.fail` sees to it)."""
 
 
+TRANSIENT: tuple[Fault, ...] = (
+    status(503, "SlowDown"),
+    status(500, "InternalError"),
+    carry_out_and_fail,
+    reset,
+    lose_answer,
+    slowly,
+    cut_answer,
+    cut_request,
+)
+"""What a repetition helps against."""
+
+
 @dataclass
 class _Rule:
     fault: Fault
@@ -157,11 +170,15 @@ class S3Server(ThreadingHTTPServer):
 
     def clear(self) -> None:
         """End all faults, and forget objects and requests."""
-        self._rules.clear()
-        self._share, self.is_gone = 0.0, False
+        self.clear_faults()
         self.requests.clear()
         self.signed_by.clear()
         get_backend("s3").reset()
+
+    def clear_faults(self) -> None:
+        """End all faults."""
+        self._rules.clear()
+        self._share, self.is_gone = 0.0, False
 
     def create_bucket(self, name: str) -> None:
         assert self.client.put(f"/{name}", headers={"Host": f"127.0.0.1:{self.server_port}"}).status_code == 200

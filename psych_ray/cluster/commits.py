@@ -26,7 +26,7 @@ class Table(Protocol):
         """Add parts to the table in one step, or none of them. Can be repeated."""
 
     def require_held(self) -> None:
-        """Raise ResultsError where another process is known to write to the table."""
+        """Raise ResultsError where nothing can be committed: another process writes, or the store is away for long."""
 
 
 @dataclass(slots=True)

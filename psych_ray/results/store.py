@@ -19,6 +19,7 @@ from typing import BinaryIO, Protocol
 from psych_ray.atomic import UNFINISHED, write_atomically
 from psych_ray.errors import ResultsError
 
+RETRY_S = 120.0
 _ABANDONED_S = 3600
 _LONGEST_BYTES = 2**32
 """No file of a store is as long; a sparse one may say that it is longer than any memory."""
@@ -52,6 +53,10 @@ class ResultsStore(Protocol):
     @property
     def delta_options(self) -> dict[str, str]:
         """Options with which deltalake opens a table below `location`."""
+
+    @property
+    def retry_s(self) -> float:
+        """For how long an operation that gets no answer is repeated, seconds."""
 
     def write(self, name: str, content: bytes) -> None:
         """Make `content` readable under `name`, replacing what was there."""
@@ -103,6 +108,11 @@ class LocalStore:
     def delta_options(self) -> dict[str, str]:
         """None are needed."""
         return {}
+
+    @property
+    def retry_s(self) -> float:
+        """Nothing is repeated."""
+        return 0.0
 
     def write(self, name: str, content: bytes) -> None:
         """Write beside the final path, flush, and rename."""
@@ -210,10 +220,17 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def open_store(root: str) -> ResultsStore:
-    """Open the store at `results.root`: a local path, or an s3:// or gs:// URI. ResultsError where it is a file."""
+def open_store(root: str, *, retry_s: float = RETRY_S) -> ResultsStore:
+    """Open the store at `results.root`: a local path, or an s3:// or gs:// URI.
+
+    `retry_s`: for how long an operation is repeated to which a bucket gives no answer. ResultsError where the root is a
+    file, or there is no such bucket; UnreachableError where nothing answers.
+    """
     if "://" in root:
+        from psych_ray.results.object_options import Limits
         from psych_ray.results.object_store import ObjectStore
 
-        return ObjectStore(root)
+        store = ObjectStore(root, limits=Limits(retry_s=retry_s))
+        store.require_answer()
+        return store
     return LocalStore(root)

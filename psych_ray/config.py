@@ -291,10 +291,14 @@ class ResultsConfig:
     """Local path, or s3:// or gs:// URI."""
     lease_seconds: float = 60.0
     """A sweep that has not answered for so long, by the clock of the storage, is taken over by the next one."""
+    unreachable_seconds: float = 900.0
+    """A sweep whose bucket does not answer for so long ends; shorter gaps only delay it."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.lease_seconds <= MAX_SECONDS:
-            raise ValueError(f"results.lease_seconds={self.lease_seconds}: must be 1 to {MAX_SECONDS:.0f}")
+        for name in ("lease_seconds", "unreachable_seconds"):
+            value = getattr(self, name)
+            if not 1 <= value <= MAX_SECONDS:
+                raise ValueError(f"results.{name}={value}: must be 1 to {MAX_SECONDS:.0f}")
 
 
 @dataclass(kw_only=True)

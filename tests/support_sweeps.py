@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ import polars as pl
 import psutil
 from support_table import responses
 
-from psych_ray.results.store import open_store
+from psych_ray.results.store import ResultsStore, open_store
 
 PARTICIPANTS = 30
 
 
-def command(checkpoints: list[Path], root: Path, *more: str) -> list[str]:
+def command(checkpoints: list[Path], root: Path | str, *more: str) -> list[str]:
     paths = ",".join(str(path) for path in checkpoints)
     return [
         sys.executable, "-m", "psych_ray.cli.main", "sweep", "checkpoints=local", f"checkpoints.paths=[{paths}]",
@@ -43,16 +44,21 @@ def finish(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, s
     return process.returncode, out, err
 
 
-def n_parts(root: Path) -> int:
+def parts_in(store: ResultsStore) -> list[str]:
+    """Names of files of parts, committed or not, sorted."""
+    return [file.name for file in store.files("responses") if fnmatch(file.name, "responses/checkpoint=*/*/*.parquet")]
+
+
+def n_parts(root: Path | str) -> int:
     """Files of parts, committed or not."""
-    return len(list(root.glob("responses/*/*/*.parquet")))
+    return len(parts_in(open_store(str(root))))
 
 
-def wait_for_parts(process: subprocess.Popen[str], root: Path, n: int) -> None:
-    deadline = time.monotonic() + 120
-    while n_parts(root) < n and process.poll() is None:
+def wait_for_parts(process: subprocess.Popen[str], root: Path | str, n: int) -> None:
+    store, deadline = open_store(str(root)), time.monotonic() + 120
+    while len(parts_in(store)) < n and process.poll() is None:
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.005 if isinstance(root, Path) else 0.1)
 
 
 def processes_of(scratch: Path) -> list[psutil.Process]:
@@ -73,7 +79,7 @@ def wait_until_gone(scratch: Path) -> None:
         time.sleep(0.1)
 
 
-def table(root: Path) -> pl.DataFrame:
+def table(root: Path | str) -> pl.DataFrame:
     frame = responses(open_store(str(root)))
     return frame.sort("checkpoint", "study", "participant", "transcript", "response")
 

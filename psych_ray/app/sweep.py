@@ -13,7 +13,7 @@ from psych_ray.app.report import report, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.config import Config
 from psych_ray.ending import ENDING
-from psych_ray.results.store import open_store
+from psych_ray.results.store import RETRY_S, open_store
 from psych_ray.results.table import ResponsesTable, open_table
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
@@ -39,11 +39,18 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
     """
     from psych_ray.tracking import open_tracker
 
-    store = open_store(config.results.root)
+    results = config.results
+    store = open_store(results.root, retry_s=min(RETRY_S, results.unreachable_seconds))
     checkpoints = find(config, say=say)
     with (
         cluster_to_run_on(config.cluster) as cluster,
-        open_table(store, "psych-ray sweep", say=say, lease_seconds=config.results.lease_seconds) as table,
+        open_table(
+            store,
+            "psych-ray sweep",
+            say=say,
+            lease_seconds=results.lease_seconds,
+            unreachable_seconds=results.unreachable_seconds,
+        ) as table,
     ):
         prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
         tracker = open_tracker(config.tracking, config.tracking_root())

@@ -162,8 +162,13 @@ def _show(table: Table) -> None:
 
 
 def _print(line: str) -> None:
-    print(line)  # noqa: T201  the command's result
+    print(_printable(line))  # noqa: T201  the command's result
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201  progress and errors
+    print(_printable(line), file=sys.stderr, flush=True)  # noqa: T201  progress and errors
+
+
+def _printable(line: str) -> str:
+    """Names of files are data: no escape code, and nothing that stdout cannot encode."""
+    return "".join(c if c.isprintable() else " " for c in line)

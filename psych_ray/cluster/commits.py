@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,9 @@ from psych_ray.tracking import events
 from psych_ray.tracking.events import Tracker
 
 COMMIT_EVERY_S = 1.0
-"""A commit takes longer the more parts the table has, so that those of some time are committed together."""
+"""Parts of some time are committed together."""
+_TIMES_PAUSE = 10.0
+"""The pause after a commit, in multiples of what it took: longer the more parts the table has."""
 
 
 class Table(Protocol):
@@ -24,7 +26,7 @@ class Table(Protocol):
         """Add parts to the table in one step, or none of them. Can be repeated."""
 
     def require_held(self) -> None:
-        """Raise ResultsError where another process is known to write to the table."""
+        """Raise ResultsError where nothing can be committed: another process writes, or the store is away for long."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class Commits:
 
     table: Table
     tracker: Tracker
+    clock: Callable[[], float]
     _waiting: list[UnitReport] = field(default_factory=list)
     _not_before: float = 0.0
     _failures: int = 0
@@ -46,13 +49,14 @@ class Commits:
         """Commit the part of this unit with the next ones."""
         self._waiting.append(report)
 
-    def carry_out(self, now: float, *, last: bool = False) -> None:
+    def carry_out(self, *, last: bool = False) -> None:
         """Commit what waits, if it is due, and tell the tracker.
 
         `last`: no further part will follow, so there is nothing to wait for. A store that cannot be reached is tried
         again after each of `UNREACHABLE_PAUSES_S`, then ResultsError is raised.
         """
         self.table.require_held()
+        now = self.clock()
         if not self._waiting or (now < self._not_before and not (last and not self._failures)):
             return
         try:
@@ -62,10 +66,11 @@ class Commits:
                 raise ResultsError(f"{error}; given up, the same command continues") from error
             pause = UNREACHABLE_PAUSES_S[self._failures]
             self._failures += 1
-            self._not_before = now + pause
+            self._not_before = self.clock() + pause
             self.tracker.handle(events.Failed(f"{error}; tried again in {pause:g} s"))
             return
-        self._failures, self._not_before = 0, now + COMMIT_EVERY_S
+        done = self.clock()
+        self._failures, self._not_before = 0, done + max(COMMIT_EVERY_S, _TIMES_PAUSE * (done - now))
         for report in self._waiting:
             self.tracker.handle(events.UnitCommitted(report))
         self._waiting.clear()

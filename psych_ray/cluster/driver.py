@@ -71,7 +71,7 @@ def drive(
     raises ClusterLostError once it no longer answers. Raises ResultsError when nothing can be committed any more, and
     KeyboardInterrupt after an interruption: units in flight may be finished for as long as `ending` allows.
     """
-    commits = Commits(table, tracker)
+    commits = Commits(table, tracker, clock)
     driver = _Driver(scheduler, specs, slots, commits, tracker, across_nodes, ending or Ending(), check, clock, sleep)
     with driver.ending.patiently():
         return driver.run()
@@ -119,7 +119,7 @@ class _Driver:
             while not self.scheduler.finished or self.commits.deadline is not None:
                 for event in self._wait():
                     self._carry_out(self.scheduler.handle(event, self._now()))
-                self.commits.carry_out(self._now(), last=self.scheduler.finished)
+                self.commits.carry_out(last=self.scheduler.finished)
                 self.check()
                 self._obey(self.ending)
         except ClusterLostError:
@@ -129,7 +129,7 @@ class _Driver:
             for replica in list(self.gangs):
                 self._stop(replica)
             with suppress(PsychRayError):  # what is not committed now is by the next sweep
-                self.commits.carry_out(self._now(), last=True)
+                self.commits.carry_out(last=True)
         if self.ending.is_asked:
             self.ending.interrupt()
         return self.skipped

@@ -194,6 +194,9 @@ def read_file(store: ResultsStore, name: str) -> pa.Table | None:
     if name != f"{FOLDER}/{checksum(content)}.parquet":
         return None
     try:
-        return pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError):
+        table = pq.read_table(pa.BufferReader(content), schema=_SCHEMA)
+        for makers in table["made_by"].unique().to_pylist():
+            made_by(makers)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+    return table

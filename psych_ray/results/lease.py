@@ -19,12 +19,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from psych_ray.errors import PsychRayError, ResultsError
+from psych_ray.errors import PsychRayError, ResultsError, UnreachableError
 from psych_ray.results.log import TakenOverError
 from psych_ray.results.store import ResultsStore
 
+UNREACHABLE_S = 900.0
 _RENEWALS = 6
 """How often a lease is written again in the time after which it may be taken over."""
+_RELEASED_S = 10.0
+"""How long the end of a lease may take; what is not removed then is taken over by the next process."""
 _FOLDER = "lease"
 _NAME = f"{_FOLDER}/holder.json"
 
@@ -72,8 +75,11 @@ class Holder:
 class Lease:
     """A lease that this process holds, until another process takes it over."""
 
-    def __init__(self, store: ResultsStore, holder: Holder, seconds: float) -> None:
+    def __init__(self, store: ResultsStore, holder: Holder, seconds: float, unreachable_seconds: float) -> None:
         self._store = store
+        self._unreachable_s = unreachable_seconds
+        self._unreachable: tuple[float, UnreachableError] | None = None
+        """Since when the store gives no answer, by the monotonic clock, and what it was asked last."""
         self._every_s = seconds / _RENEWALS
         self._holder = holder
         self._taken_by: Holder | None = None
@@ -81,34 +87,52 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def require(self) -> None:
-        """Raise TakenOverError where another process is known to have taken the lease."""
+        """Raise TakenOverError where another process is known to have taken the lease.
+
+        ResultsError where the store has not answered for `unreachable_seconds`.
+        """
         if self._taken_by is not None:
             raise TakenOverError(
                 f"{self._store.location}: taken over by {self._taken_by} while this process did not answer; what it "
                 "committed stays, the rest is left to the other"
             )
+        since, error = self._unreachable or (None, None)
+        if since is not None and time.monotonic() - since >= self._unreachable_s:
+            raise ResultsError(f"{error}; given up, the same command continues") from error
 
     def _beat(self) -> None:
+        """Renew the lease until it is released, and then remove it, unless another process takes it over."""
         while not self._released.wait(self._every_s):
-            with suppress(PsychRayError):  # a store that is away for a while: the lease grows older
-                holder = _read(self._store)
-                if holder is not None and holder.id != self._holder.id:
-                    self._taken_by = holder
+            began = time.monotonic()
+            try:
+                if not self._is_held():
                     return
                 _write(self._store, self._holder)
+            except UnreachableError as error:  # perhaps away for a while: the lease grows older
+                since, _ = self._unreachable or (began, None)
+                self._unreachable = since, error
+            except PsychRayError:
+                continue
+            else:
+                self._unreachable = None
+        with suppress(PsychRayError):
+            if self._is_held():
+                self._store.remove([_NAME])
+
+    def _is_held(self) -> bool:
+        holder = _read(self._store)
+        if holder is not None and holder.id != self._holder.id:
+            self._taken_by = holder
+        return self._taken_by is None
 
     def start(self) -> None:
         """Begin to renew the lease."""
         self._thread.start()
 
     def release(self) -> None:
-        """Stop renewing the lease, and remove it where it is still held."""
+        """Stop renewing the lease, and remove it where it is still held and the store answers soon."""
         self._released.set()
-        self._thread.join(timeout=self._every_s)
-        with suppress(PsychRayError):
-            holder = _read(self._store)
-            if holder is not None and holder.id == self._holder.id:
-                self._store.remove([_NAME])
+        self._thread.join(timeout=_RELEASED_S)
 
 
 @contextmanager
@@ -118,6 +142,7 @@ def hold_lease(
     *,
     seconds: float,
     say: Callable[[str], None],
+    unreachable_seconds: float = UNREACHABLE_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Lease]:
     """Hold the lease of a results root for as long as the block runs.
@@ -132,7 +157,7 @@ def hold_lease(
         now = _read(store)
         if now is None or now.id != holder.id:
             raise ResultsError(_refusal(store, now))
-    lease = Lease(store, holder, seconds)
+    lease = Lease(store, holder, seconds, unreachable_seconds)
     lease.start()
     try:
         yield lease
@@ -151,17 +176,20 @@ def _require_stale(
 ) -> None:
     """Return once the lease is free or stale; ResultsError as soon as it is known that its holder runs."""
     seen: float | None = None
+    waited, pause = 0.0, seconds / _RENEWALS / 5
     while True:
         holder, renewed = _read(store), _renewed(store)
         runs = None if holder is None else holder.runs
-        if renewed is None or runs is False or _now(store) - renewed > seconds:
+        # Waiting also ends for a lease from the future, which is left when the storage's clock is set back.
+        if renewed is None or runs is False or max(_now(store) - renewed, waited) > seconds:
             return
         if runs or (seen is not None and renewed != seen):
             raise ResultsError(_refusal(store, holder))
         if seen is None:
             say(f"{store.location} was in use by {holder or 'another process'}: waiting to learn whether it still is")
         seen = renewed
-        sleep(seconds / _RENEWALS / 5)
+        sleep(pause)
+        waited += pause
 
 
 def _refusal(store: ResultsStore, holder: Holder | None) -> str:
@@ -177,7 +205,7 @@ def _read(store: ResultsStore) -> Holder | None:
         return None
     try:
         return Holder(**json.loads(store.read(_NAME)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

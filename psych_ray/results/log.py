@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
+from typing import TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -25,10 +29,10 @@ from psych_ray.errors import ResultsError, first_line
 from psych_ray.results.schema import FOLDER, RESPONSES, Part, PartName
 from psych_ray.results.store import ResultsStore
 
+T = TypeVar("T")
+
 _APPLICATION = "psych_ray"
 _PARTITIONS = ["checkpoint", "condition"]
-_REPEATED_FOR_S = 120.0
-"""For how long a commit is repeated that an object store does not answer."""
 _COMMITS_PER_CHECKPOINT = "100"
 """Delta Lake then writes a list of all parts, so that readers need not read all commits."""
 
@@ -54,31 +58,34 @@ class ResponsesLog:
         self._store = store
         self._uri = f"{store.location}/{FOLDER}"
         self._table: DeltaTable | None = None
+        self._id = uuid.uuid4().hex
         self._number = 0
         self._is_overtaken = False
+        self._is_unsure = False
+        """Whether the last commit got no answer, so that it may have been carried out."""
 
     def parts(self) -> list[LoggedPart]:
         """All parts of the table at this moment, sorted by name; [] where there is no log."""
         with self._errors():
-            if self._table is not None:
-                self._advance(self._table)
-                return _parts_of(self._table, self._uri)
-            table = self._open()
-            return [] if table is None else _parts_of(table, self._uri)
+            return self._repeat(self._parts)
 
     def exists(self) -> bool:
         """Whether there is a log that can be read."""
         with self._errors():
-            return self._open() is not None
+            return self._repeat(self._open) is not None
 
     def replaced(self, hours: float = 0) -> set[str]:
         """Names of the files that left the table at least so many hours ago, and that the log still mentions."""
         with self._errors():
-            table = self._table or self._open()
+            table = self._table or self._repeat(self._open)
             if table is None:
                 return set()
-            paths = table.vacuum(retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
-        return {f"{FOLDER}/{unquote(path)}" for path in paths}
+            paths = self._repeat(
+                partial(table.vacuum, retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
+            )
+        names = (f"{FOLDER}/{unquote(path)}" for path in paths)
+        # They are removed: a log that was changed may name any file of this machine.
+        return {name for name in names if PartName.parse(name) is not None}
 
     def take_over(self) -> None:
         """Make this process the only one that can commit: whoever did before is refused from now on.
@@ -86,20 +93,7 @@ class ResponsesLog:
         Creates the log where there is none. TakenOverError where another process does the same at this moment.
         """
         with self._errors():
-            started = time.monotonic()
-            for attempt in itertools.count():
-                try:
-                    self._table = self._open_or_create()
-                    # Where only the answer was lost, this overtakes what this process has just written.
-                    self._number = (self._table.transaction_version(_APPLICATION) or 0) + 1
-                    self._write(self._table, [])
-                    break
-                except OSError as error:
-                    if not self._is_transient(error) or time.monotonic() - started > _REPEATED_FOR_S:
-                        raise
-                    time.sleep(min(10.0, 0.1 * 2.0**attempt))
-            assert self._table is not None
-            self._advance(self._table)
+            self._repeat(self._take_over)
 
     def commit(self, added: Sequence[Part], removed: Sequence[LoggedPart] = ()) -> None:
         """Add parts to the table and remove others, in one step.
@@ -109,34 +103,71 @@ class ResponsesLog:
         assert self._table is not None, "take_over first"
         if self._is_overtaken:
             raise self._taken_over()
-        actions: list[AddAction | RemoveAction] = [*map(_add, added), *map(_remove, removed)]
         with self._errors():
-            started = time.monotonic()
-            for attempt in itertools.count():
-                try:
-                    self._write(self._table, actions)
-                except (CommitFailedError, OSError) as error:
-                    # The store may have carried out a commit whose answer was lost: then the log lists the parts.
-                    self._advance(self._table)
-                    if self._shows(added, removed):
-                        return
-                    if not self._is_transient(error) or time.monotonic() - started > _REPEATED_FOR_S:
-                        raise
-                    time.sleep(min(10.0, 0.1 * 2.0**attempt))
-                else:
-                    self._advance(self._table)
-                    return
+            self._repeat(partial(self._commit, self._table, added, removed))
 
-    def _shows(self, added: Sequence[Part], removed: Sequence[LoggedPart]) -> bool:
-        assert self._table is not None
-        listed = {part.name for part in _parts_of(self._table, self._uri)}
+    def _parts(self) -> list[LoggedPart]:
+        if self._table is not None:
+            self._advance(self._table)
+            return _parts_of(self._table, self._uri)
+        table = self._open()
+        return [] if table is None else _parts_of(table, self._uri)
+
+    def _take_over(self) -> None:
+        self._table = table = self._open_or_create()
+        # Where only the answer was lost, this overtakes what this process has just written.
+        self._number = (table.transaction_version(_APPLICATION) or 0) + 1
+        try:
+            self._write(table, [])
+        except CommitFailedError:
+            table.update_incremental()
+            if not self._wrote_last(table):
+                raise
+        self._advance(table)
+
+    def _commit(self, table: DeltaTable, added: Sequence[Part], removed: Sequence[LoggedPart]) -> None:
+        if self._is_unsure:
+            self._advance(table)
+            if self._shows(table, added, removed):
+                self._is_unsure = False
+                return
+        self._is_unsure = True
+        try:
+            self._write(table, [*map(_add, added), *map(_remove, removed)])
+        except CommitFailedError:
+            self._advance(table)
+            if not self._shows(table, added, removed):
+                raise
+        else:
+            self._advance(table)
+        self._is_unsure = False
+
+    def _wrote_last(self, table: DeltaTable) -> bool:
+        """Whether the latest commit is of this process: the library does not know its own after a lost answer."""
+        # By the store: `history` would keep all threads of this process from running until the store answers.
+        return self._id.encode() in self._store.read(f"{FOLDER}/_delta_log/{table.version():020}.json")
+
+    def _shows(self, table: DeltaTable, added: Sequence[Part], removed: Sequence[LoggedPart]) -> bool:
+        listed = {part.name for part in _parts_of(table, self._uri)}
         return listed >= {part.name for part in added} and not listed & {part.name for part in removed}
 
-    def _is_transient(self, error: Exception) -> bool:
-        """Whether the same commit may succeed later. It cannot be doubled: two of the same version exclude each other.
+    def _repeat(self, operation: Callable[[], T]) -> T:
+        """Carry out until an object store answers, fails for good, or the time for that is over.
 
-        deltalake repeats a commit that was answered with a server's error, but not one that was not answered.
+        deltalake repeats what was answered with a server's error, but not all that was not answered.
         """
+        started = time.monotonic()
+        for attempt in itertools.count():
+            try:
+                return operation()
+            except (DeltaError, OSError) as error:
+                if time.monotonic() - started > self._store.retry_s or not self._is_transient(error):
+                    raise
+                time.sleep(min(10.0, 0.1 * 2.0**attempt))
+        raise AssertionError("the deadline ends this earlier")
+
+    def _is_transient(self, error: Exception) -> bool:
+        """Whether the same operation may succeed later; not where another process was faster with this commit."""
         if "://" not in self._uri or isinstance(error, CommitFailedError):
             return False
         from psych_ray.results import object_errors
@@ -144,7 +175,9 @@ class ResponsesLog:
         return object_errors.is_transient(error)
 
     def _write(self, table: DeltaTable, actions: list[AddAction | RemoveAction]) -> None:
-        transaction = CommitProperties(app_transactions=[Transaction(_APPLICATION, self._number)])
+        transaction = CommitProperties(
+            custom_metadata={_APPLICATION: self._id}, app_transactions=[Transaction(_APPLICATION, self._number)]
+        )
         table.create_write_transaction(actions, "append", _schema(), _PARTITIONS, commit_properties=transaction)
 
     def _advance(self, table: DeltaTable) -> None:
@@ -155,12 +188,14 @@ class ResponsesLog:
             raise self._taken_over()
 
     def _open(self) -> DeltaTable | None:
+        self._require_files()
         try:
             return DeltaTable(self._uri, storage_options=self._store.delta_options)
         except TableNotFoundError:
             return None
 
     def _open_or_create(self) -> DeltaTable:
+        self._require_files()
         options = self._store.delta_options
         try:  # is_deltatable would keep all threads of this process from running until the store answers
             return DeltaTable(self._uri, storage_options=options)
@@ -174,6 +209,16 @@ class ResponsesLog:
                 storage_options=options,
             )
         return DeltaTable(self._uri, storage_options=options)
+
+    def _require_files(self) -> None:
+        """Raise ResultsError for an entry that is no regular file: deltalake reads the log as if it was not there."""
+        folder = self._store.local_path(f"{FOLDER}/_delta_log")
+        if folder is None or not folder.is_dir():
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith((".json", ".parquet")) and not entry.is_file():
+                    raise ResultsError(f"{entry.path}: is not a regular file; remove it and repeat the command")
 
     def _taken_over(self) -> TakenOverError:
         return TakenOverError(
@@ -230,8 +275,11 @@ def _parts_of(table: DeltaTable, uri: str) -> list[LoggedPart]:
 def _require_schema(table: DeltaTable, uri: str) -> None:
     """Raise ResultsError where the log lacks a column, or has it with another type: other readers go by the log."""
     found = {column.name: column for column in pa.schema(table.schema().to_arrow())}
-    if table.metadata().partition_columns != _PARTITIONS or any(found.get(c.name) != c for c in _schema()):
+    about = table.metadata()
+    if about.partition_columns != _PARTITIONS or any(found.get(c.name) != c for c in _schema()):
         raise ResultsError(f"{uri}: its log describes other columns than those of responses; {_repair(uri)}")
+    if about.configuration.get("delta.appendOnly", "false") != "false":
+        raise ResultsError(f"{uri}: its log forbids to remove parts that are damaged; {_repair(uri)}")
 
 
 def _repair(uri: str) -> str:

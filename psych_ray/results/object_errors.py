@@ -54,22 +54,25 @@ def is_of_request(error: BaseException) -> bool:
     return is_transient(error) or any(sign.search(text) for sign in (_STATUS, _CERTIFICATE)) or _REDIRECTED in text
 
 
-def explain(error: BaseException, path: str, what: str, waited_s: float | None = None) -> PsychRayError:
+def explain(
+    error: BaseException, path: str, what: str, waited_s: float | None = None, address: str = ""
+) -> PsychRayError:
     """Return the exception that tells the user, in one line, why `path` cannot be `what` ("read", "written").
 
-    `path` is the URI of an object, `error` one of obstore or deltalake, `waited_s` for how long it was tried, if known.
+    `path` is the URI of an object, `error` one of obstore or deltalake, `waited_s` for how long it was tried, if known,
+    `address` that of the server, if it is not the cloud's own.
     """
     status, code = _answer(error)
     if is_transient(error):
         waited = "" if waited_s is None else f", for {waited_s:.0f} s"
-        return UnreachableError(f"{path}: cannot be {what}: {_transient(error, status, code)}{waited}")
+        return UnreachableError(f"{path}: cannot be {what}: {_transient(error, status, code, address)}{waited}")
     return ResultsError(f"{path}: cannot be {what}: {_permanent(error, status, code, path)}")
 
 
-def _transient(error: BaseException, status: int | None, code: str) -> str:
+def _transient(error: BaseException, status: int | None, code: str, address: str) -> str:
     if status is None:
         host = _HOST.search(_text(error))
-        return f"{host[0] if host else 'the store'} does not answer"
+        return f"{host[0] if host else address or 'the store'} does not answer"
     if status == 429 or code == "SlowDown":
         return f"the store limits requests ({_named(status, code)})"
     return f"the store fails ({_named(status, code)})"

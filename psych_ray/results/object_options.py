@@ -21,6 +21,7 @@ from obstore.exceptions import BaseError
 from obstore.store import GCSStore, S3Store
 
 from psych_ray.errors import ResultsError
+from psych_ray.results.store import RETRY_S
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _FOLDER = re.compile(r"[\w.=-]+", re.ASCII)
@@ -36,7 +37,9 @@ class Limits:
 
     connect_s: float = 5.0
     request_s: float = 60.0
-    retry_s: float = 120.0
+    retry_s: float = RETRY_S
+    first_s: float = 20.0
+    """For the first answer, so that a wrong address is told soon."""
     credentials_s: float = 3.0
     """For the address at which a machine in a cloud gets its credentials."""
 
@@ -83,7 +86,7 @@ def connect(bucket: Bucket, limits: Limits) -> S3Store | GCSStore:
     settings: dict[str, Any] = {
         "prefix": bucket.prefix or None,
         "client_options": {
-            "allow_http": _endpoint(bucket).startswith("http://"),
+            "allow_http": endpoint(bucket).startswith("http://"),
             "connect_timeout": timedelta(seconds=limits.connect_s),
             "timeout": timedelta(seconds=limits.request_s),
         },
@@ -97,10 +100,10 @@ def connect(bucket: Bucket, limits: Limits) -> S3Store | GCSStore:
         region = _region() or getattr(provider, "config", {}).get("region")
         if region:
             settings["region"] = region
-        elif not _endpoint(bucket):  # obstore would take the first of all, and deltalake ask the network for it
+        elif not endpoint(bucket):  # obstore would take the first of all, and deltalake ask the network for it
             raise ResultsError(f"{bucket.location}: no region: set AWS_REGION to that of the bucket")
-        if _endpoint(bucket):
-            settings["endpoint"] = _endpoint(bucket)
+        if endpoint(bucket):
+            settings["endpoint"] = endpoint(bucket)
         return S3Store(bucket.name, credential_provider=provider, **settings)
     except (BaseError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
@@ -119,10 +122,10 @@ def delta_options(bucket: Bucket, client: S3Store | GCSStore, limits: Limits) ->
         "backoff_config.max_backoff": _duration(limits.retry_s / 6),
         "backoff_config.base": "3",
     }
-    endpoint = _endpoint(bucket)
-    if endpoint:
-        options["aws_endpoint_url" if bucket.scheme == "s3" else "google_base_url"] = endpoint
-        options["allow_http"] = str(endpoint.startswith("http://")).lower()
+    address = endpoint(bucket)
+    if address:
+        options["aws_endpoint_url" if bucket.scheme == "s3" else "google_base_url"] = address
+        options["allow_http"] = str(address.startswith("http://")).lower()
     if bucket.scheme == "s3":
         options["aws_conditional_put"] = "etag"
         region = client.config.get("region")
@@ -147,11 +150,16 @@ def _first(*names: str) -> str:
     return next((os.environ[name] for name in names if os.environ.get(name)), "")
 
 
-def _endpoint(bucket: Bucket) -> str:
-    """Address of a store that is not the cloud's own."""
+def endpoint(bucket: Bucket) -> str:
+    """Address of a store that is not the cloud's own; else empty."""
     if bucket.scheme == "gs":
         return _first("GOOGLE_BASE_URL")
     return _first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+def endpoint_setting(bucket: Bucket) -> str:
+    """What a user may have to correct where nothing answers."""
+    return "GOOGLE_BASE_URL" if bucket.scheme == "gs" else "AWS_REGION and AWS_ENDPOINT_URL"
 
 
 def _region() -> str:

@@ -23,7 +23,8 @@ from typing import Any, BinaryIO, TypeVar
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from psych_ray.errors import ResultsError
+from psych_ray.ending import ENDING
+from psych_ray.errors import ResultsError, UnreachableError
 from psych_ray.results import object_errors, object_options
 from psych_ray.results.object_options import Limits
 from psych_ray.results.store import StoredFile
@@ -39,6 +40,8 @@ _REMOVED_AT_ONCE = 1000
 _LISTED_AT_ONCE = 1000
 _WRITER = "psych-ray-writer"
 """Metadata of what `create` writes: who wrote it, where the answer to the request was lost."""
+_WHILE_ENDING_S = 3.0
+"""For how long an operation is repeated while the process cleans up after a signal."""
 _FAILURES = (BaseError, OSError, ValueError)
 
 
@@ -71,6 +74,21 @@ class ObjectStore:
     def delta_options(self) -> dict[str, str]:
         """`storage_options` for deltalake. Holds no secret: it finds the same credentials itself."""
         return object_options.delta_options(self._bucket, self._client, self._limits)
+
+    @property
+    def retry_s(self) -> float:
+        """For how long an operation that gets no answer is repeated; shorter after a signal that ends the process."""
+        longest = self._limits.retry_s
+        return min(longest, max(_WHILE_ENDING_S, ENDING.seconds_left)) if ENDING.is_asked else longest
+
+    def require_answer(self) -> None:
+        """Raise UnreachableError, after `limits.first_s` seconds, where nothing answers; ResultsError for no bucket."""
+        try:
+            self._require_bucket(within_s=self._limits.first_s)
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"{error}: check the network, {object_options.endpoint_setting(self._bucket)}"
+            ) from error
 
     def write(self, name: str, content: bytes) -> None:
         """Make `content` readable under `name`, whole or not at all, replacing what was there.
@@ -161,10 +179,10 @@ class ObjectStore:
     def _path(self, name: str) -> str:
         return f"{self.location}/{name}".rstrip("/")
 
-    def _require_bucket(self) -> None:
+    def _require_bucket(self, within_s: float | None = None) -> None:
         """S3 answers HEAD without a body: an object that is missing cannot be told from a bucket that is."""
         if not self._answered:
-            self._repeat(partial(obstore.list_with_delimiter_async, self._client), "", "listed")
+            self._repeat(partial(obstore.list_with_delimiter_async, self._client), "", "listed", within_s=within_s)
             self._answered = True
 
     async def _create(self, name: str, content: bytes, writer: str) -> bool:
@@ -214,19 +232,29 @@ class ObjectStore:
             with suppress(FileNotFoundError):
                 await obstore.delete_async(self._client, name)
 
-    def _repeat(self, operation: Callable[[], Awaitable[T]], name: str, what: str, requests: int = 1) -> T:
-        """Carry out until it succeeds, fails for good, or the time for retries is over."""
+    def _repeat(
+        self,
+        operation: Callable[[], Awaitable[T]],
+        name: str,
+        what: str,
+        requests: int = 1,
+        within_s: float | None = None,
+    ) -> T:
+        """Carry out until it succeeds, fails for good, or the time for retries, or `within_s`, is over."""
         limits, started = self._limits, time.monotonic()
         longest_s = limits.connect_s + limits.request_s * requests
         for attempt in range(1_000_000):
+            left_s = longest_s if within_s is None else within_s - (time.monotonic() - started)
             try:
-                return _run(operation, longest_s)
+                return _run(operation, min(longest_s, max(left_s, 0.1)))
             except _FAILURES as error:
                 spent_s = time.monotonic() - started
-                if not object_errors.is_transient(error) or spent_s > limits.retry_s:
-                    raise object_errors.explain(error, self._path(name), what, spent_s) from error
+                retry_s = self.retry_s if within_s is None else within_s
+                if not object_errors.is_transient(error) or spent_s > retry_s:
+                    address = object_options.endpoint(self._bucket)
+                    raise object_errors.explain(error, self._path(name), what, spent_s, address) from error
             pause_s = object_options.pause_s(attempt) * random.uniform(0.5, 1)  # noqa: S311
-            time.sleep(min(pause_s, limits.retry_s - spent_s))
+            time.sleep(min(pause_s, retry_s - spent_s))
         raise AssertionError("the deadline ends this earlier")
 
 

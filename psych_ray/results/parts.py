@@ -92,7 +92,7 @@ def check_part(name: PartName, content: bytes) -> Footer:
         unknown = written["scoring"].keys() - _names(ScoringIdentity)
         footer = footer_of(written)
         counted = counted_facts(file.read(columns=_COUNTED_COLUMNS))
-    except (OSError, pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, pa.ArrowException, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise NoPartError(f"damaged, or no part of a sweep ({' '.join(str(error).split())})") from error
     if unknown:
         # Scores that depend on it must not be mixed with others.

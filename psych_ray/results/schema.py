@@ -137,7 +137,8 @@ class PartName:
     def parse(cls, name: str) -> PartName | None:
         """Part of this name in the store; None for a name that no part has."""
         match = _PATH.fullmatch(name)
-        return cls(*(group or "" for group in match.groups())) if match else None
+        # Deltalake's log may contain a NUL, which no path can.
+        return cls(*(group or "" for group in match.groups())) if match and "\0" not in name else None
 
     @property
     def task(self) -> tuple[str, str]:

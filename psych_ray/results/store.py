@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,7 +19,10 @@ from typing import BinaryIO, Protocol
 from psych_ray.atomic import UNFINISHED, write_atomically
 from psych_ray.errors import ResultsError
 
+RETRY_S = 120.0
 _ABANDONED_S = 3600
+_LONGEST_BYTES = 2**32
+"""No file of a store is as long; a sparse one may say that it is longer than any memory."""
 _PERCENT_CODE = re.compile(r"%[0-9A-Fa-f]{2}")
 _FOLDERS = ("responses", "sources", "footers", "lease")
 """Written by this package; others below the root, such as a report, have writers of their own."""
@@ -49,6 +53,10 @@ class ResultsStore(Protocol):
     @property
     def delta_options(self) -> dict[str, str]:
         """Options with which deltalake opens a table below `location`."""
+
+    @property
+    def retry_s(self) -> float:
+        """For how long an operation that gets no answer is repeated, seconds."""
 
     def write(self, name: str, content: bytes) -> None:
         """Make `content` readable under `name`, replacing what was there."""
@@ -101,6 +109,11 @@ class LocalStore:
         """None are needed."""
         return {}
 
+    @property
+    def retry_s(self) -> float:
+        """Nothing is repeated."""
+        return 0.0
+
     def write(self, name: str, content: bytes) -> None:
         """Write beside the final path, flush, and rename."""
         path = self._path / name
@@ -123,22 +136,35 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         """Return the whole content of a file."""
         with self.open(name) as file:
-            return file.read()
+            try:
+                n_bytes = os.fstat(file.fileno()).st_size
+                if n_bytes > _LONGEST_BYTES:
+                    raise ResultsError(f"{self._path / name}: cannot be read: {n_bytes:,} bytes are too many")
+                return file.read()
+            except OSError as error:
+                raise ResultsError(f"{self._path / name}: cannot be read: {error.strerror or error}") from error
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading."""
+        """Open a file for reading. ResultsError for what is no regular file."""
         path = self._path / name
         try:
-            return path.open("rb")
+            file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  the caller closes it
         except OSError as error:
             raise ResultsError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise ResultsError(f"{path}: cannot be read: not a regular file")
+        return file
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
         return (self._path / name).is_file()
 
     def files(self, folder: str) -> list[StoredFile]:
-        """All finished files below a folder, sorted by name."""
+        """All finished regular files below a folder, sorted by name.
+
+        ResultsError for a link to a directory: what is in it may belong to another store, and must not be removed.
+        """
         found: list[StoredFile] = []
         folders = [folder]
         while folders:
@@ -148,11 +174,16 @@ class LocalStore:
                     for entry in entries:
                         name = f"{below}/{entry.name}"
                         if entry.is_dir():
+                            if entry.is_symlink():
+                                raise ResultsError(
+                                    f"{entry.path}: is a link to a directory; replace it by the directory itself, or "
+                                    "remove it"
+                                )
                             folders.append(name)
-                        elif not entry.name.startswith(UNFINISHED):
+                        elif entry.is_file() and not entry.name.startswith(UNFINISHED):
                             with suppress(FileNotFoundError):  # removed since it was listed
-                                stat = entry.stat()
-                                found.append(StoredFile(name, stat.st_size, stat.st_mtime))
+                                found_now = entry.stat()
+                                found.append(StoredFile(name, found_now.st_size, found_now.st_mtime))
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -184,10 +215,22 @@ class LocalStore:
                     path.unlink()
 
 
-def open_store(root: str) -> ResultsStore:
-    """Open the store at `results.root`: a local path, or an s3:// or gs:// URI. ResultsError where it is a file."""
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for a writer, where a named pipe has been put in the place of a file."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def open_store(root: str, *, retry_s: float = RETRY_S) -> ResultsStore:
+    """Open the store at `results.root`: a local path, or an s3:// or gs:// URI.
+
+    `retry_s`: for how long an operation is repeated to which a bucket gives no answer. ResultsError where the root is a
+    file, or there is no such bucket; UnreachableError where nothing answers.
+    """
     if "://" in root:
+        from psych_ray.results.object_options import Limits
         from psych_ray.results.object_store import ObjectStore
 
-        return ObjectStore(root)
+        store = ObjectStore(root, limits=Limits(retry_s=retry_s))
+        store.require_answer()
+        return store
     return LocalStore(root)

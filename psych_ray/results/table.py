@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue_index
 from psych_ray.results.footers import FooterFiles, merge_footers, scan_footers
-from psych_ray.results.lease import Lease, hold_lease
+from psych_ray.results.lease import UNREACHABLE_S, Lease, hold_lease
 from psych_ray.results.log import LoggedPart, ResponsesLog
 from psych_ray.results.parts import NoPartError, check_part, checksum
 from psych_ray.results.schema import FOLDER, Part, PartName, ScoringIdentity
@@ -26,14 +26,20 @@ KEPT_HOURS = 1
 
 @contextmanager
 def open_table(
-    store: ResultsStore, command: str, *, say: Callable[[str], None], lease_seconds: float = 60.0
+    store: ResultsStore,
+    command: str,
+    *,
+    say: Callable[[str], None],
+    lease_seconds: float = 60.0,
+    unreachable_seconds: float = UNREACHABLE_S,
 ) -> Iterator[ResponsesTable]:
     """Open the table for writing, for as long as the block runs; no other process can commit to it meanwhile.
 
-    ResultsError names the process that has it open; one that has not answered for `lease_seconds` is taken over. `say`
-    gets a line for everything that was found and mended.
+    ResultsError names the process that has it open; one that has not answered for `lease_seconds` is taken over.
+    `require_held` raises once the store has not answered for `unreachable_seconds`. `say` gets a line for everything
+    that was found and mended.
     """
-    with hold_lease(store, command, seconds=lease_seconds, say=say) as lease:
+    with hold_lease(store, command, seconds=lease_seconds, say=say, unreachable_seconds=unreachable_seconds) as lease:
         log = ResponsesLog(store)
         log.take_over()
         table = ResponsesTable(store, Snapshot.of_nothing(), log, lease)
@@ -63,7 +69,10 @@ class ResponsesTable:
         self._footers = FooterFiles(self.store)
 
     def require_held(self) -> None:
-        """Raise TakenOverError where another process is known to have taken over the table."""
+        """Raise TakenOverError where another process is known to have taken over the table.
+
+        ResultsError where the store has not answered for too long.
+        """
         self._lease.require()
 
     def commit(self, parts: Iterable[Part]) -> None:

@@ -36,6 +36,8 @@ _Checked: TypeAlias = Mapping[PartName, SoundPart | str]
 _T = TypeVar("_T", bound=Hashable)
 
 
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading JSON into objects raises."""
 NOTHING: Mapping[str, Callable[[], object]] = {}
 
 
@@ -241,7 +243,7 @@ def _copies_fault(store: ResultsStore, good: Collection[SoundPart]) -> str | Non
     hashes = {part.name: part.footer_hash for part in good}
     try:
         copies = footers.read_footers(store, [LoggedPart(part.name, part.size, part.rows) for part in good])
-    except (ResultsError, pa.ArrowException, pl.exceptions.PolarsError, ValueError, KeyError, TypeError) as error:
+    except (ResultsError, pa.ArrowException, pl.exceptions.PolarsError, *_MALFORMED) as error:
         return first_line(error).partition("; psych-ray")[0]
     other = next((copy.name for copy in copies if hash_of(copy.footer) != hashes[copy.name]), None)
     return None if other is None else f"a copy differs from the footer of {other}"
@@ -251,7 +253,7 @@ def _unreadable(readable: Mapping[str, Callable[[], object]]) -> Iterator[Fault]
     for name, read in readable.items():
         try:
             read()
-        except (ResultsError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ResultsError, *_MALFORMED) as error:
             yield Fault(name, f"damaged ({first_line(error)})", Remedy.rewrite)
 
 

@@ -201,3 +201,11 @@ def test_directories_beside_a_root_in_a_home_are_in_it(monkeypatch, tmp_path):
     config = load_config(["results.root='~/results'", "tracking.root='~/tracking'"])
     assert config.report_root() == tmp_path / "results/report"
     assert config.tracking_root() == tmp_path / "tracking"
+
+
+def test_names_of_files_reach_the_terminal_without_escape_codes(capsys):
+    from psych_ray.cli.commands import _print, _say
+
+    for show in (_print, _say):
+        show("tables:  a\x1b[31m\udcff\nb")
+    assert capsys.readouterr() == ("tables:  a [31m  b\n",) * 2

@@ -2,36 +2,50 @@
 
     make faults [N=20] [SEED=0]
 
-Each case takes a fresh results root and disturbs it one to three times: processes are killed and stopped, two sweeps
-run at once, files are emptied, cut, copied, exchanged, flipped or truncated. Then the same command, and where it asks
-for that `psych-ray verify repair=true`, must lead to the same rows. Prints a line for each case, and at the end how
-many rows were lost or doubled, how many changes were silent, and how many commands did not end in time.
+Each case takes a fresh results root, one in four of them in a bucket of an S3 server on loopback, and disturbs it one
+to three times: processes are killed and stopped, two sweeps run at once, files are emptied, cut, copied, exchanged,
+flipped or truncated, and requests to a bucket fail or are not answered. Then the same command, and where it asks for
+that `psych-ray verify repair=true`, must lead to the same rows. Prints a line for each case, and at the end how many
+rows were lost or doubled, how many changes were silent, and how many commands did not end in time.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
+import s3_server
 from support_checkpoints import byte_tokenizer, make_checkpoint
-from support_sweeps import command, finish, n_parts, processes_of, start, table, wait_for_parts, wait_until_gone
+from support_sweeps import (
+    command,
+    finish,
+    n_parts,
+    parts_in,
+    processes_of,
+    start,
+    table,
+    wait_for_parts,
+    wait_until_gone,
+)
 
 from psych_ray.errors import ResultsError
+from psych_ray.results.store import ResultsStore, open_store
 
-LIMIT_S = 150.0
+BUCKET = "bucket"
+LIMIT_S, LIMIT_IN_BUCKET_S = 150.0, 300.0
 """No command of a case takes longer."""
 KEYS = ["checkpoint", "condition", "transcript", "response"]
 
@@ -41,16 +55,24 @@ class Case:
     """One results root, and what was seen of it."""
 
     checkpoint: Path
-    root: Path
+    root: Path | str
     scratch: Path
     rng: random.Random
     expected: pl.DataFrame
     counts: Counter[str]
+    server: s3_server.S3Server | None = None
+    """Of the bucket, where the root is in one."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def store(self) -> ResultsStore:
+        """What is in the root."""
+        return open_store(str(self.root))
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         """Start a sweep on the root."""
-        return start(command([self.checkpoint], self.root, "results.lease_seconds=3", *more), self.scratch)
+        report = f"report.root={self.scratch.parent}/report"
+        return start(command([self.checkpoint], self.root, "results.lease_seconds=3", report, *more), self.scratch)
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run another command on the root; its exit code and what it said."""
@@ -60,7 +82,7 @@ class Case:
     def end(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         """Wait for a command; one that does not end in time is counted and killed."""
         try:
-            code, out, err = finish(process, LIMIT_S)
+            code, out, err = finish(process, LIMIT_IN_BUCKET_S if self.server else LIMIT_S)
         except subprocess.TimeoutExpired:
             self.counts["hangs"] += 1
             process.kill()
@@ -77,13 +99,13 @@ class Case:
         time.sleep(self.rng.random() * 0.2)
         return process
 
-    def parts(self) -> list[Path]:
-        """Files of parts, in a random order."""
-        found = sorted(self.root.glob("responses/*/*/*.parquet"))
+    def parts(self) -> list[str]:
+        """Names of parts, in a random order."""
+        found = parts_in(self.store)
         self.rng.shuffle(found)
         return found
 
-    def some_parts(self) -> list[Path]:
+    def some_parts(self) -> list[str]:
         """The same, after a sweep that was killed where there are too few."""
         if len(self.parts()) < 3:
             kill_driver(self)
@@ -138,7 +160,7 @@ def wake_late(case: Case) -> None:
         case.end(late)
         return
     late.send_signal(signal.SIGSTOP)
-    time.sleep(3.5)
+    time.sleep(5)  # buckets tell times in whole seconds
     code, said = case.end(case.start())
     case.require(holds=code == 0, what=f"exit {code} beside a stopped sweep: {said[-300:]}")
     late.send_signal(signal.SIGCONT)
@@ -170,50 +192,93 @@ def interrupt(case: Case) -> None:
 
 
 def empty(case: Case) -> None:
-    case.some_parts()[0].write_bytes(b"")
+    case.store.write(case.some_parts()[0], b"")
 
 
 def truncate(case: Case) -> None:
     part = case.some_parts()[0]
-    part.write_bytes(part.read_bytes()[: case.rng.randrange(part.stat().st_size)])
+    content = case.store.read(part)
+    case.store.write(part, content[: case.rng.randrange(len(content))])
 
 
 def cut(case: Case) -> None:
     part = case.some_parts()[0]
-    frame = pl.read_parquet(part, hive_partitioning=False)
-    frame.head(len(frame) // 2).write_parquet(part)
+    frame = pl.read_parquet(case.store.read(part), hive_partitioning=False)
+    shorter = io.BytesIO()
+    frame.head(len(frame) // 2).write_parquet(shorter)
+    case.store.write(part, shorter.getvalue())
 
 
 def copy(case: Case) -> None:
     part = case.some_parts()[0]
-    shutil.copy(part, part.with_name("copy.parquet"))
-    shutil.copy(part, part.with_name(f"{part.stem.partition('-')[0]}-{'0' * 32}.parquet"))
+    folder, _, name = part.rpartition("/")
+    content = case.store.read(part)
+    case.store.write(f"{folder}/copy.parquet", content)
+    case.store.write(f"{folder}/{name.partition('-')[0]}-{'0' * 32}.parquet", content)
 
 
 def exchange(case: Case) -> None:
     first, second, *_ = case.some_parts()
-    content = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(content)
+    contents = case.store.read(first), case.store.read(second)
+    case.store.write(first, contents[1])
+    case.store.write(second, contents[0])
 
 
 def flip(case: Case) -> None:
     case.some_parts()
-    files = [path for folder in ("responses", "footers", "sources") for path in (case.root / folder).rglob("*")]
+    files = [file for folder in ("responses", "footers", "sources") for file in case.store.files(folder) if file.size]
     for _ in range(5):
-        path = case.rng.choice(sorted(path for path in files if path.is_file() and path.stat().st_size))
-        content = bytearray(path.read_bytes())
+        name = case.rng.choice(files).name
+        content = bytearray(case.store.read(name))
         content[case.rng.randrange(len(content))] ^= 1 << case.rng.randrange(8)
-        path.write_bytes(bytes(content))
-        case.notes.append(f"flipped a bit of {path.relative_to(case.root)}")
+        case.store.write(name, bytes(content))
+        case.notes.append(f"flipped a bit of {name}")
 
 
 def remove(case: Case) -> None:
-    case.some_parts()[0].unlink()
+    case.store.remove(case.some_parts()[:1])
 
 
+def fail_requests(case: Case) -> None:
+    """A sweep during which one in five requests fails, and another that is killed then."""
+    assert case.server is not None
+    case.server.fail_at_random(s3_server.TRANSIENT, 0.2, seed=case.rng.randrange(1000))
+    if case.rng.random() < 0.5:
+        kill_driver(case)
+    code, said = case.end(case.start())
+    case.server.clear_faults()
+    case.require(holds=code == 0, what=f"exit {code} while requests fail: {said[-300:]}")
+
+
+def be_away(case: Case) -> None:
+    """A bucket that does not answer for a while."""
+    assert case.server is not None
+    process = case.until_some_parts()
+    case.server.is_gone = True
+    time.sleep(case.rng.uniform(1, 20))
+    case.server.clear_faults()
+    code, said = case.end(process)
+    case.require(holds=code == 0, what=f"exit {code} after the bucket was away: {said[-300:]}")
+
+
+def interrupt_while_away(case: Case) -> None:
+    """An interruption while the bucket does not answer."""
+    assert case.server is not None
+    process = case.until_some_parts()
+    case.server.is_gone = True
+    time.sleep(case.rng.uniform(0, 5))
+    process.send_signal(case.rng.choice([signal.SIGINT, signal.SIGTERM]))
+    began = time.monotonic()
+    code, said = case.end(process)
+    case.server.clear_faults()
+    case.require(holds=code in {0, 130}, what=f"exit {code} after an interruption: {said[-300:]}")
+    case.require(holds=time.monotonic() - began < 50, what="50 s after an interruption, the sweep still ran")
+    wait_until_gone(case.scratch)
+
+
+S3_FAULTS: list[Callable[[Case], None]] = [fail_requests, be_away, interrupt_while_away]
 FAULTS: list[Callable[[Case], None]] = [
-    kill_driver, kill_rank, stop_rank, kill_raylet, wake_late, two_at_once, interrupt,
+    *S3_FAULTS, kill_driver, kill_rank, stop_rank, kill_raylet, wake_late, two_at_once, interrupt,
     empty, truncate, cut, copy, exchange, flip, remove,
 ]  # fmt: skip
 
@@ -257,10 +322,16 @@ def read_between(case: Case) -> None:
         case.counts["silent changes"] += changed(table(case.root), case.expected)
 
 
-def campaign(n: int, seed: int, faults: list[Callable[[Case], None]] = FAULTS, *, more: int = 2) -> Counter[str]:
-    """Run `n` cases of one fault and up to `more` others; print what each of them showed, and return the counts."""
+def campaign(
+    n: int, seed: int, faults: list[Callable[[Case], None]] = FAULTS, *, more: int = 2, one_in_s3: int = 4
+) -> Counter[str]:
+    """Run `n` cases of one fault and up to `more` others, one in `one_in_s3` of them in a bucket; the counts of all.
+
+    Prints what each case showed. The first faults of the cases follow each other as they do in `faults`, those in a
+    bucket begin with its own.
+    """
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="pf", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="pf", dir="/tmp") as directory, bucket() as server:
         scratch = Path(directory) / "t"
         scratch.mkdir()
         checkpoint = make_checkpoint(Path(directory) / "a", "Llama", byte_tokenizer(Path(directory) / "bytes"))
@@ -268,25 +339,50 @@ def campaign(n: int, seed: int, faults: list[Callable[[Case], None]] = FAULTS, *
         code, _, err = finish(start(command([checkpoint], undisturbed), scratch))
         assert code == 0, err
         expected = table(undisturbed)
+        n_s3 = 0
         for number in range(n):
             rng = random.Random(f"{seed} {number}")
             case = Case(checkpoint, Path(directory) / f"case{number}", scratch, rng, expected, counts)
-            chosen = [faults[number % len(faults)], *rng.choices(faults, k=rng.randint(0, more))]
-            began, before = time.monotonic(), counts.copy()
-            for fault in chosen:
-                fault(case)
-                read_between(case)
-            complete(case)
-            wait_until_gone(scratch)
-            seen = {key: counts[key] - before[key] for key in counts if key != "rows" and counts[key] != before[key]}
-            names = ", ".join(fault.__name__ for fault in chosen)
-            print(f"case {number} (seed {seed}): {names}: {seen or 'as undisturbed'}, {time.monotonic() - began:.0f} s")
-            if seen:
-                print("\n".join(f"    {line}" for line in case.notes), flush=True)
-            shutil.rmtree(case.root)
+            index, possible = number - n_s3, [fault for fault in faults if fault not in S3_FAULTS]
+            if number % one_in_s3 == one_in_s3 - 1:
+                case.root, case.server = f"s3://{BUCKET}/case{number}", server
+                index, possible = n_s3, faults
+                n_s3 += 1
+            run_case(case, number, [possible[index % len(possible)], *rng.choices(possible, k=rng.randint(0, more))])
     kinds = ("lost", "doubled", "silent changes", "hangs", "tracebacks", "wrong")
     print(f"{n} cases, {counts['rows']:,} rows: " + ", ".join(f"{kind} {counts[kind]}" for kind in kinds))
     return counts
+
+
+def run_case(case: Case, number: int, chosen: list[Callable[[Case], None]]) -> None:
+    """Disturb, complete and compare; print what was seen."""
+    counts, began = case.counts, time.monotonic()
+    before = counts.copy()
+    for fault in chosen:
+        fault(case)
+        read_between(case)
+    complete(case)
+    wait_until_gone(case.scratch)
+    seen = {key: counts[key] - before[key] for key in counts if key != "rows" and counts[key] != before[key]}
+    names = ", ".join(fault.__name__ for fault in chosen) + (" in a bucket" if case.server else "")
+    print(f"case {number}: {names}: {seen or 'as undisturbed'}, {time.monotonic() - began:.0f} s", flush=True)
+    if seen:
+        print("\n".join(f"    {line}" for line in case.notes), flush=True)
+    case.store.remove([file.name for file in case.store.files("")])
+
+
+@contextmanager
+def bucket() -> Iterator[s3_server.S3Server]:
+    """Serve an empty bucket, to which the environment of this process and those that it starts leads."""
+    with s3_server.s3_server() as server:
+        server.create_bucket(BUCKET)
+        os.environ |= {
+            "AWS_ENDPOINT_URL": server.url,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
+        yield server
 
 
 if __name__ == "__main__":
@@ -294,6 +390,9 @@ if __name__ == "__main__":
     parser.add_argument("n", type=int, nargs="?", default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="names of faults")
+    parser.add_argument("--s3", action="store_true", help="every case in a bucket, not one in four")
     given = parser.parse_args()
-    total = campaign(given.n, given.seed, [one for one in FAULTS if not given.only or one.__name__ in given.only])
+    chosen = [one for one in FAULTS if not given.only or one.__name__ in given.only]
+    in_s3 = given.s3 or set(chosen) <= set(S3_FAULTS)
+    total = campaign(given.n, given.seed, chosen, one_in_s3=1 if in_s3 else 4)
     sys.exit(any(total[kind] for kind in total if kind != "rows"))

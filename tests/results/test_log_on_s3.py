@@ -94,7 +94,7 @@ def test_a_commit_is_there_once_whatever_happens_to_its_request(fault, log, stor
     assert listed(store) == ["v1", "v22"]
 
 
-@pytest.mark.parametrize("fault", [s3_server.lose_answer, s3_server.reset])
+@pytest.mark.parametrize("fault", [s3_server.lose_answer, s3_server.carry_out_and_fail, s3_server.reset])
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_table_is_made_and_taken_over_whatever_happens_to_the_requests(fault, times, store, s3):
     s3.fail(fault, "PUT", LOG, times=times)

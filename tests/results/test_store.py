@@ -60,6 +60,44 @@ def test_errors_name_the_path(tmp_path):
         open_store(str(tmp_path / "responses"))
 
 
+def test_what_is_no_regular_file_is_neither_listed_nor_waited_for(tmp_path):
+    store = open_store(str(tmp_path))
+    store.write("responses/whole", b"content")
+    os.mkfifo(tmp_path / "responses/pipe")
+    (tmp_path / "responses/zero").symlink_to("/dev/zero")
+    (tmp_path / "responses/directory").mkdir()
+    assert [file.name for file in store.files("responses")] == ["responses/whole"]
+    for name in ("pipe", "zero"):
+        with pytest.raises(ResultsError, match=rf"responses/{name}: cannot be read: not a regular file"):
+            store.read(f"responses/{name}")
+    with pytest.raises(ResultsError, match=r"responses/directory: cannot be read: Is a directory"):
+        store.read("responses/directory")
+
+
+def test_a_file_that_says_it_is_longer_than_memory_is_refused(tmp_path):
+    store = open_store(str(tmp_path))
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ResultsError, match=r"sparse: cannot be read: 1,099,511,627,776 bytes are too many"):
+        store.read("sparse")
+
+
+def test_what_links_to_elsewhere_is_not_listed_and_only_links_are_removed(tmp_path):
+    store, outside = open_store(str(tmp_path / "root")), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"of another")
+    store.write("responses/own", b"content")
+    (tmp_path / "root/responses/link").symlink_to(outside / "file")
+    store.remove([file.name for file in store.files("responses")])
+    assert (outside / "file").read_bytes() == b"of another"
+    for target in (outside, "."):  # a link to its own directory would be listed without end
+        link = tmp_path / "root/responses/directory"
+        link.symlink_to(target)
+        with pytest.raises(ResultsError, match=r"responses/directory: is a link to a directory"):
+            store.files("responses")
+        link.unlink()
+
+
 def write_unfinished(path: Path, *, age_s: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("half")

@@ -3,75 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support_table import responses, silent
+from support_table import DAMAGE, TASK, assert_damage_is_told, committed, people, recovered, responses, silent, written
 
 from psych_ray.errors import ResultsError
-from psych_ray.results.catalogue import catalogue, read_catalogued
+from psych_ray.results.catalogue import catalogue
 from psych_ray.results.lease import hold_lease
 from psych_ray.results.log import ResponsesLog, TakenOverError
-from psych_ray.results.parts import checksum, write_part
-from psych_ray.results.schema import CheckpointFacts, Footer, Part, ScoringIdentity
+from psych_ray.results.parts import checksum
+from psych_ray.results.schema import Part
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import LocalStore, ResultsStore, open_store
 from psych_ray.results.table import open_table
-from psych_ray.scoring.scored import SimulatorScorer
-from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
-
-TASK = ("a", "plain")
-
-
-def footer(unit: str, *, dtype: str = "float32", fingerprint: str = "f", condition: str = "plain") -> Footer:
-    return Footer(
-        unit=unit,
-        condition=condition,
-        checkpoint=CheckpointFacts(slug="a", id="a", fingerprint=fingerprint),
-        scoring=ScoringIdentity(dtype=dtype, cut="tokens", cut_at=None, parity=False),
-        engine="simulator",
-    )
 
 
 @pytest.fixture
 def store(tmp_path) -> ResultsStore:
     return open_store(str(tmp_path / "root"))
-
-
-def people(store: ResultsStore, n: int = 8) -> list:
-    """References to `n` transcripts of two responses each, in `sources/`."""
-    return catalogue(
-        store,
-        [
-            Transcript(study="s", experiment="e", participant=str(k), text="<<A>> <<B>>", true_nll_nats=(0.5, float(k)))
-            for k in range(n)
-        ],
-    )
-
-
-def written(store: ResultsStore, refs: list, unit: str = "u", **about) -> Part:
-    scored = SimulatorScorer().score(read_catalogued(store, refs), condition_named("plain"))
-    return write_part(store, list(scored), footer(unit, **about))
-
-
-def committed(store: ResultsStore, n_units: int = 4) -> list[Part]:
-    """A table of `n_units` units, two transcripts each."""
-    refs = people(store, 2 * n_units)
-    with open_table(store, "test", say=silent) as table:
-        parts = [written(store, refs[2 * k : 2 * k + 2], f"u{k}") for k in range(n_units)]
-        table.commit(parts)
-    return parts
-
-
-def recovered(store: ResultsStore) -> list[str]:
-    """Open the table for writing; lines for the user."""
-    lines: list[str] = []
-    with open_table(store, "test", say=lines.append):
-        pass
-    return lines
 
 
 def path(store: ResultsStore, part: Part) -> Path:
@@ -162,59 +116,12 @@ def test_parts_that_do_not_belong_are_left_out_and_told(store):
     assert responses(store).equals(before)
 
 
-def damage(kind: str, store: ResultsStore, parts: list[Part], rng: np.random.Generator) -> None:
-    """Change the first part, or the folder, as an attacker or a bad disk does."""
-    first = path(store, parts[0])
-    whole = first.read_bytes()
-    if kind == "emptied":
-        first.write_bytes(b"")
-    elif kind == "cut":
-        rows = Part(parts[0].name, 0, footer("u0"))
-        shorter = written(open_store(f"{store.location}-cut"), people(open_store(f"{store.location}-cut"))[:1], "u0")
-        assert rows
-        shutil.copy(path(open_store(f"{store.location}-cut"), shorter), first)
-    elif kind == "copied":
-        shutil.copy(first, first.with_name("copy.parquet"))
-        shutil.copy(first, first.with_name(f"u7-{'0' * 32}.parquet"))
-        (first.parents[1] / "condition=chat").mkdir()
-        shutil.copy(first, first.parents[1] / "condition=chat" / first.name)
-    elif kind == "flipped":
-        content = bytearray(whole)
-        content[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
-        first.write_bytes(bytes(content))
-    elif kind == "truncated":
-        first.write_bytes(whole[: rng.integers(1, len(whole))])
-    elif kind == "exchanged":
-        shutil.copy(path(store, parts[1]), first)
-    elif kind == "missing":
-        first.unlink()
-
-
-@pytest.mark.parametrize("kind", ["emptied", "cut", "copied", "flipped", "truncated", "exchanged", "missing"])
-def test_no_change_of_a_file_changes_the_table_silently(store, kind):
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_no_change_of_a_file_changes_the_table_silently(kind, store):
     rng = np.random.default_rng(3)
     for _ in range(6):
         shutil.rmtree(store.location, ignore_errors=True)
-        parts = committed(store)
-        expected = responses(store)
-        damage(kind, store, parts, rng)
-        refs = people(store)
-        try:
-            assert responses(store).equals(expected), "read as it was written"
-            assert kind == "copied"
-        except ResultsError as error:
-            assert str(parts[0].name) in str(error)  # noqa: PT017
-        lines = recovered(store)
-        missing = {ref.id for ref in refs} - Snapshot.read(store).committed[TASK]
-        if kind in {"flipped", "exchanged"}:  # of the same size: found where it is read
-            assert not missing
-            continue
-        assert missing == (set() if kind == "copied" else set(parts[0].footer.transcripts))
-        assert len(lines) >= 1
-        with open_table(store, "test", say=silent) as table:
-            table.commit([written(store, [ref for ref in refs if ref.id in missing], "again")] if missing else [])
-        names = ["transcript", "response"]
-        assert responses(store).sort(names).equals(expected.sort(names))
+        assert_damage_is_told(store, kind, rng)
 
 
 def test_a_second_process_is_refused_and_told_who_writes(store):
@@ -375,3 +282,45 @@ def test_the_lease_of_a_process_that_is_gone_is_free_at_once(store):
     holder["process"] = 2**22 + 1
     store.write("lease/holder.json", json.dumps(holder).encode())
     assert recovered(store) == []
+
+
+def test_a_lease_from_the_future_is_taken_over_once_it_was_not_renewed(store):
+    with hold_lease(store, "test", seconds=60, say=silent):
+        holder = json.loads(store.read("lease/holder.json")) | {"process_space": "of another machine"}
+    path = store.local_path("lease/holder.json")
+    for content in (json.dumps(holder).encode(), b"damaged", b"[" * 100_000):
+        store.write("lease/holder.json", content)
+        os.utime(path, (4e9, 4e9))
+        waited, said = [], []
+        with hold_lease(store, "test", seconds=60, say=said.append, sleep=waited.append):
+            assert 60 <= sum(waited) < 70
+        assert len(said) == 1
+
+
+def test_a_log_cannot_have_other_files_removed(store, tmp_path):
+    committed(store)
+    outside = tmp_path / "outside.parquet"
+    outside.write_bytes(b"of another")
+    paths = ["../../outside.parquet", str(outside), "checkpoint=a/condition=plain/\0.parquet"]
+    paths += [f"../{file.name}" for file in store.files("sources")]
+    removals = [{"remove": {"path": path, "deletionTimestamp": 1, "dataChange": True, "size": 1}} for path in paths]
+    newest = max(store.local_path("responses/_delta_log").glob("*.json"))
+    newest.write_text("\n".join([newest.read_text().strip(), *map(json.dumps, removals)]) + "\n")
+    before = store.files("sources")
+    assert recovered(store) == []
+    assert store.files("sources") == before
+    assert outside.read_bytes() == b"of another"
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir])
+def test_what_hides_an_entry_of_the_log_is_named(put, store):
+    committed(store)
+    newest = max(store.local_path("responses/_delta_log").glob("*.json"))
+    newest.unlink()
+    put(newest)
+    for act in (Snapshot.read, recovered):
+        with pytest.raises(ResultsError, match=rf"{newest.name}: is not a regular file; remove it"):
+            act(store)
+    newest.rmdir() if newest.is_dir() else newest.unlink()
+    recovered(store)
+    assert len(Snapshot.read(store).parts) == 4

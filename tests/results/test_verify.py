@@ -41,6 +41,7 @@ from psych_ray.results.log import ResponsesLog
 from psych_ray.results.parts import checksum, read_part, to_parquet
 from psych_ray.results.repair import repair
 from psych_ray.results.schema import Part
+from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import LocalStore, ResultsStore, open_store
 from psych_ray.results.table import open_table
 from psych_ray.results.verify import verify
@@ -134,6 +135,10 @@ DAMAGE = {
     "columns of the log": on(
         lambda store: only_commit(store, 0),
         lambda file: _replaced(file, 'nll\\",\\"type\\":\\"float', 'nll\\",\\"type\\":\\"double'),
+    ),
+    "log that forbids removals": on(
+        lambda store: only_commit(store, 0),
+        lambda file: _replaced(file, '"configuration":{', '"configuration":{"delta.appendOnly":"true",'),
     ),
     "hint of the log": on(
         lambda store: path(store, "responses/_delta_log/_last_checkpoint"),
@@ -327,6 +332,20 @@ def test_a_file_of_footers_that_psych_ray_cannot_have_written_is_removed(content
     name = f"footers/{checksum(content)}.parquet"
     store.write(name, content)
     assert_repaired(store, expected, names=path(store, name))
+
+
+@pytest.mark.parametrize("made_by", ["nonsense", "[]", '{"checkpoint": [], "scoring": {}}', "[" * 100_000])
+def test_footers_that_are_no_footers_are_not_read_and_removed(made_by, store):
+    expected, known = rows(store), Snapshot.read(store)
+    for file in list(path(store, "footers").iterdir()):
+        table = pq.read_table(file)
+        index = table.schema.get_field_index("made_by")
+        content = to_parquet(table.set_column(index, table.schema.field(index), pa.array([made_by] * len(table))))
+        file.unlink()
+        forged = f"footers/{checksum(content)}.parquet"
+        store.write(forged, content)
+    assert Snapshot.read(store) == known
+    assert_repaired(store, expected, names=path(store, forged))
 
 
 def test_a_log_that_was_made_anew_after_a_compaction_has_every_row_once(store):

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,6 +74,12 @@ def flip_a_bit(request: Request) -> Response:
     return request.forward(bytes([request.body[0] ^ 1]) + request.body[1:])
 
 
+def slowly(request: Request) -> Response:
+    """Answer late."""
+    time.sleep(0.5)
+    return request.forward()
+
+
 def ignore_conditions(request: Request) -> Response:
     """Write in any case, as servers do that know no conditional writes."""
     request.headers = {name: text for name, text in request.headers.items() if name.lower() != "if-none-match"}
@@ -86,6 +94,19 @@ def cut_answer(request: Request) -> None:
 
 def cut_request(request: Request) -> None:
     """Reset the connection in the middle of the body, which is not read to its end (`S3Server.fail` sees to it)."""
+
+
+TRANSIENT: tuple[Fault, ...] = (
+    status(503, "SlowDown"),
+    status(500, "InternalError"),
+    carry_out_and_fail,
+    reset,
+    lose_answer,
+    slowly,
+    cut_answer,
+    cut_request,
+)
+"""What a repetition helps against."""
 
 
 @dataclass
@@ -113,6 +134,10 @@ class S3Server(ThreadingHTTPServer):
         self.released = threading.Event()
         self.client = Client(create_backend_app("s3"))
         self._rules: list[_Rule] = []
+        self._share, self._rng = 0.0, random.Random(0)
+        self._at_random: tuple[Fault, ...] = ()
+        self.is_gone = False
+        """Whether connections are closed instead of answered."""
 
     @property
     def url(self) -> str:
@@ -122,12 +147,22 @@ class S3Server(ThreadingHTTPServer):
         """Let a fault happen to the next requests of a method whose path contains `path`."""
         self._rules.append(_Rule(fault, method, path, times))
 
+    def fail_at_random(self, faults: Sequence[Fault], share: float, seed: int = 0) -> None:
+        """Let this share of all further requests meet one of the faults."""
+        self._share, self._at_random, self._rng = share, tuple(faults), random.Random(seed)
+
     def rule_for(self, method: str, path: str) -> Fault | None:
+        if self.is_gone:
+            return reset
         for rule in self._rules:
             if rule.applies(method, path):
                 rule.times -= 1
                 return rule.fault
-        return None
+        return self._rng.choice(self._at_random) if self._rng.random() < self._share else None
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether a new connection is served."""
+        return not self.is_gone
 
     def stall(self, _: Request) -> None:
         """Keep the connection open and send nothing."""
@@ -135,10 +170,15 @@ class S3Server(ThreadingHTTPServer):
 
     def clear(self) -> None:
         """End all faults, and forget objects and requests."""
-        self._rules.clear()
+        self.clear_faults()
         self.requests.clear()
         self.signed_by.clear()
         get_backend("s3").reset()
+
+    def clear_faults(self) -> None:
+        """End all faults."""
+        self._rules.clear()
+        self._share, self.is_gone = 0.0, False
 
     def create_bucket(self, name: str) -> None:
         assert self.client.put(f"/{name}", headers={"Host": f"127.0.0.1:{self.server_port}"}).status_code == 200

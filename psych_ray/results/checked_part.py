@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -37,10 +37,16 @@ class SoundPart:
     footer_hash: bytes
 
 
-def check_stored_part(store: ResultsStore, known: Mapping[str, SourceTranscript], name: PartName) -> SoundPart | str:
-    """Read and check the part of this name; a reason in one line where something is wrong with it."""
+def check_stored_part(
+    store: ResultsStore, known: Mapping[str, SourceTranscript], listed: Collection[PartName], name: PartName
+) -> SoundPart | str:
+    """Read and check the part of this name; a reason in one line where something is wrong with it.
+
+    `listed`: the parts of the log. Others may be of an earlier version, whose names have no checksum.
+    """
     try:
-        part, fault = _read(store, name, known)
+        part, table = read_checked(store, name, needs_checksum=name in listed)
+        fault = rows_fault(table, part.footer, known)
     except NoPartError as error:
         return str(error)
     except ResultsError as error:
@@ -60,10 +66,10 @@ def check_stored_part(store: ResultsStore, known: Mapping[str, SourceTranscript]
     )
 
 
-def read_checked(store: ResultsStore, name: PartName) -> tuple[Part, pa.Table]:
+def read_checked(store: ResultsStore, name: PartName, *, needs_checksum: bool = True) -> tuple[Part, pa.Table]:
     """A part and its rows. NoPartError for a file that is not what was written under this name."""
     content = store.read(str(name))
-    if not name.checksum:
+    if needs_checksum and not name.checksum:
         raise NoPartError("its name has no checksum")
     part = Part(name, len(content), check_part(name, content))
     try:
@@ -75,8 +81,3 @@ def read_checked(store: ResultsStore, name: PartName) -> tuple[Part, pa.Table]:
 def hash_of(footer: Footer) -> bytes:
     """Hash of everything that a footer says."""
     return hashlib.blake2b(json.dumps(asdict(footer), sort_keys=True).encode(), digest_size=16).digest()
-
-
-def _read(store: ResultsStore, name: PartName, known: Mapping[str, SourceTranscript]) -> tuple[Part, str | None]:
-    part, table = read_checked(store, name)
-    return part, rows_fault(table, part.footer, known)

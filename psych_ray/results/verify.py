@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +52,7 @@ def verify(
     was_in_use = holder_of(store) is not None
     listing = _list(store)
     sources = check_sources(store)
-    checked = _check(store, sources, [*(part.name for part in listing.logged), *listing.unlisted])
+    checked = _check(store, sources, listing)
     wrong = _faults_across(checked, listing)
     in_log = {part.name for part in _logged(store)[0]}  # what was committed or replaced meanwhile is no fault
     waiting = [name for name in listing.unlisted if name not in in_log]
@@ -128,9 +128,11 @@ def _logged(store: ResultsStore) -> tuple[list[LoggedPart], Fault | None]:
     return [], None
 
 
-def _check(store: ResultsStore, sources: CheckedSources, names: Sequence[PartName]) -> _Checked:
+def _check(store: ResultsStore, sources: CheckedSources, listing: _Listing) -> _Checked:
+    listed = [part.name for part in listing.logged]
+    names = [*listed, *listing.unlisted]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(partial(check_stored_part, store, sources.transcripts), names)
+        found = pool.map(partial(check_stored_part, store, sources.transcripts, frozenset(listed)), names)
         return dict(zip(names, found, strict=True))
 
 

@@ -348,6 +348,20 @@ def test_footers_that_are_no_footers_are_not_read_and_removed(made_by, store):
     assert_repaired(store, expected, names=path(store, forged))
 
 
+def test_a_root_of_an_earlier_version_is_repaired_with_all_its_rows(store):
+    expected = rows(store)
+    for part in ResponsesLog(store).parts():
+        file = path(store, part.name)
+        file.rename(file.with_name(f"{part.name.unit}.parquet"))
+    for folder in ("responses/_delta_log", "footers"):
+        shutil.rmtree(path(store, folder))
+    (fault,) = verify(store).faults
+    assert fault.name == "responses/_delta_log"
+    assert repair(store, say=lambda _: None).faults == ()
+    assert rows(store).equals(expected)
+    assert store.files("damaged") == []
+
+
 def test_a_log_that_was_made_anew_after_a_compaction_has_every_row_once(store):
     expected = rows(store)
     with open_table(store, "test", say=pytest.fail) as table:

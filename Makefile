@@ -18,7 +18,7 @@ test-fast: $(READY)  ## without Ray, without slow tests and with few of many sim
 
 N =
 SEED ?= 0
-faults: $(READY)  ## N=20 sweeps that are killed, stopped, doubled and damaged, against an undisturbed one: ten minutes
+faults: $(READY)  ## N=20 sweeps that are killed, stopped, doubled and damaged, one in four in a bucket, against an undisturbed one: ten minutes
 	PYTHONPATH=tests $(BIN)/python tests/faults/campaign.py $(or $(N),20) --seed $(SEED)
 
 fuzz: $(READY)  ## random settings, and random changes to files of every kind: make fuzz N=5000 SEED=7

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +26,14 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from psych_ray.errors import ResultsError, first_line
+from psych_ray.errors import ResultsError
 from psych_ray.results.schema import FOLDER, RESPONSES, Part, PartName
 from psych_ray.results.store import ResultsStore
 
 T = TypeVar("T")
 
 _APPLICATION = "psych_ray"
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _PARTITIONS = ["checkpoint", "condition"]
 _COMMITS_PER_CHECKPOINT = "100"
 """Delta Lake then writes a list of all parts, so that readers need not read all commits."""
@@ -234,7 +236,7 @@ class ResponsesLog:
         except CommitFailedError as error:
             if "Concurrent transaction" in str(error):
                 raise self._taken_over() from error
-            raise ResultsError(f"{self._uri}: cannot be committed to: {first_line(error)}") from error
+            raise ResultsError(f"{self._uri}: cannot be committed to: {_reason(error)}") from error
         except (DeltaError, OSError, ValueError) as error:
             if "://" in self._uri:
                 from psych_ray.results import object_errors
@@ -242,9 +244,16 @@ class ResponsesLog:
                 if object_errors.is_of_request(error):
                     raise object_errors.explain(error, f"{self._uri}/_delta_log", "read or written") from error
             raise ResultsError(
-                f"{self._uri}/_delta_log: cannot be read or written ({first_line(error)}); where it is damaged, "
+                f"{self._uri}/_delta_log: cannot be read or written ({_reason(error)}); where it is damaged, "
                 f"{_repair(self._uri)}"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What deltalake says, and what it gives as causes in further lines, at most 300 characters."""
+    first, *more = _ESCAPES.sub("", str(error)).splitlines() or [type(error).__name__]
+    causes = [line.strip().removeprefix("↳").strip() for line in more if line.strip().startswith("↳")]
+    return ": ".join([first.strip(), *causes])[:300]
 
 
 def _schema() -> pa.Schema:

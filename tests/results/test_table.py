@@ -196,6 +196,21 @@ def test_a_damaged_log_is_one_line_that_names_the_way_out(store, content):
     assert "\n" not in str(error.value)
 
 
+def test_a_full_disk_at_a_commit_is_said(store, monkeypatch):
+    arrow = "\n   \x1b[31m↳\x1b[0m "
+    said = f"Generic LocalFileSystem error{arrow}Unable to copy{arrow}No space left on device\n"
+    with open_table(store, "test", say=silent) as table:
+        part = written(store, people(store))
+        with monkeypatch.context() as patched:
+            patched.setattr(ResponsesLog, "_write", lambda *_: (_ for _ in ()).throw(OSError(said)))
+            with pytest.raises(
+                ResultsError, match=r"\(Generic LocalFileSystem error: Unable .*: No space left on device\)"
+            ):
+                table.commit([part])
+        table.commit([part])
+    assert responses(store).height == 16
+
+
 def test_parts_of_an_earlier_version_are_taken_into_the_log(store):
     refs = people(store)
     part = written(store, refs, "u1")

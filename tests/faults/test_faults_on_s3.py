@@ -19,7 +19,7 @@ from psych_ray.cli.main import main
 from psych_ray.results.store import open_store
 
 ROOT = "s3://bucket/folder"
-FEW = "transcripts.participants=6"
+FEW = "transcripts.participants=3"
 
 
 @pytest.fixture
@@ -56,12 +56,12 @@ def test_a_sweep_that_is_killed_and_resumed_while_requests_fail_loses_doubles_an
     assert said[0][0] == 0, said
     server.fail_at_random(s3_server.TRANSIENT, 0.2, seed=3)
     killed = sweep()
-    wait_for_parts(killed, ROOT, 3)
+    wait_for_parts(killed, ROOT, 2)
     killed.kill()
     said.append(finish(killed))
     assert said[-1][0] == -9, said
     wait_until_gone(sweep.scratch)
-    assert 3 <= n_parts(ROOT) < n_parts(tmp_path / "local"), "the kill came too late to disturb anything"
+    assert 2 <= n_parts(ROOT) < n_parts(tmp_path / "local"), "the kill came too late to disturb anything"
     said.append(finish(sweep()))
     assert said[-1][0] == 0, said[-1]
     server.clear_faults()

@@ -11,14 +11,15 @@ demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network need
 	$(BIN)/psych-ray sweep results.root=outputs/demo
 
 test: $(READY)  ## all tests, two files at a time: many of them wait more than they work
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
 
 test-fast: $(READY)  ## without Ray, without slow tests and with few of many similar cases
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray and not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray and not slow and not faults"
 
 N =
 SEED ?= 0
 faults: $(READY)  ## N=20 sweeps that are killed, stopped, doubled and damaged, one in four in a bucket, against an undisturbed one: ten minutes
+	$(BIN)/pytest -q -m faults tests/faults
 	PYTHONPATH=tests $(BIN)/python tests/faults/campaign.py $(or $(N),20) --seed $(SEED)
 
 fuzz: $(READY)  ## random settings, and random changes to files of every kind: make fuzz N=5000 SEED=7

@@ -47,6 +47,7 @@ def sweep(server, tmp_path, tiny_checkpoint, byte_tokenizer_directory):
     shutil.rmtree(scratch)
 
 
+@pytest.mark.faults
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_and_resumed_while_requests_fail_loses_doubles_and_changes_nothing(
@@ -81,6 +82,7 @@ def test_a_sweep_that_is_killed_and_resumed_while_requests_fail_loses_doubles_an
     assert not any(SECRET.encode() in content for content in objects + report)
 
 
+@pytest.mark.faults
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_bucket_that_goes_away_for_good_ends_the_sweep_in_one_line_and_the_same_command_continues(

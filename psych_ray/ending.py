@@ -75,9 +75,11 @@ class Ending:
         wakeup_before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
         thread = threading.Thread(target=self._watch, args=(numbers,), name="signals", daemon=True)
         thread.start()
+        hook_before, sys.unraisablehook = sys.unraisablehook, self._raise_again
         try:
             yield
         finally:
+            sys.unraisablehook = hook_before
             self._handled = []
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
@@ -98,6 +100,16 @@ class Ending:
         if not (self._is_raised or (is_first and self._is_patient)):
             self._is_raised = True  # once: a second one would interrupt what cleans up after the first
             raise KeyboardInterrupt
+
+    def _raise_again(self, ignored: sys.UnraisableHookArgs) -> None:
+        """Repeat an interruption that came where Python prints exceptions and goes on, such as after a fork."""
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(ignored)
+            return
+        self._is_raised = False
+        again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
 
     def _watch(self, numbers: socket.socket) -> None:
         """End the process if it has not ended in time; Python writes the number of every signal to the socket."""

@@ -244,14 +244,14 @@ def session_token() -> bool:
 def signal_handlers() -> bool:
     from ray._private import utils
 
-    before = utils.set_sigterm_handler
+    before, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
     with ray_keeps_signal_handlers():
         utils.set_sigterm_handler(lambda *_: sys.exit(15))
         kept = signal.getsignal(signal.SIGTERM)
     by_ray_init = "utils.set_sigterm_handler(" in source_of(import_module("ray._private.worker"))
     return (
         by_ray_init
-        and kept == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        and kept == signal.getsignal(signal.SIGTERM) == handler
         and utils.set_sigterm_handler == before
     )
 

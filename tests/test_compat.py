@@ -249,11 +249,7 @@ def signal_handlers() -> bool:
         utils.set_sigterm_handler(lambda *_: sys.exit(15))
         kept = signal.getsignal(signal.SIGTERM)
     by_ray_init = "utils.set_sigterm_handler(" in source_of(import_module("ray._private.worker"))
-    return (
-        by_ray_init
-        and kept == signal.getsignal(signal.SIGTERM) == handler
-        and utils.set_sigterm_handler == before
-    )
+    return by_ray_init and kept == signal.getsignal(signal.SIGTERM) == handler and utils.set_sigterm_handler == before
 
 
 def printed_errors() -> bool:

@@ -25,21 +25,6 @@ LIMITS = Limits(connect_s=1, request_s=0.5, retry_s=2)
 LOG = "_delta_log"
 
 
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server.s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(s3, monkeypatch, tmp_path):
-    cloud_credentials.forget_credentials(monkeypatch, tmp_path)
-    cloud_credentials.use_keys(monkeypatch, s3)
-    s3.clear()
-    s3.create_bucket("bucket")
-    return s3
-
-
 @pytest.fixture
 def store(server) -> ObjectStore:
     store = ObjectStore("s3://bucket/root", limits=LIMITS)

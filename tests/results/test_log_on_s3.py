@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cloud_credentials
 import pytest
 import s3_server
 from support_table import commit, responses
@@ -32,18 +31,8 @@ def part(unit: str) -> Part:
     return Part(PartName("a", "plain", unit, f"{len(unit):032}"), 10, footer(unit))
 
 
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server.s3_server() as server:
-        yield server
-
-
 @pytest.fixture
-def store(s3, monkeypatch, tmp_path) -> ObjectStore:
-    cloud_credentials.forget_credentials(monkeypatch, tmp_path)
-    cloud_credentials.use_keys(monkeypatch, s3)
-    s3.clear()
-    s3.create_bucket("bucket")
+def store(server) -> ObjectStore:
     return ObjectStore("s3://bucket/root", limits=Limits(connect_s=1, request_s=0.3, retry_s=1))
 
 

@@ -32,12 +32,6 @@ SERVICE_ACCOUNT = ("client_email", "private_key", "private_key_id")
 
 
 @pytest.fixture(scope="module")
-def s3():
-    with s3_server.s3_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def gcs():
     with s3_server.s3_server(s3_server.GcsHandler) as server:
         yield server

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 
-import cloud_credentials
 import numpy as np
 import pytest
 import s3_server
@@ -20,21 +19,6 @@ from psych_ray.results.table import ResponsesTable, open_table
 
 LIMITS = Limits(connect_s=1, request_s=1, retry_s=1, first_s=0.5)
 HOLDER = "lease/holder.json"
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server.s3_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(s3, monkeypatch, tmp_path):
-    cloud_credentials.forget_credentials(monkeypatch, tmp_path)
-    cloud_credentials.use_keys(monkeypatch, s3)
-    s3.clear()
-    s3.create_bucket("bucket")
-    return s3
 
 
 @pytest.fixture

@@ -48,13 +48,6 @@ from psych_ray.results.verify import verify
 from psych_ray.transcripts.record import Transcript
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("roots") / "whole"
-    assert complete(open_store(str(root))) == []
-    return root
-
-
 @pytest.fixture
 def store(whole, tmp_path) -> ResultsStore:
     shutil.copytree(whole, tmp_path / "root")

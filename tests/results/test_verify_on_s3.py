@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import cloud_credentials
 import pytest
-import s3_server
 from support_roots import complete, rows
 
 from psych_ray.results.compact import Compacted, compact
@@ -17,18 +15,8 @@ from psych_ray.results.table import open_table
 from psych_ray.results.verify import LOG, verify
 
 
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server.s3_server() as server:
-        yield server
-
-
 @pytest.fixture
-def store(s3, monkeypatch, tmp_path) -> ResultsStore:
-    cloud_credentials.forget_credentials(monkeypatch, tmp_path)
-    cloud_credentials.use_keys(monkeypatch, s3)
-    s3.clear()
-    s3.create_bucket("bucket")
+def store(server) -> ResultsStore:
     return open_store("s3://bucket/root")
 
 

@@ -111,7 +111,7 @@ def scan_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> pl.DataFr
         held = "another size" if rows is None else f"{rows:,} rows"
         raise ResultsError(
             f"{store.location}/{name}: {held}, its log has {logged_rows:,} rows; "
-            f"psych-ray verify repair=true results.root={store.location} mends the log"
+            f"psych-ray verify repair=true results.root={store.location} repairs the log"
         )
     return found.drop("logged_rows").select(*_SCHEMA.names, *_KEYS)
 

@@ -76,14 +76,14 @@ class ResponsesLog:
         with self._errors():
             return self._repeat(self._open) is not None
 
-    def replaced(self, hours: float = 0) -> set[str]:
+    def replaced(self, hours: int = 0) -> set[str]:
         """Names of the files that left the table at least so many hours ago, and that the log still mentions."""
         with self._errors():
             table = self._table or self._repeat(self._open)
             if table is None:
                 return set()
             paths = self._repeat(
-                partial(table.vacuum, retention_hours=int(hours), dry_run=True, enforce_retention_duration=False)
+                partial(table.vacuum, retention_hours=hours, dry_run=True, enforce_retention_duration=False)
             )
         names = (f"{FOLDER}/{unquote(path)}" for path in paths)
         # They are removed: a log that was changed may name any file of this machine.

@@ -26,6 +26,8 @@ MEMORY_BYTES = 500_000_000
 _WAIT_FACTOR = 12
 """A rendering may wait for a processor so many times as long as it may use one."""
 _START_SECONDS = 300.0
+_EXIT_SECONDS = 5.0
+"""How long a process may take to end after it closed its connection."""
 _CHARACTERS, _PER_CHARACTER, _PER_TURN = 1_000_000, 10, 1_000
 """Characters of output, at most: some, and some more for each character and each turn of the conversation."""
 
@@ -116,7 +118,11 @@ class TemplateProcess:
     def _death(self) -> Exception:
         """Why the process ended: killed by the kernel for its CPU time, by a template's crash, or from outside."""
         assert self._process is not None
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its connection and goes on
+            self._process.kill()
+            status = self._process.wait()
         self._end()
         if status == -signal.SIGPROF:
             return LimitError(f"takes more than {self._seconds:g} s for a conversation")

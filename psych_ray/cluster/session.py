@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ray
 
+from psych_ray.cluster.agents import agents_end_with_this_process
 from psych_ray.cluster.probe import CONNECT_S, why_not_connected
 from psych_ray.cluster.shape import local_shape
 from psych_ray.cluster.watch import ClusterWatch
@@ -60,7 +61,7 @@ def ray_session(config: ClusterConfig, shape: ClusterShape | None = None) -> Ite
         return
     with temporary_directory() as directory, ray_on_loopback(), ray_token(secrets.token_hex(32)):
         _start_local(directory, (shape or local_shape(config)).nodes[0])
-        with _until_shut_down("the local Ray") as check:
+        with agents_end_with_this_process(), _until_shut_down("the local Ray") as check:
             yield check
 
 

@@ -99,6 +99,14 @@ def dead_ray_processes() -> list[str]:
     return [] if node is None else [names[kind] for kind, _ in node.dead_processes() if kind in names]
 
 
+def raylet_process() -> int:
+    """Process id of the raylet that this process has started (Ray 2.60)."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
 def ray_node_is_alive() -> Callable[[float], bool | None]:
     """Function that asks whether the node that this process is connected to is alive, with a time-out in seconds.
 

@@ -96,3 +96,24 @@ def test_replicas_import_nothing_from_the_working_directory(session):
     found = ray.get(ray.remote(lambda: sys.path).remote())
     assert str(session.parent) not in found
     assert str(session) in found, "which no other user can write to"
+
+
+KILLED = """
+import time
+from psych_ray.cluster.session import ray_session
+from psych_ray.config import ClusterConfig
+with ray_session(ClusterConfig()):
+    print("started", flush=True)
+    time.sleep(300)
+"""
+
+
+def test_every_process_ends_with_a_killed_driver(scratch):
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "started\n"
+        started = psutil.Process(driver.pid).children(recursive=True)
+        titles = [process.cmdline()[0] for process in started]
+        driver.kill()
+    assert {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= set(titles)
+    assert psutil.wait_procs(started, timeout=20)[1] == []

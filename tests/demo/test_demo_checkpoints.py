@@ -237,7 +237,8 @@ def test_interrupted_making_leaves_nothing(tmp_path: Path, after_s: float) -> No
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) != 0
     assert not list(tmp_path.iterdir())
-    assert psutil.wait_procs(children, timeout=0)[1] == []
+    # One that was interrupted while it was started is not killed; it ends when it notices that its parent is gone.
+    assert psutil.wait_procs(children, timeout=20)[1] == []
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ class RankDone:
 
     replica: int
     rank: int = 0
+    left: frozenset[str] = frozenset()
+    """Ids of the unit's transcripts that were not scored, because the unit was cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,47 @@ class ReplicaWaits:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaPlaced:
+    """The ranks of a replica have processes on these nodes, by rank; Ray may choose others than those asked for."""
+
+    replica: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node can be used, with room for so many ranks at a time; of a known node, that number has changed."""
+
+    node: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDraining:
+    """A node will be gone in `seconds`, or soon where that is None: a spot instance is taken back, or it was drained."""
+
+    node: str
+    seconds: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """A node is gone, with all ranks on it."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsOnDisk:
+    """Weights lie on the disk of a node, or, with `is_there=False`, do not any more."""
+
+    node: str
+    weights: str
+    is_there: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; sent when `Scheduler.deadline` is reached, or at any other moment."""
 
@@ -61,7 +104,9 @@ class Interrupted:
     """The sweep is to end early: units that are being scored may be finished, no other is handed out."""
 
 
-Event = RankDone | RankFailed | RankDied | RankProgress | ReplicaWaits | Tick | Interrupted
+RankEvent = RankDone | RankFailed | RankDied | RankProgress | ReplicaWaits | ReplicaPlaced
+NodeEvent = NodeJoined | NodeDraining | NodeLost | WeightsOnDisk
+Event = RankEvent | NodeEvent | Tick | Interrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +117,8 @@ class StartReplica:
     weights: str
     pass_share: float = 1.0
     """Share of the engine's own number of tokens per forward pass; halved after a gang ran out of memory."""
+    nodes: tuple[str, ...] = ()
+    """Where, by rank: asked for, not required."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +127,21 @@ class Score:
 
     replica: int
     unit: Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Let the replica end its unit after the transcript that it is scoring, and report what is left of the unit."""
+
+    replica: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bring these weights to the disk of a node, as a replica will be started there; it may fail without consequence."""
+
+    node: str
+    weights: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +175,4 @@ class Warn:
     """False for preemption, which is not counted."""
 
 
-Action = StartReplica | Score | StopReplica | Skip | StopSweep | Warn
+Action = StartReplica | Score | Cut | Fetch | StopReplica | Skip | StopSweep | Warn

@@ -71,7 +71,7 @@ class NodeJoined:
 
 @dataclass(frozen=True, slots=True)
 class NodeDraining:
-    """A node will be gone in `seconds`, or soon where that is None: a spot instance is taken back, or it was drained."""
+    """A node will be gone in `seconds`, or soon where that is None: it was drained, or is taken back by the cloud."""
 
     node: str
     seconds: float | None
@@ -138,7 +138,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Bring these weights to the disk of a node, as a replica will be started there; it may fail without consequence."""
+    """Bring these weights to the disk of a node, where a replica will be started; nothing follows if it fails."""
 
     node: str
     weights: str

@@ -59,6 +59,16 @@ class Unit:
         middle = len(self.transcripts) // 2
         return self._of(self.transcripts[:middle]), self._of(self.transcripts[middle:])
 
+    def divided(self, seconds: float) -> tuple[Unit, Unit | None]:
+        """Return a unit of its first transcripts that takes about `seconds`, at least one, and the rest, if any."""
+        per_character = self.seconds / max(1, self.n_characters)
+        n, total = 1, self.transcripts[0].n_characters * per_character
+        while n < len(self.transcripts) and total + self.transcripts[n].n_characters * per_character <= seconds:
+            total += self.transcripts[n].n_characters * per_character
+            n += 1
+        rest = self.transcripts[n:]
+        return self._of(self.transcripts[:n]), self._of(rest) if rest else None
+
     def _of(self, transcripts: tuple[TranscriptRef, ...]) -> Unit:
         share = sum(t.n_characters for t in transcripts) / max(1, self.n_characters)
         return Unit(self.checkpoint, self.condition, transcripts, share * self.seconds)

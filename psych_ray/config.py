@@ -87,6 +87,17 @@ class ClusterKind(StrEnum):
     existing = "existing"
 
 
+class Notices(StrEnum):
+    """Whose metadata service is asked whether the cloud will take a node back."""
+
+    auto = "auto"
+    """That of the cloud which the node is on, by what its firmware says; elsewhere nothing is asked."""
+    none = "none"
+    aws = "aws"
+    gcp = "gcp"
+    azure = "azure"
+
+
 class TrackingKind(StrEnum):
     """Where the progress of a sweep is shown."""
 
@@ -254,6 +265,9 @@ class ClusterConfig:
     """CPU cores per rank; None: the cores of a node divided by the ranks that it can hold."""
     attempts: int = 2
     """Number of times that a unit may fail before it is split or skipped, and that a replica may fail to load."""
+
+    notices: Notices = Notices.auto
+    """Cloud whose notices of preemption are watched for, on every node: auto, none, aws, gcp or azure."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus", "cpus_per_replica", "attempts", "ranks"):

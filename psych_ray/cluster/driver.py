@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
@@ -22,12 +22,17 @@ from psych_ray.errors import ClusterLostError, FailureKind, PsychRayError, Resul
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.events import (
     Action,
+    Cut,
     Event,
+    Fetch,
     Interrupted,
+    NodeEvent,
+    NodeLost,
     RankDied,
     RankDone,
     RankFailed,
     RankProgress,
+    ReplicaPlaced,
     ReplicaWaits,
     Score,
     Skip,
@@ -52,13 +57,38 @@ SUSPENDED_S = 60.0
 """A longer pause between two looks at the clock was not one of the ranks: this process was stopped, and saw nothing."""
 
 
+class Nodes(Protocol):
+    """Tells of the nodes of the cluster."""
+
+    def events(self) -> list[NodeEvent]:
+        """What happened since the last call; at the first, every node has joined."""
+
+    def is_alive(self, node: str) -> bool | None:
+        """Whether a node is alive; None where that cannot be told."""
+
+    def notes(self) -> list[str]:
+        """Lines for the user since the last call."""
+
+
+class Fetches(Protocol):
+    """Brings weights to the disks of nodes."""
+
+    def fetch(self, node: str, weights: str) -> None:
+        """Begin to; returns at once."""
+
+    def events(self) -> list[NodeEvent]:
+        """What lies on disks since the last call."""
+
+
 def drive(
     scheduler: Scheduler,
     specs: Mapping[str, ReplicaSpec],
     slots: Slots,
     table: Table,
     tracker: Tracker,
+    nodes: Nodes,
     *,
+    fetches: Fetches | None = None,
     across_nodes: bool = False,
     ending: Ending | None = None,
     check: Callable[[], None] = lambda: None,
@@ -67,12 +97,16 @@ def drive(
 ) -> list[str]:
     """Carry out the scheduler's actions until all units are done or skipped; a line for each that was skipped.
 
-    `specs` by the slug of the weights; `table` is what parts are committed to. Needs a Ray session, of which `check`
+    `specs` by the slug of the weights; `table` is what parts are committed to; without `fetches`, weights are loaded
+    from where they lie. Needs a Ray session, of which `check`
     raises ClusterLostError once it no longer answers. Raises ResultsError when nothing can be committed any more, and
     KeyboardInterrupt after an interruption: units in flight may be finished for as long as `ending` allows.
     """
     commits = Commits(table, tracker, clock)
-    driver = _Driver(scheduler, specs, slots, commits, tracker, across_nodes, ending or Ending(), check, clock, sleep)
+    ending = ending or Ending()
+    driver = _Driver(
+        scheduler, specs, slots, commits, tracker, nodes, fetches, across_nodes, ending, check, clock, sleep
+    )
     with driver.ending.patiently():
         return driver.run()
 
@@ -93,6 +127,8 @@ class _Driver:
     slots: Slots
     commits: Commits
     tracker: Tracker
+    nodes: Nodes
+    fetches: Fetches | None
     across_nodes: bool
     ending: Ending
     check: Callable[[], None]
@@ -106,8 +142,10 @@ class _Driver:
     """By the reference to the outcome."""
     asked: dict[Any, tuple[int, int]] = field(default_factory=dict)
     """Replica and rank that were asked for their progress, by the reference to the answer."""
-    placed: set[int] = field(default_factory=set)
-    """Replicas of which a rank has answered."""
+    places: dict[int, dict[int, str]] = field(default_factory=dict)
+    """Nodes of the ranks of a replica that have answered."""
+    scoring: dict[int, Unit] = field(default_factory=dict)
+    """The unit that a replica was given last."""
     asks_at: float = 0.0
     looked_at: float | None = None
     suspended: float = 0.0
@@ -116,9 +154,9 @@ class _Driver:
     def run(self) -> list[str]:
         try:
             self._carry_out(self.scheduler.begin(self._now()))
+            self._handle(self.nodes.events())
             while not self.scheduler.finished or self.commits.deadline is not None:
-                for event in self._wait():
-                    self._carry_out(self.scheduler.handle(event, self._now()))
+                self._handle(self._wait())
                 self.commits.carry_out(last=self.scheduler.finished)
                 self.check()
                 self._obey(self.ending)
@@ -134,13 +172,17 @@ class _Driver:
             self.ending.interrupt()
         return self.skipped
 
+    def _handle(self, happened: Iterable[Event]) -> None:
+        for event in happened:
+            self._carry_out(self.scheduler.handle(event, self._now()))
+
     def _obey(self, ending: Ending) -> None:
         """After the first request to end, hand out no more units; KeyboardInterrupt when the time for them is over."""
         if not ending.is_asked:
             return
         if not self.is_interrupted:
             self.is_interrupted = True
-            self._carry_out(self.scheduler.handle(Interrupted(), self._now()))
+            self._carry_out(self.scheduler.handle(Interrupted(ending.seconds_left), self._now()))
             n = len({call.replica for call in self.calls.values()})
             if n:
                 again = "interrupt again to stop at once"
@@ -169,9 +211,14 @@ class _Driver:
         else:
             self.sleep(seconds)
         is_due = deadline is not None and self._now() >= deadline
-        events = [self._event(reference, self.calls.pop(reference)) for reference in done]
-        ticks = [Tick()] if is_due or not events else []
-        return [*events, *waits, *self._answers(), *ticks]
+        outcomes = [event for reference in done for event in self._outcome(reference, self.calls.pop(reference))]
+        ticks = [Tick()] if is_due or not outcomes else []
+        return [*self._of_nodes(), *outcomes, *waits, *self._answers(), *ticks]
+
+    def _of_nodes(self) -> list[NodeEvent]:
+        for note in self.nodes.notes():
+            self.tracker.handle(events.Noted(note))
+        return [*self.nodes.events(), *(self.fetches.events() if self.fetches else ())]
 
     def _ask_for_progress(self) -> list[Event]:
         """Ask every rank that has answered the last time; an event for each replica of which none has answered yet."""
@@ -184,7 +231,7 @@ class _Driver:
             for rank in range(len(gang.actors)):
                 if (replica, rank) not in silent:
                     self.asked[gang.progress(rank)] = (replica, rank)
-        unplaced = [replica for replica in self.gangs if replica not in self.placed]
+        unplaced = [replica for replica in self.gangs if replica not in self.places]
         free = resources(ray.available_resources()) if unplaced else ""
         return [ReplicaWaits(replica, f"{self.gangs[replica].asks_for}; free are {free}") for replica in unplaced]
 
@@ -197,22 +244,39 @@ class _Driver:
         for reference in done:
             replica, rank = self.asked.pop(reference)
             try:
-                answers.append(RankProgress(replica, rank, ray.get(reference)))
+                work, node = ray.get(reference)
             except RayError:
                 continue  # what it was asked to do reports its death
-            self.placed.add(replica)
+            answers += [RankProgress(replica, rank, work), *self._placed(replica, rank, node)]
         return answers
 
-    def _event(self, reference: Any, call: _Call) -> Event:
+    def _placed(self, replica: int, rank: int, node: str) -> list[Event]:
+        """Note where a rank is; an event when all ranks of the replica have told."""
+        places = self.places.setdefault(replica, {})
+        if rank in places:
+            return []
+        places[rank] = node
+        n_ranks = len(self.gangs[replica].actors)
+        return [ReplicaPlaced(replica, tuple(places[r] for r in range(n_ranks)))] if len(places) == n_ranks else []
+
+    def _outcome(self, reference: Any, call: _Call) -> list[Event]:
         try:
             outcome = ray.get(reference)
         except RayError as error:
-            return RankDied(call.replica, failure_of_death(error), call.rank)
+            return self._death(call, failure_of_death(error))
         if isinstance(outcome, Failure):
-            return RankFailed(call.replica, outcome, call.rank)
+            return [RankFailed(call.replica, outcome, call.rank)]
         if call.rank == 0:
             self._report(self.weights[call.replica], outcome)
-        return RankDone(call.replica, call.rank)
+        left = outcome.left if isinstance(outcome, UnitReport) else frozenset[str]()
+        return [RankDone(call.replica, call.rank, left)]
+
+    def _death(self, call: _Call, failure: Failure) -> list[Event]:
+        """The process of a rank is gone, perhaps with its node, of which the cluster may tell only later."""
+        node = self.places.get(call.replica, {}).get(call.rank)
+        is_lost = node is not None and failure.kind == FailureKind.lost and self.nodes.is_alive(node) is False
+        lost = [NodeLost(node)] if node is not None and is_lost else []
+        return [*lost, RankDied(call.replica, failure, call.rank)]
 
     def _report(self, weights: str, outcome: UnitReport | LoadReport) -> None:
         if isinstance(outcome, UnitReport):
@@ -229,8 +293,14 @@ class _Driver:
                 case StartReplica():
                     self._start(action)
                 case Score(replica=replica, unit=unit):
+                    self.scoring[replica] = unit
                     self._call(replica, unit, self.gangs[replica].score(unit))
                     self.tracker.handle(events.UnitStarted(unit.checkpoint, unit.condition, unit.id))
+                case Cut(replica=replica):
+                    self.gangs[replica].cut(self.scoring[replica])
+                case Fetch(node=node, weights=weights):
+                    if self.fetches is not None:
+                        self.fetches.fetch(node, weights)
                 case StopReplica(replica=replica):
                     self._stop(replica)
                 case Skip(unit=unit, reason=reason):
@@ -243,7 +313,7 @@ class _Driver:
     def _start(self, action: StartReplica) -> None:
         spec = replace(self.specs[action.weights], pass_share=action.pass_share)
         name = f"replica-{action.replica}-{action.weights}"
-        gang = Gang(spec, self.slots, name=name, across_nodes=self.across_nodes)
+        gang = Gang(spec, self.slots, name=name, across_nodes=self.across_nodes, nodes=action.nodes)
         self.gangs[action.replica] = gang
         self.weights[action.replica] = action.weights
         self._call(action.replica, None, gang.load())
@@ -257,6 +327,8 @@ class _Driver:
         """End a replica's processes and forget what they were asked to do."""
         self.calls = {reference: call for reference, call in self.calls.items() if call.replica != replica}
         self.asked = {reference: asked for reference, asked in self.asked.items() if asked[0] != replica}
+        self.places.pop(replica, None)
+        self.scoring.pop(replica, None)
         self.gangs.pop(replica).kill()
 
     def _skip(self, unit: Unit, reason: str) -> None:

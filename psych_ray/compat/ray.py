@@ -188,6 +188,16 @@ class RayNodes:
             return None
 
 
+def prefers_node(node: str) -> Any:
+    """Scheduling strategy of an actor: on this node, or elsewhere where there is no room or the node is gone (Ray 2.60).
+
+    Without the private argument an actor waits for room on a node that is full of others' work.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
+
+
 def keep_gpus_visible_to_ray_workers() -> None:
     """Keep Ray from hiding the GPUs from, and limiting the threads of, actors that reserve none (Ray 2.60).
 

@@ -103,6 +103,9 @@ class Tick:
 class Interrupted:
     """The sweep is to end early: units that are being scored may be finished, no other is handed out."""
 
+    seconds: float | None = None
+    """Time that is left for them; None: as long as they take."""
+
 
 RankEvent = RankDone | RankFailed | RankDied | RankProgress | ReplicaWaits | ReplicaPlaced
 NodeEvent = NodeJoined | NodeDraining | NodeLost | WeightsOnDisk

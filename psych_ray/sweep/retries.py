@@ -11,22 +11,28 @@ from psych_ray.sweep.unit import Unit
 
 HOPELESS = 5
 """Weights are given up after `HOPELESS * attempts` failures of units without a success between them."""
+NODES_LOST = 4
+"""A unit with which more nodes were lost without notice is taken for the reason. Preemption once an hour on average
+does that to a unit of a minute once in a billion times."""
 UNREACHABLE_PAUSES_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 PERMANENT = {FailureKind.transcript, FailureKind.task, FailureKind.checkpoint}
 """Failures that another attempt would meet again, at the same point on every rank of a gang."""
 
+_Key = tuple[str, str, str, str, int]
+
 
 @dataclass(slots=True)
 class Retries:
-    """Failures so far, by unit and by weights. Preemption is not counted."""
+    """Failures so far, by unit and by weights. Preemption with notice is not counted."""
 
     attempts: int
-    _units: Counter[Unit] = field(default_factory=Counter)
+    _units: Counter[_Key] = field(default_factory=Counter)
     _loads: Counter[str] = field(default_factory=Counter)
     """In a row."""
     _units_in_a_row: Counter[str] = field(default_factory=Counter)
     _unreachable: Counter[tuple[str, bool]] = field(default_factory=Counter)
     """In a row, by weights and whether they were loaded: a load that succeeds does not make a store reachable."""
+    _nodes_lost: Counter[_Key] = field(default_factory=Counter)
     _pass_share: dict[str, float] = field(default_factory=dict)
 
     def pause(self, weights: str, failure: Failure, *, is_loaded: bool) -> float | None:
@@ -52,17 +58,26 @@ class Retries:
 
     def committed(self, weights: str, unit: Unit) -> None:
         """Count a success."""
-        del self._units[unit]
+        key = _key(unit)
+        del self._units[key]
+        del self._nodes_lost[key]
         self._units_in_a_row[weights] = self._unreachable[weights, True] = 0
 
     def unit_failed(self, weights: str, unit: Unit) -> bool:
         """Count a failure of a unit; whether it is not tried again as it is."""
-        self._units[unit] += 1
+        key = _key(unit)
+        self._units[key] += 1
         self._units_in_a_row[weights] += 1
-        if self._units[unit] < self.attempts:
+        if self._units[key] < self.attempts:
             return False
-        del self._units[unit]
+        del self._units[key]
         return True
+
+    def node_lost(self, unit: Unit) -> bool:
+        """Count a node that was lost without notice while it scored a unit; whether the unit may be the reason."""
+        key = _key(unit)
+        self._nodes_lost[key] += 1
+        return self._nodes_lost[key] > NODES_LOST
 
     def is_hopeless(self, weights: str) -> bool:
         """Whether units of these weights failed too often in a row."""
@@ -76,3 +91,8 @@ class Retries:
         """Halve `pass_share`; its new value."""
         self._pass_share[weights] = self.pass_share(weights) / 2
         return self._pass_share[weights]
+
+
+def _key(unit: Unit) -> _Key:
+    """Checkpoint, condition and what tells its transcripts from those of other units: hashing all of them is slow."""
+    return (*unit.task, unit.transcripts[0].id, unit.transcripts[-1].id, len(unit.transcripts))

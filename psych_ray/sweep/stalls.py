@@ -75,14 +75,24 @@ class Pace:
 
     _measured: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     _estimated: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _all_measured: float = 0.0
+    _all_estimated: float = 0.0
 
     def committed(self, weights: str, unit: Unit, seconds: float) -> None:
         """Note how long a unit took."""
         self._measured[weights] += seconds
         self._estimated[weights] += unit.seconds
+        self._all_measured += seconds
+        self._all_estimated += unit.seconds
+
+    def ratio(self, weights: str) -> float:
+        """Measured over estimated time; of all weights where these were not measured, 1 where none was."""
+        if estimated := self._estimated.get(weights):
+            return self._measured[weights] / estimated
+        estimated = self._all_estimated
+        return self._all_measured / estimated if estimated else 1.0
 
     def stall_seconds(self, weights: str, unit: Unit, at_least: float) -> float:
         """How long a rank may show no progress with this unit: several times its most expensive transcript."""
-        estimated = self._estimated[weights]
-        pace = self._measured[weights] / estimated if estimated else 1.0
+        pace = self.ratio(weights) if self._estimated.get(weights) else 1.0
         return max(at_least, STALL_FACTOR * pace * unit.longest_seconds)

@@ -104,6 +104,18 @@ class Unit:
         first, second = Transcripts(self.transcripts[:middle]), Transcripts(self.transcripts[middle:])
         return self.with_transcripts(first), self.with_transcripts(second)
 
+    def divided(self, seconds: float) -> tuple[Unit, Unit | None]:
+        """Return a unit of its first transcripts that takes about `seconds`, at least one, and the rest, if any."""
+        per_character = self.seconds / max(1, self.n_characters)
+        n, total = 1, self.transcripts[0].n_characters * per_character
+        while n < len(self.transcripts) and total + self.transcripts[n].n_characters * per_character <= seconds:
+            total += self.transcripts[n].n_characters * per_character
+            n += 1
+        if n == len(self.transcripts):
+            return self, None
+        first, rest = Transcripts(self.transcripts[:n]), Transcripts(self.transcripts[n:])
+        return self.with_transcripts(first), self.with_transcripts(rest)
+
     def with_transcripts(self, transcripts: Transcripts) -> Unit:
         """Return the unit of some of its transcripts, with their share of its time."""
         share = transcripts.n_characters / max(1, self.n_characters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -29,6 +30,7 @@ from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.retries import HOPELESS, UNREACHABLE_PAUSES_S
 from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, Scheduler
 from psych_ray.sweep.stalls import STALL_FACTOR, Deadlines
+from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.unit import Unit
 
 TRANSIENT = [FailureKind.unknown, FailureKind.lost, FailureKind.out_of_memory, FailureKind.preempted]
@@ -51,8 +53,14 @@ def plan(
     attempts: int = 2,
     cost: dict[str, float] | None = None,
     ranks: dict[str, int] | None = None,
+    sharded: tuple[str, ...] = (),
+    weights_of: dict[str, str] | None = None,
 ) -> Scheduler:
-    return Scheduler.plan(all_units, slots=slots, attempts=attempts, cost=cost or {}, ranks=ranks)
+    """One node; `cost`: seconds of a unit by checkpoint. Loading is so slow that no second replica pays."""
+    checkpoints = {unit.checkpoint for unit in all_units}
+    facts = {name: WeightsFacts(n := (ranks or {}).get(name, 1), n > 1 or name in sharded, 1e9) for name in checkpoints}
+    costed = [replace(unit, seconds=(cost or {}).get(unit.checkpoint, unit.seconds)) for unit in all_units]
+    return Scheduler.plan(costed, attempts=attempts, nodes={"n": slots}, facts=facts, weights_of=weights_of)
 
 
 def decisions(actions) -> list:
@@ -72,9 +80,11 @@ class World:
         stuck: frozenset[str] = frozenset(),
         trouble: float = 0.0,
         ranks: dict[str, int] | None = None,
+        slots: int = 2,
         interrupted_after: int | None = None,
     ) -> None:
         self.interrupted_after = interrupted_after
+        self.slots = slots
         self.scheduler, self.rng, self.bad, self.trouble = scheduler, rng, bad, trouble
         self.stuck = stuck
         """Transcripts at which every replica stands still."""
@@ -158,7 +168,7 @@ class World:
                     assert replica not in self.started, "a number was used twice"
                     self.started.add(replica)
                     self.alive[replica] = weights
-                    assert sum(self.ranks.get(w, 1) for w in self.alive.values()) <= self.scheduler.slots
+                    assert sum(self.ranks.get(w, 1) for w in self.alive.values()) <= self.slots
                     self.busy[replica] = (None, set(range(self.ranks.get(weights, 1))))
                 case Score(replica=replica, unit=unit):
                     assert replica not in self.busy
@@ -186,7 +196,7 @@ def test_every_transcript_is_done_once_or_skipped_with_a_reason(trouble):
         ranks = {f"c{c}": rng.choice([1, 1, 2, 4]) for c in range(5)}
         slots = max(*ranks.values(), rng.randint(1, 6))
         scheduler = plan(work, slots=slots, attempts=rng.randint(1, 3), ranks=ranks)
-        world = World(scheduler, rng, bad=bad, stuck=stuck, trouble=trouble, ranks=ranks)
+        world = World(scheduler, rng, bad=bad, stuck=stuck, trouble=trouble, ranks=ranks, slots=slots)
         world.run()
         assert set(world.done.values()) <= {1}
         assert world.done.keys() | world.skipped.keys() == ids
@@ -202,7 +212,7 @@ def test_after_an_interruption_units_in_flight_are_finished_and_no_other_is_hand
         rng = random.Random(seed)
         ranks = {"b": 2}
         scheduler = plan([*units("a", 6), *units("b", 6), *units("c", 6)], slots=3, ranks=ranks)
-        world = World(scheduler, rng, trouble=trouble, ranks=ranks, interrupted_after=rng.randint(1, 12))
+        world = World(scheduler, rng, trouble=trouble, ranks=ranks, slots=3, interrupted_after=rng.randint(1, 12))
         world.run()
         assert world.is_interrupted
         assert max(world.done.values(), default=1) == 1
@@ -491,7 +501,7 @@ def test_a_deadline_that_is_none_is_refused(name, value):
 
 
 def test_a_sharded_replica_of_one_rank_reads_less_as_well():
-    scheduler = Scheduler.plan(units("a", 1), slots=1, attempts=2, cost={}, sharded=["a"])
+    scheduler = plan(units("a", 1), slots=1, sharded=("a",))
     loaded(scheduler)
     warning, _, again = scheduler.handle(failed(FailureKind.out_of_memory), 0.0)
     assert again.pass_share == 0.5
@@ -501,18 +511,19 @@ def test_a_sharded_replica_of_one_rank_reads_less_as_well():
     assert "its next gang" in last[0].message, "its halves are left"
 
 
-def test_after_a_pause_large_gangs_still_come_first():
-    work = units("big", 1) + units("s1", 1) + units("s2", 1) + units("s3", 1)
+def test_small_replicas_use_what_a_gang_leaves_and_make_room_for_it_after_their_unit():
+    work = units("big", 1) + units("s1", 3) + units("s2", 3) + units("s3", 1)
     scheduler = plan(work, slots=2, ranks={"big": 2}, cost={"s1": 3.0, "s2": 2.0, "s3": 1.0})
     (big,) = scheduler.begin()
     unreachable = [failed(FailureKind.unreachable, replica=big.replica, rank=rank) for rank in range(2)]
     first, second = [a for e in unreachable for a in decisions(scheduler.handle(e, 0.0)) if isinstance(a, StartReplica)]
-    assert scheduler.handle(Tick(), UNREACHABLE_PAUSES_S[0]) == [], "no slot is free"
     load(scheduler, first)
     load(scheduler, second)
+    assert scheduler.handle(Tick(), UNREACHABLE_PAUSES_S[0]) == [], "both score"
     assert decisions(scheduler.handle(RankDone(first.replica), 9.0)) == [StopReplica(first.replica)]
-    *_, again = decisions(scheduler.handle(RankDone(second.replica), 9.0))
-    assert again.weights == "big", "a lost one neither"
+    stop, again = decisions(scheduler.handle(RankDone(second.replica), 9.0))
+    assert stop == StopReplica(second.replica)
+    assert again.weights == "big"
 
 
 def test_a_unit_that_rank_0_committed_is_not_scored_again_when_another_rank_dies():
@@ -532,17 +543,17 @@ def test_nothing_can_be_committed_any_more():
     assert scheduler.handle(failed(FailureKind.sweep), 0.0) == [StopSweep("why")]
 
 
-def test_large_gangs_come_first_and_are_not_overtaken():
+def test_large_gangs_come_first_and_small_ones_take_what_they_leave():
     work = units("small", 1) + units("half", 1) + units("whole", 1) + units("other-half", 1)
     ranks = {"half": 2, "other-half": 2, "whole": 4}
     scheduler = plan(work, slots=5, cost={"small": 9.0}, ranks=ranks)
-    (whole,) = scheduler.begin()
-    assert whole.weights == "whole", "one slot is left, but the halves wait before the small one"
+    whole, small = scheduler.begin()
+    assert [whole.weights, small.weights] == ["whole", "small"]
     load(scheduler, whole, ranks=4)
     *_, actions = (scheduler.handle(RankDone(whole.replica, rank), 0.0) for rank in range(4))
     stop, *next_ones = actions
-    assert isinstance(stop, StopReplica)
-    assert [start.weights for start in next_ones] == ["half", "other-half", "small"]
+    assert stop == StopReplica(whole.replica)
+    assert [start.weights for start in next_ones] == ["half", "other-half"]
 
 
 def test_the_most_expensive_checkpoint_goes_first_and_slots_are_kept():
@@ -581,7 +592,7 @@ def test_a_condition_that_cannot_be_scored_takes_no_other_condition_with_it():
 
 def test_adapters_go_to_the_replica_that_holds_their_base():
     work = [*units("base", 1), *units("adapter", 1), *units("other", 1)]
-    scheduler = Scheduler.plan(work, slots=2, attempts=1, cost={"base": 2.0}, weights_of={"adapter": "base"})
+    scheduler = plan(work, slots=2, attempts=1, cost={"base": 2.0}, weights_of={"adapter": "base"})
     assert [a.weights for a in scheduler.begin()] == ["base", "other"]
     (first,) = scheduler.handle(RankDone(1), 0.0)
     (second,) = scheduler.handle(RankDone(1), 0.0)
@@ -591,7 +602,7 @@ def test_adapters_go_to_the_replica_that_holds_their_base():
 
 def test_an_adapter_that_cannot_be_scored_takes_no_other_adapter_with_it():
     work = [*units("base", 1), *units("adapter", 2)]
-    scheduler = Scheduler.plan(work, slots=1, attempts=1, cost={}, weights_of={"adapter": "base"})
+    scheduler = plan(work, slots=1, attempts=1, weights_of={"adapter": "base"})
     loaded(scheduler)
     (of_adapter,) = scheduler.handle(RankDone(1), 0.0)
     assert of_adapter.unit.checkpoint == "adapter"

@@ -6,24 +6,30 @@ transcripts that cannot be used, a results root with other settings, checkpoints
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from psych_ray.app.rates import measured_rates
 from psych_ray.app.status import write_plan
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group, simulator_checkpoint
 from psych_ray.checkpoints.shape import CheckpointShape, shape_of
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
-from psych_ray.errors import ResultsError, TranscriptError
+from psych_ray.errors import CheckpointError, ConfigError, ResultsError, TranscriptError
 from psych_ray.results.catalogue import catalogue
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_fit
-from psych_ray.sweep.cost import Device, characters_read, replica_device
+from psych_ray.sweep.cost import Device, load_seconds, most_characters_read, replica_device
 from psych_ray.sweep.placement import Placement, Placer
-from psych_ray.sweep.plan import Task, plan_task, without_committed
+from psych_ray.sweep.plan import PlannedTranscripts, Task, plan_task, without_committed
+from psych_ray.sweep.rates import Rate, Rates
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import Skipped, read_transcripts
@@ -48,6 +54,12 @@ class Prepared:
     """By slug of the weights that a replica loads, of those with missing responses."""
     devices: dict[str, Device]
     """What a replica of these weights runs on, by their slug; the times of the plan are estimated for it."""
+    rates: dict[str, Rate]
+    """Of one replica, by slug of the checkpoint, of those that have a placement."""
+    load_seconds: dict[str, float]
+    """Assumed time to load the weights, by their slug."""
+    unfit: dict[str, str]
+    """Reason why weights have no placement, by their slug; where `refuse` is set there are none."""
     slots: Slots
 
 
@@ -67,29 +79,31 @@ def prepare(
     *,
     write: bool = True,
     place_all: bool = False,
+    refuse: bool = True,
 ) -> Prepared:
     """Read the transcripts, and plan what is missing of these checkpoints for a cluster of this shape.
 
     `write`: also bring the transcripts into `sources/` of the store, as a sweep needs it. `place_all`: also
-    place checkpoints of which nothing is missing.
+    place checkpoints of which nothing is missing. `refuse`: raise for the first checkpoint that fits nowhere; else it
+    is in `unfit`.
     """
     identity = scoring_identity(config)
     _refuse_to_mix(store.location, snapshot, identity, checkpoints)
     skipped: list[Skipped] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)
     refs = catalogue(store, transcripts) if write else _survey(transcripts)
-    wanted = {ref.id for ref in refs if ref.n_responses}
-    if not wanted:
+    planned = PlannedTranscripts.of(refs)
+    if not planned.refs:
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
+    committed = snapshot.committed_among([ref.id for ref in planned.refs])
     missing = [
         checkpoint
         for checkpoint in checkpoints
-        if place_all or any(wanted - snapshot.committed.get((checkpoint.slug, c), set()) for c in config.conditions)
+        if place_all or not all(_is_complete(committed.get((checkpoint.slug, c))) for c in config.conditions)
     ]
     shapes = {checkpoint.slug: shape_of(checkpoint) for checkpoint in missing}
     longest = max(ref.n_characters for ref in refs)
-    placements = _placements(missing, shapes, config, cluster, longest=longest)
-    slots = _slots([placement.ranks for placement in placements.values()], config, cluster)
+    placements, slots, unfit = _place(missing, shapes, config, cluster, longest=longest, refuse=refuse)
     devices = {
         weights: replica_device(ranks=placement.ranks, cpus=slots.cpus, gpus=_gpus(slots, config))
         for weights, placement in placements.items()
@@ -99,14 +113,14 @@ def prepare(
         write_plan(
             store, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
         )
+    rates = measured_rates(snapshot, checkpoints, shapes, planned, committed, config.scoring)
+    costs = {
+        checkpoint.slug: _Cost(rates, checkpoint, shapes[checkpoint.slug], devices[load_group(checkpoint)])
+        for checkpoint in missing
+        if load_group(checkpoint) in devices
+    }
     tasks = [
-        plan_task(
-            checkpoint=checkpoint.slug,
-            condition=condition,
-            transcripts=refs,
-            unit_seconds=config.scoring.unit_seconds,
-            seconds_of=_seconds_of(devices.get(load_group(checkpoint)), shapes.get(checkpoint.slug), config),
-        )
+        _task(checkpoint, condition, planned, costs.get(checkpoint.slug), config)
         for checkpoint in checkpoints
         for condition in config.conditions
     ]
@@ -115,13 +129,56 @@ def prepare(
         snapshot=snapshot,
         checkpoints={checkpoint.slug: checkpoint for checkpoint in checkpoints},
         scoring=identity,
-        tasks=without_committed(tasks, snapshot.committed),
+        tasks=without_committed(tasks, committed),
         skipped=skipped,
         cluster=cluster,
         placements=placements,
         devices=devices,
+        rates={slug: cost.rate() for slug, cost in costs.items()},
+        load_seconds={
+            load_group(checkpoint): load_seconds(shapes[checkpoint.slug])
+            for checkpoint in missing
+            if load_group(checkpoint) in placements
+        },
+        unfit=unfit,
         slots=slots,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What is known of the time that a checkpoint takes."""
+
+    rates: Rates
+    checkpoint: Checkpoint
+    shape: CheckpointShape
+    device: Device
+
+    def rate(self, condition: str | None = None) -> Rate:
+        """Of one replica; None: over all conditions."""
+        slug, n_parameters = self.checkpoint.slug, self.shape.n_parameters
+        if condition is None:
+            return self.rates.of_checkpoint(slug, n_parameters, self.device)
+        return self.rates.of_task(slug, condition, n_parameters, self.device)
+
+
+def _task(
+    checkpoint: Checkpoint, condition: str, planned: PlannedTranscripts, cost: _Cost | None, config: Config
+) -> Task:
+    """Divide a task; in no time where nothing of the checkpoint is missing, or it has no placement."""
+    return plan_task(
+        checkpoint=checkpoint.slug,
+        condition=condition,
+        transcripts=planned,
+        unit_seconds=config.scoring.unit_seconds,
+        characters_per_s=cost.rate(condition).characters_per_s if cost else math.inf,
+        divided_at=cost.rate().characters_per_s if cost else None,
+        most_characters=most_characters_read(config.scoring, cost.shape.context) if cost else None,
+    )
+
+
+def _is_complete(committed_T: NDArray[np.bool_] | None) -> bool:
+    return committed_T is not None and bool(committed_T.all())
 
 
 def scoring_identity(config: Config) -> ScoringIdentity:
@@ -148,26 +205,46 @@ def checkpoint_facts(checkpoint: Checkpoint) -> CheckpointFacts:
     )
 
 
-def _placements(
+def _place(
     checkpoints: Iterable[Checkpoint],
-    shapes: dict[str, CheckpointShape],
+    shapes: Mapping[str, CheckpointShape],
     config: Config,
     cluster: ClusterShape,
     *,
     longest: int,
-) -> dict[str, Placement]:
-    """Place each set of weights; where adapters share them, as the adapters need it."""
+    refuse: bool,
+) -> tuple[dict[str, Placement], Slots, dict[str, str]]:
+    """Place each set of weights, and divide the cluster among them; reasons, by slug, for weights that fit nowhere."""
+    placements: dict[str, Placement] = {}
+    unfit: dict[str, str] = {}
     placer = Placer(
         cluster, config.scoring, ranks=config.cluster.ranks, across_nodes=config.cluster.across_nodes, longest=longest
     )
-    most_demanding: dict[str, Checkpoint] = {}
+    for weights, checkpoint in _most_demanding(checkpoints).items():
+        try:
+            placements[weights] = placer.choose_placement(checkpoint.card.id, shapes[checkpoint.slug])
+        except CheckpointError as error:
+            if refuse:
+                raise
+            unfit[weights] = str(error)
+    while True:
+        try:
+            return placements, _slots([one.ranks for one in placements.values()], config, cluster), unfit
+        except ConfigError as error:
+            if refuse or not placements:
+                raise
+            most = max(one.ranks for one in placements.values())
+            unfit |= {weights: f"{weights}: {error}" for weights, one in placements.items() if one.ranks == most}
+            placements = {weights: one for weights, one in placements.items() if one.ranks < most}
+
+
+def _most_demanding(checkpoints: Iterable[Checkpoint]) -> dict[str, Checkpoint]:
+    """One checkpoint for each set of weights; where adapters share them, an adapter."""
+    chosen: dict[str, Checkpoint] = {}
     for checkpoint in checkpoints:
-        if checkpoint.base_of_adapter or load_group(checkpoint) not in most_demanding:
-            most_demanding[load_group(checkpoint)] = checkpoint
-    return {
-        weights: placer.choose_placement(checkpoint.card.id, shapes[checkpoint.slug])
-        for weights, checkpoint in most_demanding.items()
-    }
+        if checkpoint.base_of_adapter or load_group(checkpoint) not in chosen:
+            chosen[load_group(checkpoint)] = checkpoint
+    return chosen
 
 
 def _slots(ranks: Sequence[int], config: Config, cluster: ClusterShape) -> Slots:
@@ -181,20 +258,6 @@ def _slots(ranks: Sequence[int], config: Config, cluster: ClusterShape) -> Slots
 
 def _gpus(slots: Slots, config: Config) -> int:
     return 0 if config.scoring.device == "cpu" else slots.gpus
-
-
-def _seconds_of(
-    device: Device | None, shape: CheckpointShape | None, config: Config
-) -> Callable[[TranscriptRef], float]:
-    """Estimated time of a transcript; 0 for a checkpoint of which nothing is missing."""
-
-    def seconds(transcript: TranscriptRef) -> float:
-        if device is None or shape is None:
-            return 0.0
-        n_characters = characters_read(transcript.n_characters, config.scoring, shape.context)
-        return device.seconds(n_characters, shape.n_parameters)
-
-    return seconds
 
 
 def _checkpoints(config: Config, say: Callable[[str], None]) -> list[Checkpoint]:

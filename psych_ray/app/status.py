@@ -43,12 +43,14 @@ class RootStatus:
 
 def status_of(store: ResultsStore) -> RootStatus:
     """Count what is committed. ResultsError where there is no sweep, or a part is damaged."""
-    catalogued = {ref.id for ref in catalogue_index(store) if ref.n_responses}
+    catalogued = [ref.id for ref in catalogue_index(store) if ref.n_responses]
     if not catalogued:
         raise ResultsError(f"{store.location}: no sweep there yet; run psych-ray sweep results.root={store.location}")
     snapshot = Snapshot.read(store)
     keys = dict.fromkeys([*planned_tasks(store), *snapshot.tasks])
-    return RootStatus(len(catalogued), tuple(_task(snapshot, *key, catalogued) for key in keys))
+    n_committed = {key: int(is_in.sum()) for key, is_in in snapshot.committed_among(catalogued).items()}
+    missing = {key: len(catalogued) - n_committed.get(key, 0) for key in keys}
+    return RootStatus(len(catalogued), tuple(_task(snapshot, *key, n) for key, n in missing.items()))
 
 
 def write_plan(store: ResultsStore, tasks: Sequence[tuple[str, str]]) -> None:
@@ -76,15 +78,15 @@ def _name(task: dict[str, object], key: str) -> str:
     return name
 
 
-def _task(snapshot: Snapshot, checkpoint: str, condition: str, all_ids: set[str]) -> TaskStatus:
+def _task(snapshot: Snapshot, checkpoint: str, condition: str, missing: int) -> TaskStatus:
     committed = snapshot.tasks.get((checkpoint, condition))
     if committed is None:
-        return TaskStatus(checkpoint, condition, transcripts_missing=len(all_ids))
+        return TaskStatus(checkpoint, condition, transcripts_missing=missing)
     return TaskStatus(
         checkpoint,
         condition,
         transcripts=len(committed.transcripts),
-        transcripts_missing=len(all_ids - committed.transcripts),
+        transcripts_missing=missing,
         rows=committed.rows,
         rows_not_scored=committed.rows - committed.rows_by_status.get(Status.scored, 0),
         parts=committed.n_parts,

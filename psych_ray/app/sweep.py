@@ -168,6 +168,7 @@ def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:
             identity=prepared.scoring,
             engine=prepared.placements[weights].engine,
             device=config.scoring.device,
+            device_name=prepared.devices[weights].name,
             nvme=config.scoring.nvme,
             results_root=prepared.store.location,
             allow_pickle=config.checkpoints.allow_pickle,

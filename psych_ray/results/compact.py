@@ -38,7 +38,7 @@ class Compacted:
 def compact(
     table: ResponsesTable, *, rows: int = _ROWS, n_bytes: int = _BYTES, say: Callable[[str], None] = lambda _: None
 ) -> Compacted:
-    """Rewrite parts of the same checkpoint, condition, engine and versions into parts of about so many rows or bytes.
+    """Rewrite parts that the same facts made into parts of about so many rows or bytes.
 
     Holds the rows of one new part at a time. `say` gets a line for each task that changes.
     """
@@ -112,7 +112,9 @@ def merged_footer(footers: Sequence[Footer]) -> Footer:
 
 def _made_by(footer: Footer) -> str:
     facts = asdict(footer)
-    return json.dumps({name: facts[name] for name in ("checkpoint", "scoring", "engine", "versions")}, sort_keys=True)
+    return json.dumps(
+        {name: facts[name] for name in ("checkpoint", "scoring", "engine", "versions", "device")}, sort_keys=True
+    )
 
 
 def _require_same(new: Footer, sources: Sequence[Footer]) -> None:

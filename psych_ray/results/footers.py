@@ -2,7 +2,7 @@
 
 A copy of what is in the parts: whoever commits parts writes one file for them, and what no file holds is read from the
 part itself. Names end with the checksum of the content; a file that is not what was written is ignored. Columns, so
-that counts of a hundred thousand parts are summed without an object for each.
+that counts of a hundred thousand parts are summed without an object for each; ids of transcripts are numbers in memory.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from threading import Lock
 from typing import Any
 
 import polars as pl
@@ -23,12 +24,15 @@ from psych_ray.results.log import LoggedPart
 from psych_ray.results.parts import checksum, footer_of, read_part, to_parquet
 from psych_ray.results.schema import Footer, Part, Tally
 from psych_ray.results.store import ResultsStore
+from psych_ray.results.transcript_ids import TranscriptIds
 
 FOLDER = "footers"
 _THREADS = 8
 _FILES_AT_MOST = 64
 _MERGED_AT_ONCE = 32
-_MADE_BY = ("condition", "checkpoint", "scoring", "engine", "versions")
+_IDS_PER_FILE = 2_000_000
+"""Of transcripts, about, in files that are merged: 8 of them are read at a time."""
+_MADE_BY = ("condition", "checkpoint", "scoring", "engine", "versions", "device")
 """Fields of a footer that are the same for many parts."""
 _COLUMNS = ("unit", "rows", "transcripts")
 """Fields that are columns of their own, beside counts by status and study."""
@@ -36,6 +40,7 @@ _COUNTS = pa.list_(pa.struct([("status", pa.string()), ("rows", pa.int64())]))
 _TALLIES = pa.list_(
     pa.struct([("study", pa.string()), ("responses", pa.int64()), ("nll_nats", pa.float64()), ("top1", pa.int64())])
 )
+_COUNTED = {"tokens": pl.Int64, "seconds": pl.Float64}
 _KEYS = {"checkpoint": pl.String, "condition": pl.String}
 _SCHEMA = pa.schema(
     [
@@ -52,6 +57,15 @@ _SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Footers:
+    """The footers of parts, one row each in the order of the parts."""
+
+    rows: pl.DataFrame
+    """Columns of the files, `transcripts` as numbers, then `tokens`, `seconds`, `checkpoint` and `condition`."""
+    ids: TranscriptIds
+
+
 def write_footers(store: ResultsStore, parts: Sequence[Part]) -> str:
     """Write the footers of these parts as one file; its name."""
     return _write(store, _rows(parts))
@@ -62,28 +76,33 @@ class FooterFiles:
 
     def __init__(self, store: ResultsStore) -> None:
         self._store = store
-        self._levels: list[list[str]] = []
-        """Names of the files that were merged 0, 1, 2, … times, so that no footer is written again often."""
+        self._levels: list[dict[str, int]] = []
+        """Names of the files that were merged 0, 1, 2, … times, so that no footer is written again often, and how many
+        ids of transcripts each holds."""
 
     def write(self, parts: Sequence[Part]) -> None:
         """Write the footers of these parts."""
-        self._add(0, write_footers(self._store, parts))
+        n_ids = sum(len(part.footer.transcripts) for part in parts)
+        self._add(0, write_footers(self._store, parts), n_ids)
 
-    def _add(self, level: int, name: str) -> None:
+    def _add(self, level: int, name: str, n_ids: int) -> None:
         if level == len(self._levels):
-            self._levels.append([])
-        names = self._levels[level]
-        names.append(name)
-        if len(names) >= _MERGED_AT_ONCE:
-            tables = [table for one in names if (table := read_file(self._store, one)) is not None]
-            merged = _write(self._store, pa.concat_tables([_SCHEMA.empty_table(), *tables]))
-            self._store.remove(one for one in names if one != merged)
-            self._levels[level] = []
-            self._add(level + 1, merged)
+            self._levels.append({})
+        files = self._levels[level]
+        files[name] = n_ids
+        if len(files) < _MERGED_AT_ONCE:
+            return
+        self._levels[level] = {}
+        if sum(files.values()) > _IDS_PER_FILE:
+            return  # large enough to stay as they are
+        tables = [table for one in files if (table := read_file(self._store, one)) is not None]
+        merged = _write(self._store, pa.concat_tables([_SCHEMA.empty_table(), *tables]))
+        self._store.remove(one for one in files if one != merged)
+        self._add(level + 1, merged, sum(files.values()))
 
 
-def scan_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> pl.DataFrame:
-    """The footers of these parts, one row each in their order, with `checkpoint` and `condition` as last columns.
+def scan_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> Footers:
+    """The footers of these parts.
 
     ResultsError for a part that is damaged, or has another number of rows than the log says.
     """
@@ -97,13 +116,13 @@ def scan_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> pl.DataFr
         },
         schema={"name": pl.String, "size": pl.Int64, "logged_rows": pl.Int64, **_KEYS},
     )
-    tables = [table for _, table in _files(store) if table is not None]
-    known = _frame(tables).unique("name")
+    ids = TranscriptIds()
+    known = _frame(_files(store, ids)).unique("name")
     missing = log.with_row_index().join(known, on=["name", "size"], how="anti")["index"].to_list()
     if missing:
         with ThreadPoolExecutor(_THREADS) as pool:
             parts = list(pool.map(partial(read_part, store), (logged[index].name for index in missing)))
-        known = pl.concat([known, _frame([_rows(parts)])])
+        known = pl.concat([known, _frame([_encoded(_rows(parts), ids)])])
     found = log.join(known, on=["name", "size"], how="left", maintain_order="left")
     for name, rows, logged_rows in found.filter(
         pl.col("rows").ne_missing(pl.col("logged_rows"))
@@ -113,24 +132,32 @@ def scan_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> pl.DataFr
             f"{store.location}/{name}: {held}, its log has {logged_rows:,} rows; "
             f"psych-ray verify repair=true results.root={store.location} repairs the log"
         )
-    return found.drop("logged_rows").select(*_SCHEMA.names, *_KEYS)
+    counts = (
+        pl.col("more").str.json_path_match(f"$.{name}").cast(kind, strict=False).fill_null(0).alias(name)
+        for name, kind in _COUNTED.items()
+    )
+    return Footers(found.select(*_SCHEMA.names, *counts, *_KEYS), ids)
 
 
 def read_footers(store: ResultsStore, logged: Sequence[LoggedPart]) -> list[Part]:
     """The same as objects, in the same order; for a few parts."""
-    rows = scan_footers(store, logged).iter_rows(named=True)
+    footers = scan_footers(store, logged)
+    rows = _decoded(footers).to_pylist()
     return [Part(part.name, part.size, _footer(row)) for part, row in zip(logged, rows, strict=True)]
 
 
-def merge_footers(store: ResultsStore, footers: pl.DataFrame) -> None:
-    """Write the footers of all parts of the table as one file, and remove the others, where there are many.
+def merge_footers(store: ResultsStore, footers: Footers) -> None:
+    """Write the footers of all parts of the table as few files, and remove the others, where there are many.
 
     Only for the process that alone commits.
     """
     names = _names(store)
-    if len(names) > _FILES_AT_MOST:
-        written = _write(store, footers.select(_SCHEMA.names).to_arrow().cast(_SCHEMA))
-        store.remove(name for name in names if name != written)
+    n_ids = footers.rows["transcripts"].list.len().cast(pl.Int64)
+    if len(names) > _FILES_AT_MOST + 2 * (n_ids.sum() or 0) // _IDS_PER_FILE:
+        runs = footers.rows.with_columns(((n_ids.cum_sum() - 1) // _IDS_PER_FILE).alias("file"))
+        parts = runs.partition_by("file", maintain_order=True, include_key=False)
+        written = {_write(store, _decoded(Footers(rows, footers.ids))) for rows in parts}
+        store.remove(name for name in names if name not in written)
 
 
 @lru_cache(1024)
@@ -160,8 +187,23 @@ def _rows(parts: Iterable[Part]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
+def _encoded(table: pa.Table, ids: TranscriptIds) -> pa.Table:
+    """The rows of a file with numbers in place of ids of transcripts."""
+    return table.set_column(_SCHEMA.get_field_index("transcripts"), "transcripts", ids.encode(table["transcripts"]))
+
+
+def _decoded(footers: Footers) -> pa.Table:
+    """The rows of footers as files hold them."""
+    rows = footers.rows.select(_SCHEMA.names).to_arrow()
+    index = _SCHEMA.get_field_index("transcripts")
+    lists = rows["transcripts"].cast(pa.list_(pa.int32())).combine_chunks()
+    lists = lists if isinstance(lists, pa.Array) else pa.concat_arrays(lists.chunks)
+    return rows.set_column(index, "transcripts", footers.ids.decode(lists)).cast(_SCHEMA)
+
+
 def _frame(tables: Sequence[pa.Table]) -> pl.DataFrame:
-    frame = pl.from_arrow(pa.concat_tables([_SCHEMA.empty_table(), *tables]))
+    empty = _encoded(_SCHEMA.empty_table(), TranscriptIds())
+    frame = pl.from_arrow(pa.concat_tables([empty, *(table.cast(empty.schema) for table in tables)]))
     assert isinstance(frame, pl.DataFrame)
     return frame
 
@@ -177,10 +219,17 @@ def _names(store: ResultsStore) -> list[str]:
     return [file.name for file in store.files(FOLDER) if file.name.endswith(".parquet")]
 
 
-def _files(store: ResultsStore) -> list[tuple[str, pa.Table | None]]:
-    names = _names(store)
+def _files(store: ResultsStore, ids: TranscriptIds) -> list[pa.Table]:
+    """The rows of all files that are what was written; the ids in them are added to `ids`."""
+    one_at_a_time = Lock()
+
+    def read(name: str) -> pa.Table | None:
+        table = read_file(store, name)
+        with one_at_a_time:
+            return None if table is None else _encoded(table, ids)
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(zip(names, pool.map(partial(read_file, store), names), strict=True))
+        return [table for table in pool.map(read, _names(store)) if table is not None]
 
 
 def read_file(store: ResultsStore, name: str) -> pa.Table | None:

@@ -113,6 +113,18 @@ class Footer:
     """Tokens read."""
     seconds: float = 0.0
     """Spent scoring."""
+    device: str | None = None
+    """What the replica ran on, all its ranks, for example `2 GPUs`; None in parts of earlier versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was read in how long, from the footers of parts."""
+
+    device: str | None
+    """As in the footers."""
+    tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,19 @@ Status, resume, running means and the check of settings all use it, so that none
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from psych_ray.errors import ResultsError
-from psych_ray.results.footers import made_by, scan_footers
+from psych_ray.results.footers import Footers, made_by, scan_footers
 from psych_ray.results.log import LoggedPart, ResponsesLog
-from psych_ray.results.schema import FOLDER, CheckpointFacts, Footer, ScoringIdentity, Tally
+from psych_ray.results.schema import FOLDER, CheckpointFacts, Footer, Measured, ScoringIdentity, Tally
 from psych_ray.results.store import ResultsStore
+from psych_ray.results.transcript_ids import TranscriptIds, TranscriptSet, committed_among, is_repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +25,17 @@ class CommittedTask:
     """The parts of one checkpoint under one condition, taken together."""
 
     n_parts: int
-    transcripts: frozenset[str]
+    transcripts: TranscriptSet
     """Ids."""
     rows_by_status: Mapping[str, int]
     tallies: Mapping[str, Tally]
     """By study."""
     made_by: Footer
     """Of its first part, without counts."""
+    measured: tuple[Measured, ...] = ()
+    """Tokens and seconds of its parts, by what they ran on; parts without either are left out."""
+    tokens: int | None = None
+    """Tokens read for all its parts; None where one does not say it."""
 
     @property
     def rows(self) -> int:
@@ -49,6 +55,8 @@ class Snapshot:
     """The different facts; several for one slug where its weights or its card changed."""
     versions: tuple[Mapping[str, str], ...]
     """The different sets of versions of the libraries that made parts."""
+    ids: TranscriptIds = field(default_factory=TranscriptIds, compare=False, repr=False)
+    """Of all transcripts of its tasks, and of those that are committed later."""
 
     @classmethod
     def read(cls, store: ResultsStore) -> Snapshot:
@@ -64,16 +72,17 @@ class Snapshot:
         return cls(parts=(), tasks={}, scoring=(), checkpoints=(), versions=())
 
     @classmethod
-    def of(cls, store: ResultsStore, parts: Sequence[LoggedPart], footers: pl.DataFrame) -> Snapshot:
+    def of(cls, store: ResultsStore, parts: Sequence[LoggedPart], footers: Footers) -> Snapshot:
         """Sum the footers of these parts, as `scan_footers` gives them."""
-        by_task = footers.partition_by("checkpoint", "condition", as_dict=True, maintain_order=True)
-        makers = [made_by(content) for content in footers["made_by"].unique(maintain_order=True)]
+        by_task = footers.rows.partition_by("checkpoint", "condition", as_dict=True, maintain_order=True)
+        makers = [made_by(content) for content in footers.rows["made_by"].unique(maintain_order=True)]
         return cls(
             parts=tuple(parts),
-            tasks={(str(key[0]), str(key[1])): _task(store, rows) for key, rows in by_task.items()},
+            tasks={(str(key[0]), str(key[1])): _task(store, rows, footers.ids) for key, rows in by_task.items()},
             scoring=tuple(dict.fromkeys(footer.scoring for footer in makers)),
             checkpoints=tuple(dict.fromkeys(footer.checkpoint for footer in makers)),
             versions=tuple(dict(v) for v in dict.fromkeys(tuple(footer.versions.items()) for footer in makers)),
+            ids=footers.ids,
         )
 
     @property
@@ -82,9 +91,14 @@ class Snapshot:
         return [task.made_by for task in self.tasks.values()]
 
     @property
-    def committed(self) -> dict[tuple[str, str], frozenset[str]]:
+    def committed(self) -> dict[tuple[str, str], TranscriptSet]:
         """Ids of the committed transcripts by task."""
         return {key: task.transcripts for key, task in self.tasks.items()}
+
+    def committed_among(self, ids: Sequence[str]) -> dict[tuple[str, str], NDArray[np.bool_]]:
+        """Which of these transcripts are committed, by task; a task of which none is committed may not be there."""
+        sets = [task.transcripts for task in self.tasks.values()]
+        return dict(zip(self.tasks, committed_among(sets, ids), strict=True))
 
     @property
     def tallies(self) -> dict[tuple[str, str], Mapping[str, Tally]]:
@@ -92,23 +106,30 @@ class Snapshot:
         return {key: task.tallies for key, task in self.tasks.items()}
 
 
-def _task(store: ResultsStore, footers: pl.DataFrame) -> CommittedTask:
-    ids = footers["transcripts"].explode(empty_as_null=False).to_list()
-    # Interned: the same ids are in the parts of every task.
-    transcripts = frozenset(map(sys.intern, ids))
+def _task(store: ResultsStore, footers: pl.DataFrame, ids: TranscriptIds) -> CommittedTask:
+    numbers = footers["transcripts"].explode(empty_as_null=False).to_numpy()
     checkpoint, condition = footers.select("checkpoint", "condition").row(0)
-    if len(transcripts) < len(ids):
+    if is_repeated(numbers, len(ids)):
         raise ResultsError(
             f"{store.location}: {checkpoint}, {condition}: two parts of the table hold the same transcript; "
             f"psych-ray verify repair=true results.root={store.location} drops one of them"
         )
     return CommittedTask(
         n_parts=len(footers),
-        transcripts=transcripts,
+        transcripts=TranscriptSet(ids, numbers),
         rows_by_status=dict(_sums(footers["rows_by_status"], "status").iter_rows()),
         tallies={study: Tally(*sums) for study, *sums in _sums(footers["tallies"], "study").iter_rows()},
         made_by=made_by(footers["made_by"][0]),
+        measured=_measured(footers),
+        tokens=None if (footers["tokens"] <= 0).any() else int(footers["tokens"].to_numpy().sum()),
     )
+
+
+def _measured(footers: pl.DataFrame) -> tuple[Measured, ...]:
+    """Sums of those parts that say how long they took, by device."""
+    timed = footers.filter(pl.col("tokens") > 0, pl.col("seconds") > 0, pl.col("seconds").is_finite())
+    sums = timed.group_by("made_by", maintain_order=True).agg(pl.col("tokens", "seconds").sum())
+    return tuple(Measured(made_by(content).device, *counts) for content, *counts in sums.iter_rows())
 
 
 def _sums(lists: pl.Series, key: str) -> pl.DataFrame:

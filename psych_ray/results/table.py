@@ -19,6 +19,7 @@ from psych_ray.results.parts import NoPartError, check_part, checksum
 from psych_ray.results.schema import FOLDER, Part, PartName, ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, StoredFile
+from psych_ray.results.transcript_ids import TranscriptSet
 
 KEPT_HOURS = 1
 """How long files stay that left the table, as readers may have listed it before."""
@@ -57,7 +58,7 @@ class ResponsesTable:
     """What the table held when it was opened, or last recovered."""
     _log: ResponsesLog
     _lease: Lease
-    _added: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    _added: dict[tuple[str, str], TranscriptSet] = field(default_factory=dict)
     """Ids of the transcripts that were committed since, by checkpoint (slug) and condition."""
     _names: set[PartName] = field(default_factory=set)
     """Of the parts that were committed since."""
@@ -98,7 +99,7 @@ class ResponsesTable:
             self._log.commit([*new.values()])
         self._names |= new.keys()
         for task, transcripts in added.items():
-            self._added.setdefault(task, set()).update(transcripts)
+            self._added.setdefault(task, TranscriptSet(self.snapshot.ids)).update(transcripts)
         self.store.remove(str(part.name) for part in superseded)
 
     def replace(self, new: Part, old: Sequence[Part]) -> None:
@@ -155,10 +156,10 @@ class ResponsesTable:
 
     def _holds(self, task: tuple[str, str], transcripts: Collection[str]) -> bool:
         """Whether one of the transcripts is committed."""
-        before = self.snapshot.tasks.get(task)
+        before, added = self.snapshot.tasks.get(task), self._added.get(task)
         return not (
             (before is None or before.transcripts.isdisjoint(transcripts))
-            and self._added.get(task, set()).isdisjoint(transcripts)
+            and (added is None or added.isdisjoint(transcripts))
         )
 
     def _adopt(self, orphans: Sequence[PartName], *, sources_are_whole: bool) -> list[str]:

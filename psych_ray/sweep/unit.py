@@ -8,8 +8,47 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from psych_ray.results.schema import Part, Tally, TranscriptRef
+
+
+class Transcripts(tuple[TranscriptRef, ...]):
+    """Transcripts of a unit, or of several units that hold the same; what is computed of them is computed once."""
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of their ids."""
+        return hashlib.blake2b(",".join(t.id for t in self).encode(), digest_size=12).hexdigest()
+
+    @cached_property
+    def n_characters(self) -> int:
+        """Characters of all of them."""
+        return sum(t.n_characters for t in self)
+
+    @cached_property
+    def n_responses(self) -> int:
+        """Marked responses of all of them."""
+        return sum(t.n_responses for t in self)
+
+    @cached_property
+    def most_characters(self) -> int:
+        """Characters of the longest."""
+        return max((t.n_characters for t in self), default=0)
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or super().__eq__(other)
+
+    def __reduce__(self) -> tuple[type[Transcripts], tuple[tuple[TranscriptRef, ...]]]:
+        # Without what was computed: hashes of strings differ between processes.
+        return Transcripts, (tuple(self),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,29 +58,34 @@ class Unit:
     checkpoint: str
     """Slug."""
     condition: str
-    transcripts: tuple[TranscriptRef, ...]
+    transcripts: Transcripts
+    """Any tuple of them may be given."""
     seconds: float = field(default=0.0, compare=False)
     """Estimated time of one replica."""
+
+    def __post_init__(self) -> None:
+        if type(self.transcripts) is not Transcripts:
+            object.__setattr__(self, "transcripts", Transcripts(self.transcripts))
 
     @property
     def id(self) -> str:
         """Hash of the ids of the transcripts; with checkpoint and condition it names the part."""
-        return hashlib.blake2b(",".join(t.id for t in self.transcripts).encode(), digest_size=12).hexdigest()
+        return self.transcripts.id
 
     @property
     def n_characters(self) -> int:
         """Characters of all its transcripts; the cost is estimated from them."""
-        return sum(t.n_characters for t in self.transcripts)
+        return self.transcripts.n_characters
 
     @property
     def n_responses(self) -> int:
         """Marked responses, and so rows of its part."""
-        return sum(t.n_responses for t in self.transcripts)
+        return self.transcripts.n_responses
 
     @property
     def longest_seconds(self) -> float:
         """Estimated time of its most expensive transcript."""
-        return self.seconds * max(t.n_characters for t in self.transcripts) / max(1, self.n_characters)
+        return self.seconds * self.transcripts.most_characters / max(1, self.n_characters)
 
     @property
     def task(self) -> tuple[str, str]:
@@ -50,14 +94,15 @@ class Unit:
 
     def only(self, ids: Set[str]) -> Unit | None:
         """Return the unit of those of its transcripts whose id is in `ids`; None where there are none."""
-        kept = tuple(t for t in self.transcripts if t.id in ids)
-        return self._of(kept) if kept else None
+        kept = Transcripts(t for t in self.transcripts if t.id in ids)
+        return self.with_transcripts(kept) if kept else None
 
     def halves(self) -> tuple[Unit, Unit]:
         """Return two units of about as many transcripts each; there must be at least two."""
         assert len(self.transcripts) > 1
         middle = len(self.transcripts) // 2
-        return self._of(self.transcripts[:middle]), self._of(self.transcripts[middle:])
+        first, second = Transcripts(self.transcripts[:middle]), Transcripts(self.transcripts[middle:])
+        return self.with_transcripts(first), self.with_transcripts(second)
 
     def divided(self, seconds: float) -> tuple[Unit, Unit | None]:
         """Return a unit of its first transcripts that takes about `seconds`, at least one, and the rest, if any."""
@@ -66,11 +111,14 @@ class Unit:
         while n < len(self.transcripts) and total + self.transcripts[n].n_characters * per_character <= seconds:
             total += self.transcripts[n].n_characters * per_character
             n += 1
-        rest = self.transcripts[n:]
-        return self._of(self.transcripts[:n]), self._of(rest) if rest else None
+        if n == len(self.transcripts):
+            return self, None
+        first, rest = Transcripts(self.transcripts[:n]), Transcripts(self.transcripts[n:])
+        return self.with_transcripts(first), self.with_transcripts(rest)
 
-    def _of(self, transcripts: tuple[TranscriptRef, ...]) -> Unit:
-        share = sum(t.n_characters for t in transcripts) / max(1, self.n_characters)
+    def with_transcripts(self, transcripts: Transcripts) -> Unit:
+        """Return the unit of some of its transcripts, with their share of its time."""
+        share = transcripts.n_characters / max(1, self.n_characters)
         return Unit(self.checkpoint, self.condition, transcripts, share * self.seconds)
 
 

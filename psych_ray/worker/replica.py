@@ -176,6 +176,7 @@ class Replica:
             straddling_edges=dict(straddling),
             tokens=sum(s.tokens_read for s in scored),
             seconds=round(seconds, 3),
+            device=self._spec.device_name,
         )
 
 

@@ -24,6 +24,8 @@ class ReplicaSpec:
     engine: EngineName
     device: str = "auto"
     """auto (a GPU where the process has one), cpu or cuda."""
+    device_name: str | None = None
+    """What all its ranks run on together, as footers have it, for example `2 GPUs`; None: not known."""
     nvme: str | None = None
     """For deepspeed_zero: a directory on a node's own disk to keep the weights in; None: its memory."""
     results_root: str

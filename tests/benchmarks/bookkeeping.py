@@ -27,7 +27,7 @@ from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.results.table import open_table
 from psych_ray.sweep.cost import replica_device
-from psych_ray.sweep.plan import Task, plan_task, without_committed
+from psych_ray.sweep.plan import PlannedTranscripts, Task, plan_task, without_committed
 from psych_ray.transcripts.record import Transcript
 
 _TASKS, _TRANSCRIPTS, _RESPONSES, _BATCH, _BYTES = 20, 10, 40, 64, 9_000
@@ -117,17 +117,20 @@ def plan_again(store: ResultsStore, snapshot: Snapshot) -> list[Task]:
     """Plan as `psych-ray sweep` does: the check of settings, the missing units, the running means."""
     assert len(snapshot.scoring) == 1
     refs = catalogue_index(store)
-    device = replica_device(ranks=1, cpus=4, gpus=1)
-
-    def seconds_of(transcript: TranscriptRef) -> float:
-        return device.seconds(transcript.n_characters, 10**9)
-
+    planned = PlannedTranscripts.of(refs)
+    rate = 3.6 * replica_device(ranks=1, cpus=4, gpus=1).tokens_per_s(10**9)
     tasks = [
-        plan_task(checkpoint=checkpoint, condition=condition, transcripts=refs, unit_seconds=0.7, seconds_of=seconds_of)
+        plan_task(
+            checkpoint=checkpoint,
+            condition=condition,
+            transcripts=planned,
+            unit_seconds=0.7,
+            characters_per_s=rate,
+        )
         for checkpoint, condition in snapshot.tasks
     ]
     assert snapshot.tallies
-    return without_committed(tasks, snapshot.committed)
+    return without_committed(tasks, snapshot.committed_among([ref.id for ref in planned.refs]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 
 import numpy as np
@@ -15,8 +16,8 @@ from psych_ray.results.schema import CheckpointFacts, Footer, ScoringIdentity, T
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.scoring.scored import ScoredTranscript, SimulatorScorer
-from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, characters_read, replica_device, tokens_at_most
-from psych_ray.sweep.plan import Task, plan_task, without_committed
+from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, most_characters_read, replica_device, tokens_at_most
+from psych_ray.sweep.plan import PlannedTranscripts, Task, by_transcript, plan_task, without_committed
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
@@ -25,14 +26,20 @@ CPU_CORE, GPU = replica_device(ranks=1, cpus=1, gpus=0), replica_device(ranks=1,
 IDENTITY = ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False)
 
 
-def task_of(refs, *, checkpoint="a", unit_seconds=60.0, n_parameters=10**9, device=CPU_CORE) -> Task:
+def task_of(refs, *, checkpoint="a", unit_seconds=60.0, n_parameters=10**9, device=CPU_CORE, **more) -> Task:
     return plan_task(
         checkpoint=checkpoint,
         condition="plain",
-        transcripts=refs,
+        transcripts=PlannedTranscripts.of(refs),
         unit_seconds=unit_seconds,
-        seconds_of=lambda t: device.seconds(t.n_characters, n_parameters),
+        characters_per_s=device.tokens_per_s(n_parameters) * CHARACTERS_PER_TOKEN,
+        **more,
     )
+
+
+def missing_of(task: Task, store: ResultsStore) -> Task:
+    committed = Snapshot.read(store).committed_among([t.id for t in task.transcripts])
+    return without_committed([task], committed)[0]
 
 
 def refs(n: int, seed: int = 0) -> list[TranscriptRef]:
@@ -52,8 +59,9 @@ def test_units_hold_every_transcript_with_responses_once_and_in_order(seed):
 def test_a_unit_takes_about_as_long_as_it_should():
     for device, n_parameters in [(CPU_CORE, 600_000_000), (GPU, 8_000_000_000), (GPU, 70_000_000_000)]:
         task = task_of(refs(20_000), unit_seconds=60, n_parameters=n_parameters, device=device)
-        max_seconds = max(device.seconds(t.n_characters, n_parameters) for t in task.transcripts)
-        seconds = [device.seconds(unit.n_characters, n_parameters) for unit in task.missing]
+        rate = device.tokens_per_s(n_parameters) * CHARACTERS_PER_TOKEN
+        max_seconds = max(t.n_characters / rate for t in task.transcripts)
+        seconds = [unit.n_characters / rate for unit in task.missing]
         assert [unit.seconds for unit in task.missing] == pytest.approx(seconds)
         assert task.seconds_missing == pytest.approx(sum(seconds))
         assert max(seconds) <= max(60, max_seconds)
@@ -85,18 +93,15 @@ def test_a_root_whose_plan_was_divided_differently_is_completed_without_scoring_
     for _ in range(6):
         chosen = sorted(rng.sample(range(30), rng.randint(1, 30)))
         planned = catalogue(store, [everyone[k] for k in chosen])
-        (task,) = without_committed(
-            [task_of(planned, unit_seconds=rng.choice([0.5, 2, 60]))], Snapshot.read(store).committed
-        )
+        task = missing_of(task_of(planned, unit_seconds=rng.choice([0.5, 2, 60])), store)
         commit_units(store, [unit for unit in task.missing if rng.random() < 0.6])
     planned = catalogue(store, everyone)
-    (task,) = without_committed([task_of(planned)], Snapshot.read(store).committed)
+    task = missing_of(task_of(planned), store)
     commit_units(store, list(task.missing))
     rows = responses(store)
     assert rows.height == sum(len(t.responses) for t in everyone)
     assert rows.unique(["transcript", "response"]).height == rows.height
-    (done,) = without_committed([task_of(planned)], Snapshot.read(store).committed)
-    assert done.missing == ()
+    assert missing_of(task_of(planned), store).missing == ()
     (task_status,) = status_of(store).tasks
     assert (task_status.transcripts, task_status.transcripts_missing) == (30, 0)
     assert task_status.rows == rows.height
@@ -105,10 +110,11 @@ def test_a_root_whose_plan_was_divided_differently_is_completed_without_scoring_
 def test_resume_drops_committed_transcripts_of_the_same_task_only():
     task = task_of(refs(12))
     first, second = task.missing[0], task.missing[1]
-    committed = {("a", "plain"): {t.id for t in (*first.transcripts, *second.transcripts[:1])}, ("b", "plain"): {"t11"}}
-    (rest,) = without_committed([task], committed)
+    held = {t.id for t in (*first.transcripts, *second.transcripts[:1])}
+    is_held = np.array([t.id in held for t in task.transcripts])
+    (rest,) = without_committed([task], {("a", "plain"): is_held, ("b", "plain"): np.ones_like(is_held)})
     assert [t.id for unit in rest.missing for t in unit.transcripts] == [
-        t.id for t in task.transcripts if t.id not in committed["a", "plain"]
+        t.id for t in task.transcripts if t.id not in held
     ]
     assert rest.missing[-1] == task.missing[-1]
     assert rest.transcripts == task.transcripts
@@ -124,15 +130,84 @@ def test_the_time_of_a_unit_is_shared_by_its_parts():
 
 def test_a_transcript_is_planned_by_what_is_read_of_it():
     at_24k = ScoringConfig(cut_at=24_000)
-    assert characters_read(10**6, at_24k, 131_072) == 24_000 * CHARACTERS_PER_TOKEN
-    assert characters_read(10**6, ScoringConfig(), 4096) == int(4096 * CHARACTERS_PER_TOKEN)
-    assert characters_read(10**6, ScoringConfig(), None) == 10**6
-    assert characters_read(10**6, ScoringConfig(cut=CutBy.characters), None) == 32_768
-    assert characters_read(10**6, ScoringConfig(cut=CutBy.characters, cut_at=50_000), 8192) == 29_491
-    assert characters_read(10**6, ScoringConfig(parity=True, cut_at=5), 16) == 32_768
+    assert most_characters_read(at_24k, 131_072) == 24_000 * CHARACTERS_PER_TOKEN
+    assert most_characters_read(ScoringConfig(), 4096) == int(4096 * CHARACTERS_PER_TOKEN)
+    assert most_characters_read(ScoringConfig(), None) is None
+    assert most_characters_read(ScoringConfig(cut=CutBy.characters), None) == 32_768
+    assert most_characters_read(ScoringConfig(cut=CutBy.characters, cut_at=50_000), 8192) == 29_491
+    assert most_characters_read(ScoringConfig(parity=True, cut_at=5), 16) == 32_768
     for scoring in (at_24k, ScoringConfig(), ScoringConfig(parity=True)):
-        read = characters_read(10**6, scoring, 131_072)
-        assert tokens_at_most(10**6, scoring, 131_072) >= read / CHARACTERS_PER_TOKEN - 1
+        most = most_characters_read(scoring, 131_072)
+        assert tokens_at_most(10**6, scoring, 131_072) >= min(10**6, most) / CHARACTERS_PER_TOKEN - 1
+    task = task_of(refs(200), most_characters=1000)
+    assert task.seconds_missing == pytest.approx(
+        sum(min(1000, t.n_characters) for t in task.transcripts) / CHARACTERS_PER_TOKEN / CPU_CORE.tokens_per_s(10**9)
+    )
+
+
+def slow_units(wanted, *, max_characters: int, most: int | None, held) -> list[list[TranscriptRef]]:
+    """Transcript by transcript: close a unit before it would become too long; then leave out what is held."""
+    units: list[list[TranscriptRef]] = []
+    length = 0
+    for t in (t for t in wanted if t.n_responses):
+        read = t.n_characters if most is None else min(most, t.n_characters)
+        if not units or length + read > max_characters:
+            units.append([])
+            length = 0
+        units[-1].append(t)
+        length += read
+    rest = [[t for t in unit if t.id not in held] for unit in units]
+    return [unit for unit in rest if unit]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_units_are_those_of_the_slow_way_and_share_their_transcripts_between_tasks(seed):
+    rng = random.Random(seed)
+    wanted = refs(rng.randint(1, 300), seed)
+    planned = PlannedTranscripts.of(wanted)
+    most = rng.choice([None, 2_000, 30_000])
+    max_characters = rng.choice([1, 5_000, 100_000, 10**7])
+    read = sum(t.n_characters if most is None else min(most, t.n_characters) for t in planned.refs)
+    held = {t.id for t in planned.refs if rng.random() < rng.choice([0, 0.1, 0.9])}
+    is_held = np.array([t.id in held for t in planned.refs], np.bool_)
+    tasks = without_committed(
+        [
+            plan_task(
+                checkpoint="a",
+                condition=condition,
+                transcripts=planned,
+                unit_seconds=float(max_characters),
+                characters_per_s=characters_per_s,
+                divided_at=1.0,
+                most_characters=most,
+            )
+            for condition, characters_per_s in [("plain", 1.0), ("chat", 4.0)]
+        ],
+        {("a", "plain"): is_held, ("a", "chat"): is_held},
+    )
+    expected = slow_units(wanted, max_characters=min(max_characters, read / 4), most=most, held=held)
+    for task, speed in zip(tasks, (1, 4), strict=True):
+        assert [list(unit.transcripts) for unit in task.missing] == expected
+        assert task.n_responses_missing == sum(t.n_responses for unit in expected for t in unit)
+        assert task.n_characters_missing == sum(t.n_characters for unit in expected for t in unit)
+        if not held:
+            assert task.seconds_missing == pytest.approx(read / speed)
+    plain, chat = tasks
+    assert all(a.transcripts is b.transcripts for a, b in zip(plain.missing, chat.missing, strict=True))
+    assert [unit.task for unit in by_transcript(tasks)] == [("a", "plain"), ("a", "chat")] * len(expected)
+
+
+def test_what_is_computed_of_the_transcripts_of_a_unit_does_not_travel_with_it():
+    (unit, *_) = task_of(refs(100)).missing
+    by_hand = Unit(unit.checkpoint, unit.condition, tuple(unit.transcripts), unit.seconds)
+    assert hash(by_hand) == hash(unit)
+    copy = pickle.loads(pickle.dumps(unit))
+    assert copy == unit == by_hand
+    assert vars(copy.transcripts) == {}
+    assert (copy.id, copy.n_characters, copy.n_responses) == (unit.id, unit.n_characters, unit.n_responses)
+    assert unit.longest_seconds == pytest.approx(
+        unit.seconds * max(t.n_characters for t in unit.transcripts) / unit.n_characters
+    )
 
 
 def test_settings_that_would_be_ignored_are_refused():

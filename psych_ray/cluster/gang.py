@@ -31,7 +31,7 @@ class Gang:
     def __init__(
         self, spec: ReplicaSpec, slots: Slots, *, name: str, across_nodes: bool = False, nodes: Sequence[str] = ()
     ) -> None:
-        """Start the processes; `nodes`: where, by rank, in Ray's hex ids, or elsewhere where Ray finds no room there."""
+        """Start the processes; `nodes`: where, by rank, in Ray's hex ids, or elsewhere where there is no room."""
         self._group: PlacementGroup | None = None
         together = "" if across_nodes or spec.ranks == 1 else " on one node"
         each = resources({"CPU": slots.cpus, "GPU": slots.gpus})

@@ -189,7 +189,7 @@ class RayNodes:
 
 
 def prefers_node(node: str) -> Any:
-    """Scheduling strategy of an actor: on this node, or elsewhere where there is no room or the node is gone (Ray 2.60).
+    """Scheduling strategy of an actor: on this node, or elsewhere where it has no room or is gone (Ray 2.60).
 
     Without the private argument an actor waits for room on a node that is full of others' work.
     """

@@ -169,6 +169,8 @@ def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:
             engine=prepared.placements[weights].engine,
             device=config.scoring.device,
             nvme=config.scoring.nvme,
+            disk=config.checkpoints.disk,
+            disk_gb=config.checkpoints.disk_gb,
             results_root=prepared.store.location,
             allow_pickle=config.checkpoints.allow_pickle,
             threads=prepared.slots.cpus,

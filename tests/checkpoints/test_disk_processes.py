@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import support_disk
 from support_disk import content, fetching_process, found, tell, write_checkpoint
 
 from psych_ray.checkpoints import copying
@@ -124,7 +125,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(source, tmp_path):
         pytest.skip("a file system of a few megabytes cannot be mounted here")
     large = write_checkpoint(tmp_path / "large", 9_000_000)
     code = _ON_A_SMALL_DISK.format(
-        here=str(Path(__file__).parent), disk=str(mounted), large=str(large), source=str(source)
+        here=str(Path(support_disk.__file__).parent), disk=str(mounted), large=str(large), source=str(source)
     )
     done = subprocess.run(
         [*mount, mounted, sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

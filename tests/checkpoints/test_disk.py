@@ -52,6 +52,17 @@ def test_a_copy_has_what_loading_reads_and_is_the_same_checkpoint(source, disk):
     assert Path(local.copy).parent.stat().st_mode & 0o077 == 0
 
 
+def test_a_kernel_that_copies_no_files_makes_the_same_copy(source, disk, monkeypatch):
+    def refuses(*_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(copying.os, "sendfile", refuses)
+    monkeypatch.setattr(copying, "_CHUNK_BYTES", 70_000)
+    (copy,) = fetch(disk, source)
+    assert copy is not None
+    assert content(Path(copy)) == {name: data for name, data in content(source).items() if name in READ}
+
+
 def test_the_simulator_has_no_files(disk):
     with disk.fetched([simulator_checkpoint()]) as fetched:
         assert fetched.checkpoints == (simulator_checkpoint(),)

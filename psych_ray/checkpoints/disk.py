@@ -230,6 +230,9 @@ class _Fetch:
         is_continued = entry.files.exists()
         try:
             self._get(source, entry)
+        except _NoRoomError:
+            entry.remove()
+            raise
         except BaseException as error:
             if _is_full(error):
                 entry.remove()

@@ -74,6 +74,18 @@ def test_a_killed_process_is_continued_by_another(source, tmp_path, monkeypatch)
     assert sum(chunks) < SIZE - there + 100_000, "only the rest was read"
 
 
+def test_what_a_killed_process_began_goes_where_there_is_no_room_for_the_rest(source, tmp_path):
+    with fetching_process(source, tmp_path / "disk", log=tmp_path / "log", pause=0.1) as process:
+        tell(process)
+        until_some_bytes_are_there(WeightsDisk(tmp_path / "disk"), 800_000)
+        process.kill()
+    disk = WeightsDisk(tmp_path / "disk", 0.5 * SIZE / 1e9)
+    with disk.fetched(found(source)) as fetched:
+        assert fetched.notes
+    assert entries(disk._root) == []
+    assert not list(disk._root.rglob("model*"))
+
+
 def test_a_killed_process_uses_nothing_any_more(source, tmp_path):
     other = write_checkpoint(tmp_path / "other", SIZE, seed=3)
     disk = WeightsDisk(tmp_path / "disk", 1.5 * SIZE / 1e9)

@@ -164,7 +164,7 @@ def made_up_part(checkpoint: str, condition: str, unit: str, ids: list[str]) -> 
         rows=40 * len(ids),
         rows_by_status={"scored": 40 * len(ids)},
         transcripts=ids,
-        tallies={f"study{k}": Tally(40, 20.5, 7) for k in range(min(len(ids), 100))},
+        tallies={f"study{k}": Tally(40, 20.5, 7) for k in range(min(len(ids), 3))},
         tokens=4_000 * len(ids),
         seconds=60.0,
         device="GPU",

@@ -87,6 +87,17 @@ class ClusterKind(StrEnum):
     existing = "existing"
 
 
+class Notices(StrEnum):
+    """Whose metadata service is asked whether the cloud will take a node back."""
+
+    auto = "auto"
+    """That of the cloud which the node is on, by what its firmware says; elsewhere nothing is asked."""
+    none = "none"
+    aws = "aws"
+    gcp = "gcp"
+    azure = "azure"
+
+
 class TrackingKind(StrEnum):
     """Where the progress of a sweep is shown."""
 
@@ -250,6 +261,8 @@ class ClusterConfig:
     """A rank that shows no progress while it loads for longer is lost."""
     place_seconds: float = 3600.0
     """Weights for whose replica Ray finds no place for longer are given up."""
+    replicas: int | None = None
+    """Replicas of one checkpoint at a time at most; None: as many as pay for their load time."""
     cpus_per_replica: int | None = None
     """CPU cores per rank; None: the cores of a node divided by the ranks that it can hold."""
     attempts: int = 2
@@ -257,8 +270,11 @@ class ClusterConfig:
     price_per_gpu_hour: float | None = None
     """For plan: price of one GPU for an hour, in any currency; None: no price is shown."""
 
+    notices: Notices = Notices.auto
+    """Cloud whose notices of preemption are watched for, on every node: auto, none, aws, gcp or azure."""
+
     def __post_init__(self) -> None:
-        for name in ("nodes", "cpus", "cpus_per_replica", "attempts", "ranks"):
+        for name in ("nodes", "cpus", "cpus_per_replica", "attempts", "ranks", "replicas"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"cluster.{name}={value}: must be 1 or more")

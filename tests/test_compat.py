@@ -265,6 +265,16 @@ def health_of_nodes() -> bool:
     return found and hasattr(Node, "dead_processes")
 
 
+def state_of_nodes() -> bool:
+    """The functions themselves run in `tests/cluster/test_real_nodes.py`."""
+    from ray._raylet import InnerGcsClient
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+    used = {"node_id", "node_manager_address", "node_manager_port", "resources_total"}
+    found = used <= set(GcsNodeInfo.DESCRIPTOR.fields_by_name) and hasattr(GcsNodeInfo, "ALIVE")
+    return found and all(hasattr(InnerGcsClient, name) for name in ("get_all_node_info", "get_draining_nodes"))
+
+
 def preemption() -> bool:
     from ray.exceptions import ActorDiedError, RayActorError
 
@@ -337,6 +347,7 @@ INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("ray", "_private.utils.set_sigterm_handler", signal_handlers),
     ("ray", "_private.worker.print_to_stdstream", printed_errors),
     ("ray", "_raylet.GcsClient.check_alive and Node.dead_processes", health_of_nodes),
+    ("ray", "_raylet.GcsClient.get_all_node_info and get_draining_nodes", state_of_nodes),
     ("ray", "RayActorError.preempted", preemption),
     ("ray", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", gpu_variable),
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from psych_ray.app.cluster import cluster_to_run_on
@@ -18,6 +17,7 @@ from psych_ray.results.table import ResponsesTable, open_table
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.stalls import Deadlines
+from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 from psych_ray.worker.spec import ReplicaSpec
 
@@ -117,34 +117,44 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
     if not units:
         return []
     from psych_ray.cluster.driver import drive
+    from psych_ray.cluster.nodes import NodesWatch
+    from psych_ray.cluster.notices import NoticesWatch
     from psych_ray.cluster.session import ray_session
 
-    weights_of = {slug: load_group(checkpoint) for slug, checkpoint in prepared.checkpoints.items()}
-    cost: dict[str, float] = defaultdict(float)
-    for task in prepared.tasks:
-        cost[weights_of[task.checkpoint]] += task.seconds_missing
     specs = replica_specs(prepared, config)
     scheduler = Scheduler.plan(
         units,
-        slots=prepared.slots.ranks,
         attempts=config.cluster.attempts,
-        cost=cost,
-        weights_of=weights_of,
-        ranks={weights: placement.ranks for weights, placement in prepared.placements.items()},
-        sharded=[weights for weights, spec in specs.items() if spec.needs_process_group],
+        facts=weights_facts(prepared, specs),
+        weights_of={slug: load_group(checkpoint) for slug, checkpoint in prepared.checkpoints.items()},
         deadlines=deadlines_of(config),
+        across_nodes=config.cluster.across_nodes,
+        replicas=config.cluster.replicas,
     )
-    with ray_session(config.cluster, prepared.cluster) as check:
+    with (
+        ray_session(config.cluster, prepared.cluster) as check,
+        NoticesWatch(config.cluster.notices) as notices,
+        NodesWatch(prepared.slots, notices=notices) as nodes,
+    ):
         return drive(
             scheduler,
             specs,
             prepared.slots,
             table,
             tracker,
+            nodes,
             across_nodes=config.cluster.across_nodes,
             ending=ENDING,
             check=check,
         )
+
+
+def weights_facts(prepared: Prepared, specs: Mapping[str, ReplicaSpec]) -> dict[str, WeightsFacts]:
+    """What the scheduler knows of all weights that have a placement, by their slug."""
+    return {
+        weights: WeightsFacts(spec.ranks, spec.needs_process_group, prepared.load_seconds[weights])
+        for weights, spec in specs.items()
+    }
 
 
 def deadlines_of(config: Config) -> Deadlines:

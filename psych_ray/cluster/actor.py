@@ -42,10 +42,18 @@ class RankProcess:
         return _outcome(lambda: self._replica.open_rendezvous(ray.util.get_node_ip_address()))
 
     @ray.method(concurrency_group=PROGRESS)  # type: ignore[untyped-decorator]
-    def progress(self) -> int:
-        """How much this rank has done so far, at once, whatever it does: a number that changes while it works."""
+    def progress(self) -> tuple[int, str]:
+        """How much this rank has done so far, a number that changes while it works, and the node it is on; at once."""
         replica = self.__dict__.get("_replica")
-        return replica.work.done if isinstance(replica, Replica) else 0
+        work = replica.work.done if isinstance(replica, Replica) else 0
+        return work, ray.get_runtime_context().get_node_id()
+
+    @ray.method(concurrency_group=PROGRESS)  # type: ignore[untyped-decorator]
+    def cut(self, unit: str) -> None:
+        """Let the unit of this id end early; at once."""
+        replica = self.__dict__.get("_replica")
+        if isinstance(replica, Replica):
+            replica.cut(unit)
 
     def load(self, address: tuple[str, int] | Failure | None) -> LoadReport | Failure:
         """Load the checkpoint, with the other ranks where there are any."""

@@ -6,29 +6,23 @@ Decides nothing itself, and never sees a response. Every wait has a time-out, so
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from psych_ray.cluster.commits import Commits, Table
-from psych_ray.cluster.gang import Gang, resources
-from psych_ray.compat.ray import was_preempted
+from psych_ray.cluster.replicas import Nodes, Replicas
 from psych_ray.ending import Ending
-from psych_ray.errors import ClusterLostError, FailureKind, PsychRayError, ResultsError, first_line
+from psych_ray.errors import ClusterLostError, PsychRayError, ResultsError
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.events import (
     Action,
+    Cut,
     Event,
+    Fetch,
     Interrupted,
-    RankDied,
-    RankDone,
-    RankFailed,
-    RankProgress,
-    ReplicaWaits,
+    NodeEvent,
     Score,
     Skip,
     StartReplica,
@@ -37,7 +31,6 @@ from psych_ray.sweep.events import (
     Tick,
     Warn,
 )
-from psych_ray.sweep.failure import Failure, failure_of
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking import events
@@ -46,10 +39,18 @@ from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 POLL_S = 1.0
 """Longest wait for an outcome; then the scheduler gets a `Tick`, and an interruption is noticed."""
-ASK_S = 5.0
-"""How often ranks are asked for their progress."""
 SUSPENDED_S = 60.0
 """A longer pause between two looks at the clock was not one of the ranks: this process was stopped, and saw nothing."""
+
+
+class Fetches(Protocol):
+    """Brings weights to the disks of nodes."""
+
+    def fetch(self, node: str, weights: str) -> None:
+        """Begin to; returns at once."""
+
+    def events(self) -> list[NodeEvent]:
+        """What lies on disks since the last call."""
 
 
 def drive(
@@ -58,7 +59,9 @@ def drive(
     slots: Slots,
     table: Table,
     tracker: Tracker,
+    nodes: Nodes,
     *,
+    fetches: Fetches | None = None,
     across_nodes: bool = False,
     ending: Ending | None = None,
     check: Callable[[], None] = lambda: None,
@@ -67,48 +70,32 @@ def drive(
 ) -> list[str]:
     """Carry out the scheduler's actions until all units are done or skipped; a line for each that was skipped.
 
-    `specs` by the slug of the weights; `table` is what parts are committed to. Needs a Ray session, of which `check`
-    raises ClusterLostError once it no longer answers. Raises ResultsError when nothing can be committed any more, and
-    KeyboardInterrupt after an interruption: units in flight may be finished for as long as `ending` allows.
+    `specs` by the slug of the weights; `table` is what parts are committed to; without `fetches`, weights are loaded
+    from where they lie. Needs a Ray session, of which `check` raises ClusterLostError once it no longer answers. Raises
+    ResultsError when nothing can be committed any more, and KeyboardInterrupt after an interruption: units in flight
+    may be finished for as long as `ending` allows.
     """
     commits = Commits(table, tracker, clock)
-    driver = _Driver(scheduler, specs, slots, commits, tracker, across_nodes, ending or Ending(), check, clock, sleep)
+    ending = ending or Ending()
+    replicas = Replicas(specs, slots, nodes, across_nodes, lambda spec, outcome: driver.report(spec, outcome))
+    driver = _Driver(scheduler, replicas, commits, tracker, nodes, fetches, ending, check, clock, sleep)
     with driver.ending.patiently():
         return driver.run()
-
-
-@dataclass(slots=True, frozen=True, eq=False)
-class _Call:
-    """What one rank was asked to do; without a unit, to load."""
-
-    replica: int
-    rank: int
-    unit: Unit | None
 
 
 @dataclass(slots=True)
 class _Driver:
     scheduler: Scheduler
-    specs: Mapping[str, ReplicaSpec]
-    slots: Slots
+    replicas: Replicas
     commits: Commits
     tracker: Tracker
-    across_nodes: bool
+    nodes: Nodes
+    fetches: Fetches | None
     ending: Ending
     check: Callable[[], None]
     clock: Callable[[], float]
     sleep: Callable[[float], None]
     skipped: list[str] = field(default_factory=list)
-    gangs: dict[int, Gang] = field(default_factory=dict)
-    weights: dict[int, str] = field(default_factory=dict)
-    """Held by each replica that was ever started."""
-    calls: dict[Any, _Call] = field(default_factory=dict)
-    """By the reference to the outcome."""
-    asked: dict[Any, tuple[int, int]] = field(default_factory=dict)
-    """Replica and rank that were asked for their progress, by the reference to the answer."""
-    placed: set[int] = field(default_factory=set)
-    """Replicas of which a rank has answered."""
-    asks_at: float = 0.0
     looked_at: float | None = None
     suspended: float = 0.0
     is_interrupted: bool = False
@@ -116,23 +103,26 @@ class _Driver:
     def run(self) -> list[str]:
         try:
             self._carry_out(self.scheduler.begin(self._now()))
+            self._handle(self.nodes.events())
             while not self.scheduler.finished or self.commits.deadline is not None:
-                for event in self._wait():
-                    self._carry_out(self.scheduler.handle(event, self._now()))
+                self._handle(self._wait())
                 self.commits.carry_out(last=self.scheduler.finished)
                 self.check()
                 self._obey(self.ending)
         except ClusterLostError:
-            self.gangs.clear()  # they cannot be ended through Ray, and end when they notice
+            self.replicas.forget_all()
             raise
         finally:
-            for replica in list(self.gangs):
-                self._stop(replica)
+            self.replicas.stop_all()
             with suppress(PsychRayError):  # what is not committed now is by the next sweep
                 self.commits.carry_out(last=True)
         if self.ending.is_asked:
             self.ending.interrupt()
         return self.skipped
+
+    def _handle(self, happened: Iterable[Event]) -> None:
+        for event in happened:
+            self._carry_out(self.scheduler.handle(event, self._now()))
 
     def _obey(self, ending: Ending) -> None:
         """After the first request to end, hand out no more units; KeyboardInterrupt when the time for them is over."""
@@ -140,9 +130,8 @@ class _Driver:
             return
         if not self.is_interrupted:
             self.is_interrupted = True
-            self._carry_out(self.scheduler.handle(Interrupted(), self._now()))
-            n = len({call.replica for call in self.calls.values()})
-            if n:
+            self._carry_out(self.scheduler.handle(Interrupted(ending.seconds_left), self._now()))
+            if n := self.replicas.n_busy:
                 again = "interrupt again to stop at once"
                 line = f"interrupted; finishing {n} unit{'s' * (n > 1)}, at most {ending.seconds_left:.0f} s; {again}"
                 self.tracker.handle(events.Noted(line))
@@ -157,68 +146,33 @@ class _Driver:
         self.looked_at = now
         return now - self.suspended
 
-    def _wait(self) -> list[Event]:
-        """Wait for an outcome, the scheduler's deadline or `POLL_S`."""
-        waits = self._ask_for_progress()
+    def _wait(self) -> Iterator[Event]:
+        """Wait for an outcome, the scheduler's deadline or `POLL_S`; what happened by then."""
+        yield from self.replicas.ask_for_progress(self._now())
         deadline = self.scheduler.deadline
         times = [time for time in (deadline, self.commits.deadline) if time is not None]
         seconds = max(0.0, min([POLL_S, *(time - self._now() for time in times)]))
-        done: Sequence[Any] = ()
-        if self.calls:
-            done, _ = ray.wait(list(self.calls), num_returns=1, timeout=seconds)
-        else:
-            self.sleep(seconds)
+        n_outcomes = 0
+        for event in self.replicas.wait(seconds, self.sleep):
+            n_outcomes += 1
+            yield event
         is_due = deadline is not None and self._now() >= deadline
-        events = [self._event(reference, self.calls.pop(reference)) for reference in done]
-        ticks = [Tick()] if is_due or not events else []
-        return [*events, *waits, *self._answers(), *ticks]
+        yield from self._of_nodes()
+        yield from self.replicas.answers()
+        if is_due or not n_outcomes:
+            yield Tick()
 
-    def _ask_for_progress(self) -> list[Event]:
-        """Ask every rank that has answered the last time; an event for each replica of which none has answered yet."""
-        now = self._now()
-        if now < self.asks_at:
-            return []
-        self.asks_at = now + ASK_S
-        silent = set(self.asked.values())
-        for replica, gang in self.gangs.items():
-            for rank in range(len(gang.actors)):
-                if (replica, rank) not in silent:
-                    self.asked[gang.progress(rank)] = (replica, rank)
-        unplaced = [replica for replica in self.gangs if replica not in self.placed]
-        free = resources(ray.available_resources()) if unplaced else ""
-        return [ReplicaWaits(replica, f"{self.gangs[replica].asks_for}; free are {free}") for replica in unplaced]
+    def _of_nodes(self) -> list[NodeEvent]:
+        for note in self.nodes.notes():
+            self.tracker.handle(events.Noted(note))
+        return [*self.nodes.events(), *(self.fetches.events() if self.fetches else ())]
 
-    def _answers(self) -> list[Event]:
-        """Progress that ranks have reported since the last time."""
-        if not self.asked:
-            return []
-        done, _ = ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
-        answers: list[Event] = []
-        for reference in done:
-            replica, rank = self.asked.pop(reference)
-            try:
-                answers.append(RankProgress(replica, rank, ray.get(reference)))
-            except RayError:
-                continue  # what it was asked to do reports its death
-            self.placed.add(replica)
-        return answers
-
-    def _event(self, reference: Any, call: _Call) -> Event:
-        try:
-            outcome = ray.get(reference)
-        except RayError as error:
-            return RankDied(call.replica, failure_of_death(error), call.rank)
-        if isinstance(outcome, Failure):
-            return RankFailed(call.replica, outcome, call.rank)
-        if call.rank == 0:
-            self._report(self.weights[call.replica], outcome)
-        return RankDone(call.replica, call.rank)
-
-    def _report(self, weights: str, outcome: UnitReport | LoadReport) -> None:
+    def report(self, spec: ReplicaSpec, outcome: UnitReport | LoadReport) -> None:
+        """Take what rank 0 of a replica reports."""
         if isinstance(outcome, UnitReport):
             self.commits.add(outcome)
         else:
-            for checkpoint in self.specs[weights].checkpoints:
+            for checkpoint in spec.checkpoints:
                 self.tracker.handle(events.CheckpointLoaded(checkpoint.slug, outcome.seconds))
         for note in outcome.notes:
             self.tracker.handle(events.Noted(note))
@@ -226,38 +180,30 @@ class _Driver:
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case StartReplica():
-                    self._start(action)
-                case Score(replica=replica, unit=unit):
-                    self._call(replica, unit, self.gangs[replica].score(unit))
-                    self.tracker.handle(events.UnitStarted(unit.checkpoint, unit.condition, unit.id))
-                case StopReplica(replica=replica):
-                    self._stop(replica)
                 case Skip(unit=unit, reason=reason):
                     self._skip(unit, reason)
                 case Warn(message=message, is_failure=is_failure):
                     self.tracker.handle(events.Failed(message) if is_failure else events.Noted(message))
                 case StopSweep(reason=reason):
                     raise ResultsError(reason)
+                case _:
+                    self._ask_replica(action)
 
-    def _start(self, action: StartReplica) -> None:
-        spec = replace(self.specs[action.weights], pass_share=action.pass_share)
-        name = f"replica-{action.replica}-{action.weights}"
-        gang = Gang(spec, self.slots, name=name, across_nodes=self.across_nodes)
-        self.gangs[action.replica] = gang
-        self.weights[action.replica] = action.weights
-        self._call(action.replica, None, gang.load())
-        for checkpoint in spec.checkpoints:
-            self.tracker.handle(events.CheckpointLoading(checkpoint.slug))
-
-    def _call(self, replica: int, unit: Unit | None, references: Sequence[Any]) -> None:
-        self.calls |= {reference: _Call(replica, rank, unit) for rank, reference in enumerate(references)}
-
-    def _stop(self, replica: int) -> None:
-        """End a replica's processes and forget what they were asked to do."""
-        self.calls = {reference: call for reference, call in self.calls.items() if call.replica != replica}
-        self.asked = {reference: asked for reference, asked in self.asked.items() if asked[0] != replica}
-        self.gangs.pop(replica).kill()
+    def _ask_replica(self, action: StartReplica | Score | Cut | Fetch | StopReplica) -> None:
+        match action:
+            case StartReplica():
+                for checkpoint in self.replicas.start(action).checkpoints:
+                    self.tracker.handle(events.CheckpointLoading(checkpoint.slug))
+            case Score(replica=replica, unit=unit):
+                self.replicas.score(replica, unit)
+                self.tracker.handle(events.UnitStarted(unit.checkpoint, unit.condition, unit.id))
+            case Cut(replica=replica):
+                self.replicas.cut(replica)
+            case StopReplica(replica=replica):
+                self.replicas.stop(replica)
+            case Fetch(node=node, weights=weights):
+                if self.fetches is not None:
+                    self.fetches.fetch(node, weights)
 
     def _skip(self, unit: Unit, reason: str) -> None:
         self.tracker.handle(events.ResponsesSkipped(unit.checkpoint, unit.condition, unit.n_responses))
@@ -266,13 +212,3 @@ class _Driver:
             f"transcript {first.id} of {first.study}" if n == 1 else f"{n} transcripts from {first.id} of {first.study}"
         )
         self.skipped.append(f"{unit.checkpoint}, {unit.condition}: {what}: {reason}")
-
-
-def failure_of_death(error: RayError) -> Failure:
-    """Why a process gave no outcome: an exception outside of the calls that report one, or its end."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        return failure_of(error.cause)
-    if was_preempted(error):
-        return Failure(FailureKind.preempted, first_line(error))
-    kind = FailureKind.out_of_memory if isinstance(error, OutOfMemoryError) else FailureKind.lost
-    return Failure(kind, first_line(error))

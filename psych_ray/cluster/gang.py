@@ -13,6 +13,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from psych_ray.cluster.actor import PROGRESS, RankProcess
+from psych_ray.compat.ray import prefers_node
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.record import Transcript
@@ -27,7 +28,10 @@ def resources(amounts: Mapping[str, float]) -> str:
 class Gang:
     """One replica on as many processes as its weights need. Every call returns one reference per rank, by rank."""
 
-    def __init__(self, spec: ReplicaSpec, slots: Slots, *, name: str, across_nodes: bool = False) -> None:
+    def __init__(
+        self, spec: ReplicaSpec, slots: Slots, *, name: str, across_nodes: bool = False, nodes: Sequence[str] = ()
+    ) -> None:
+        """Start the processes; `nodes`: where, by rank, in Ray's hex ids, or elsewhere where there is no room."""
         self._group: PlacementGroup | None = None
         together = "" if across_nodes or spec.ranks == 1 else " on one node"
         each = resources({"CPU": slots.cpus, "GPU": slots.gpus})
@@ -39,7 +43,10 @@ class Gang:
         if spec.ranks > 1:
             bundle = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
             strategy = "PACK" if across_nodes else "STRICT_PACK"
-            self._group = ray.util.placement_group([bundle] * spec.ranks, strategy=strategy)
+            target = {"_soft_target_node_id": nodes[0]} if nodes and not across_nodes else {}
+            self._group = ray.util.placement_group([bundle] * spec.ranks, strategy=strategy, **target)
+        elif nodes:
+            options["scheduling_strategy"] = prefers_node(nodes[0])
         actor_class: Any = ray.remote(concurrency_groups={PROGRESS: 1})(RankProcess)
         self.actors = []
         for rank in range(spec.ranks):
@@ -63,8 +70,13 @@ class Gang:
         return [actor.score.remote(unit) for actor in self.actors]
 
     def progress(self, rank: int) -> Any:
-        """Ask a rank how much it has done so far; one reference."""
+        """Ask a rank how much it has done so far, and where it is; one reference."""
         return self.actors[rank].progress.remote()
+
+    def cut(self, unit: Unit) -> None:
+        """Let a unit end early."""
+        for actor in self.actors:
+            actor.cut.remote(unit.id)
 
     def check(self, transcripts: Sequence[Transcript]) -> list[Any]:
         """Report what the self-check saw, and how these transcripts align with the tokens."""

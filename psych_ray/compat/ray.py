@@ -1,4 +1,4 @@
-"""Private and undocumented interfaces of Ray (2.60): where a local session listens, its secret, whether it is alive.
+"""Private and undocumented interfaces of Ray (2.60): where a local session listens, its secret, which nodes live.
 
 Ray is imported inside the functions that use it.
 """
@@ -6,8 +6,9 @@ Ray is imported inside the functions that use it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,74 @@ def ray_node_is_alive() -> Callable[[float], bool | None]:
             return None
 
     return ask
+
+
+@dataclass(frozen=True, slots=True)
+class RayNode:
+    """A live node as the gcs knows it."""
+
+    id: str
+    """In hex."""
+    address: str
+    port: int
+    """Of its raylet."""
+    resources: Mapping[str, float]
+    """All that it has, by Ray's names."""
+    drain_deadline_s: float | None
+    """None unless it drains; when it will be gone, seconds since 1970 by the clock of who drains it, 0 if not told."""
+
+
+class RayNodes:
+    """Asks the gcs of the cluster that this process is connected to for its nodes, with time-outs (Ray 2.60).
+
+    `ray.nodes()` waits for as long as it likes, and says nothing of drains; Ray Train's preemption watcher and Ray
+    Serve ask `get_draining_nodes`, of which only the second gives a time-out.
+    """
+
+    def __init__(self) -> None:
+        import ray
+
+        raylet: Any = import_module("ray._raylet")
+        self._pb2: Any = import_module("ray.core.generated.gcs_pb2")
+        self._node_id = raylet.NodeID
+        self._errors = ray.exceptions.RayError
+        self._client = raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+
+    def alive(self, timeout_s: float) -> list[RayNode] | None:
+        """All live nodes, draining ones as well; None where the gcs does not answer in time."""
+        try:
+            nodes = self._client.get_all_node_info(timeout=timeout_s, state_filter=self._pb2.GcsNodeInfo.ALIVE)
+            drains = self._client.get_draining_nodes(timeout=timeout_s)
+        except self._errors:
+            return None
+        return [
+            RayNode(
+                id=node.node_id.hex(),
+                address=node.node_manager_address,
+                port=node.node_manager_port,
+                resources=dict(node.resources_total),
+                drain_deadline_s=drains[node.node_id.hex()] / 1000 if node.node_id.hex() in drains else None,
+            )
+            for node in nodes.values()
+        ]
+
+    def is_alive(self, node: str, timeout_s: float) -> bool | None:
+        """Whether a node, by its id in hex, is alive; None where the gcs does not answer in time."""
+        node_id = self._node_id.from_hex(node)  # of this type: it is not checked, and C++ reads it
+        try:
+            return bool(self._client.check_alive([node_id], timeout=timeout_s)[0])
+        except self._errors:
+            return None
+
+
+def prefers_node(node: str) -> Any:
+    """Scheduling strategy of an actor: on this node, or elsewhere where it has no room or is gone (Ray 2.60).
+
+    Without the private argument an actor waits for room on a node that is full of others' work.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
 
 
 def keep_gpus_visible_to_ray_workers() -> None:

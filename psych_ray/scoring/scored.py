@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -38,8 +38,10 @@ class Scorer(Protocol):
     def engine_name(self) -> str:
         """Name of the engine, for tables and messages."""
 
-    def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
-        """Score transcripts, one result per transcript, in any order."""
+    def score(
+        self, transcripts: Iterable[Transcript], condition: Condition, goes_on: Callable[[], bool] = lambda: True
+    ) -> Iterator[ScoredTranscript]:
+        """Score transcripts, one result per transcript, in any order, for as long as `goes_on()`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,13 @@ class SimulatorScorer:
 
     engine_name = "simulator"
 
-    def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
+    def score(
+        self, transcripts: Iterable[Transcript], condition: Condition, goes_on: Callable[[], bool] = lambda: True
+    ) -> Iterator[ScoredTranscript]:
         """Return the true NLL of simulated transcripts; responses of other transcripts are not applicable."""
         for transcript in transcripts:
+            if not goes_on():
+                return
             starts, ends = response_spans(transcript)
             status = np.where(ends > starts, Status.scored.code, Status.empty.code).astype(np.int8)
             if transcript.true_nll_nats is None:

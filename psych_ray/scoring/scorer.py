@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,11 +90,15 @@ class LanguageModelScorer:
         """Time that `score` has waited for tokenization so far."""
         return self._idle.seconds
 
-    def score(self, transcripts: Iterable[Transcript], condition: Condition) -> Iterator[ScoredTranscript]:
-        """Score transcripts, in their order."""
+    def score(
+        self, transcripts: Iterable[Transcript], condition: Condition, goes_on: Callable[[], bool] = lambda: True
+    ) -> Iterator[ScoredTranscript]:
+        """Score transcripts, in their order, for as long as `goes_on()`, which is asked before each window of them."""
         aligned = (self.align(transcript, condition) for transcript in transcripts)
         with Prefetcher(aligned, capacity=_PREFETCHED, idle=self._idle) as stream:
             for window in windows(stream, lambda a: a.n_tokens, _WINDOW_BATCHES * self.engine.batch_tokens):
+                if not goes_on():
+                    return
                 yield from self._score_window(window)
 
     def clear_cache(self) -> None:

@@ -339,7 +339,9 @@ class _World:
                 replica.is_silent = True
         self._later(self.now + self.rng.uniform(0.5, 15.0), NodeLost(node))
         if self.conditions.replaced_after_s is not None:
-            self._join(f"{node}'", self.slots[node], self.now + self.conditions.replaced_after_s)
+            name, _, generation = node.partition("#")
+            successor = f"{name}#{int(generation or 1) + 1}"
+            self._join(successor, self.slots[node], self.now + self.conditions.replaced_after_s)
 
     def _later(self, at: float, event: Event | str, number: int = 0, token: int = 0) -> None:
         self.counts["coming"] += 1

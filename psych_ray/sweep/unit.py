@@ -141,3 +141,5 @@ class UnitReport:
     """The part, to be committed to the table's log; None on other ranks than rank 0, which writes it."""
     notes: tuple[str, ...] = ()
     """One line each: warnings that were logged while the unit was scored."""
+    left: frozenset[str] = frozenset()
+    """Ids of transcripts that were not scored, as the unit was cut; `unit` and the part are of the others."""

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,8 @@ class Replica:
         self._scorers: dict[str, Scorer] = {}
         self.work = Work()
         """What it has done so far; may be read from another thread."""
+        self._cut: str | None = None
+        """Id of the unit that is to end early."""
 
     def open_rendezvous(self, host: str) -> tuple[str, int]:
         """Bind a port of this host, and return the address at which the ranks join. For rank 0 only."""
@@ -98,26 +101,45 @@ class Replica:
         timeout_s = self._spec.stall_seconds
         return join(self._rank, self._spec.ranks, host=host, port=port, device=device, timeout_s=timeout_s)
 
+    def cut(self, unit: str) -> None:
+        """Let the unit of this id end after the window of transcripts at which it is; from any thread."""
+        self._cut = unit
+
+    def _goes_on(self, unit: str) -> bool:
+        """Whether the next window is scored: asked on all ranks, which must agree."""
+        is_cut = self._cut == unit
+        if self._spec.ranks > 1:
+            from psych_ray.scoring.engines.sharded.process_group import on_any_rank
+
+            is_cut = on_any_rank(is_cut)
+        return not is_cut
+
     def score(self, unit: Unit) -> UnitReport:
-        """Score a unit. Rank 0 writes its part, which belongs to the table once the driver has committed it."""
+        """Score a unit. Rank 0 writes its part, which belongs to the table once the driver has committed it.
+
+        After `cut` it scores fewer transcripts, and reports which are left.
+        """
         scorer = self._scorers[unit.checkpoint]
         began = time.monotonic()
         transcripts = read_catalogued(self._store, unit.transcripts)
         condition = condition_named(unit.condition, parity=self._spec.identity.parity)
         with _warnings_of("psych_ray.scoring") as notes:
-            scored = list(scorer.score(transcripts, condition))
-        footer = self._footer(unit, scorer.engine_name, scored, time.monotonic() - began)
-        part = write_part(self._store, scored, footer) if self._rank == 0 else None
+            scored = list(scorer.score(transcripts, condition, partial(self._goes_on, unit.id)))
+        left = frozenset(t.id for t in unit.transcripts) - {s.transcript.id for s in scored}
+        done = unit.only({s.transcript.id for s in scored}) if left else unit
+        footer = self._footer(done or unit, scorer.engine_name, scored, time.monotonic() - began)
+        part = write_part(self._store, scored, footer) if self._rank == 0 and done is not None else None
         return UnitReport(
             checkpoint=unit.checkpoint,
             condition=unit.condition,
-            unit=unit.id,
+            unit=footer.unit,
             tokens=footer.tokens,
             responses=sum(len(s.status_R) for s in scored),
             seconds=time.monotonic() - began,
             by_study={} if part is None else part.footer.tallies,
             part=part,
             notes=tuple(f"{unit.checkpoint}: {note}" for note in notes),
+            left=left,
         )
 
     def check(self, transcripts: Sequence[Transcript]) -> list[CheckpointReport]:

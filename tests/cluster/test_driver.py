@@ -16,18 +16,21 @@ import pytest
 from ray.exceptions import RayActorError
 
 from psych_ray.checkpoints.find import simulator_checkpoint
-from psych_ray.cluster import check, driver, gang
+from psych_ray.cluster import check, gang, replicas
 from psych_ray.cluster.actor import RankProcess
-from psych_ray.cluster.driver import ASK_S, POLL_S, drive
+from psych_ray.cluster.driver import POLL_S, drive
+from psych_ray.cluster.replicas import ASK_S
 from psych_ray.config import EngineName
 from psych_ray.ending import Ending
 from psych_ray.errors import CheckpointError, ClusterLostError, FailureKind, ResultsError
 from psych_ray.results.schema import ScoringIdentity, TranscriptRef
 from psych_ray.sweep.cluster_shape import Slots
+from psych_ray.sweep.events import NodeJoined
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.retries import UNREACHABLE_PAUSES_S
 from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, Scheduler
 from psych_ray.sweep.stalls import Deadlines
+from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking import events
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
@@ -35,6 +38,7 @@ from psych_ray.worker.spec import LoadReport, ReplicaSpec
 Outcome = Any
 """What a call of a rank gives: a report, a Failure, an exception of Ray, or NEVER."""
 NEVER = object()
+NODE = "01" * 28
 
 
 @dataclass(eq=False)
@@ -56,12 +60,17 @@ class FakeRay:
     alive: set[str] = field(default_factory=set)
     groups: set[int] = field(default_factory=set)
     longest_wait: float = 0.0
+    cuts: list[tuple[str, str]] = field(default_factory=list)
+    """Actors that were asked to end a unit early, with its id."""
 
     def __post_init__(self) -> None:
         self.available_resources = lambda: {"CPU": 3.0}
         self.util = SimpleNamespace(placement_group=self._placement_group, remove_placement_group=self.groups.remove)
 
-    def _placement_group(self, bundles: list[dict[str, float]], *, strategy: str) -> int:
+    def _placement_group(
+        self, bundles: list[dict[str, float]], *, strategy: str, _soft_target_node_id: str | None = None
+    ) -> int:
+        assert _soft_target_node_id in {NODE, None}
         assert strategy == "STRICT_PACK"
         self.groups.add(len(self.gangs))
         return len(self.gangs)
@@ -118,15 +127,35 @@ class FakeActor:
         self.load = SimpleNamespace(remote=lambda address: self._call("load"))
         self.score = self.check = SimpleNamespace(remote=self._call)
         self.progress = SimpleNamespace(remote=self._progress)
+        self.cut = SimpleNamespace(remote=lambda unit: ray.cuts.append((name, unit)))
 
     def _progress(self) -> Reference:
         """By default every rank shows progress whenever it is asked."""
-        outcome = self.ray.work(self.attempt, self.rank, self.ray.now)
+        work = self.ray.work(self.attempt, self.rank, self.ray.now)
+        outcome = (work, NODE) if isinstance(work, int) else work
         return Reference(self.ray.now if outcome is not NEVER else float("inf"), outcome)
 
     def _call(self, what: Any) -> Reference:
         seconds, outcome = self.ray.script(self.attempt, self.rank, what)
         return Reference(self.ray.now + seconds if outcome is not NEVER else float("inf"), outcome)
+
+
+@dataclass
+class FakeNodes:
+    """Tells what it was given, once."""
+
+    told: list[Any]
+    dead: frozenset[str] = frozenset()
+
+    def events(self) -> list[Any]:
+        events, self.told = self.told, []
+        return events
+
+    def is_alive(self, node: str) -> bool:
+        return node not in self.dead
+
+    def notes(self) -> list[str]:
+        return []
 
 
 class FakeTable:
@@ -209,14 +238,24 @@ class Sweep:
 @pytest.fixture
 def sweep(monkeypatch):
     def run(
-        script, *, ranks=2, n_units=3, attempts=2, work=None, tracker=None, interruption=None, check=nothing_lost
+        script,
+        *,
+        ranks=2,
+        n_units=3,
+        attempts=2,
+        work=None,
+        tracker=None,
+        interruption=None,
+        check=nothing_lost,
+        nodes=None,
     ) -> Sweep:
         fake = FakeRay(script, work) if work else FakeRay(script)
         monkeypatch.setattr(gang, "ray", fake)
-        monkeypatch.setattr(driver, "ray", fake)
+        monkeypatch.setattr(replicas, "ray", fake)
         monkeypatch.setattr(gang, "PlacementGroupSchedulingStrategy", lambda group, **where: (group, where))
         units = [Unit("a", "plain", (TranscriptRef(f"t{k}", "s", "f", k, 100, 5),)) for k in range(n_units)]
-        scheduler = Scheduler.plan(units, slots=ranks, attempts=attempts, cost={}, ranks={"a": ranks})
+        facts = {"a": WeightsFacts(ranks, is_sharded=ranks > 1, load_seconds=1e9)}
+        scheduler = Scheduler.plan(units, attempts=attempts, facts=facts)
         tracker = Recorder() if tracker is None else tracker
         if interruption is not None:
             interruption.ray = fake
@@ -227,6 +266,7 @@ def sweep(monkeypatch):
                 Slots(ranks, 1, 1),
                 FakeTable(),
                 tracker,
+                FakeNodes([NodeJoined(NODE, ranks)]),
                 ending=interruption,
                 check=check,
                 clock=lambda: fake.now,
@@ -421,7 +461,7 @@ def test_a_driver_that_was_stopped_for_hours_does_not_blame_its_ranks(sweep):
 
     def work(attempt, rank, now):
         if 70.0 <= now < 75.0:
-            driver.ray.now += 3 * 3600.0  # the fake: between a question and its answer
+            replicas.ray.now += 3 * 3600.0  # the fake: between a question and its answer
         return int(now // 60.0)  # a step takes a minute
 
     done = sweep(script, n_units=1, work=work)
@@ -455,7 +495,7 @@ def test_a_store_that_comes_back_costs_a_pause_and_nothing_else(sweep):
         return ideal(attempt, rank, call)
 
     def done_at() -> float:
-        return driver.ray.now  # the fake
+        return replicas.ray.now  # the fake
 
     done = sweep(script, ranks=1)
     assert list(done.committed.values()) == [1, 1, 1]
@@ -487,7 +527,7 @@ def test_ray_s_own_errors_become_failures_of_their_kind():
     taken = RayActorError(error_msg="gone", preempted=True)
     raised = RayTaskError("load", "traceback", CheckpointError("no such file"))
     errors = [taken, OutOfMemoryError("x"), raised, RayActorError()]
-    assert [driver.failure_of_death(error).kind for error in errors] == [
+    assert [replicas.failure_of_death(error).kind for error in errors] == [
         FailureKind.preempted, FailureKind.out_of_memory, FailureKind.checkpoint, FailureKind.lost,
     ]  # fmt: skip
 

@@ -37,6 +37,13 @@ def shard_bounds(n_rows: int, rank: Rank) -> tuple[int, int]:
     return first, end
 
 
+def on_any_rank(flag: bool) -> bool:
+    """Whether it is set on any rank; a collective, with the time-out of the process group."""
+    flags = torch.tensor([int(flag)])
+    distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
+    return bool(flags.item())
+
+
 class Rendezvous:
     """The address at which the ranks of a gang meet.
 

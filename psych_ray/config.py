@@ -276,6 +276,8 @@ class ClusterConfig:
     """CPU cores per rank; None: the cores of a node divided by the ranks that it can hold."""
     attempts: int = 2
     """Number of times that a unit may fail before it is split or skipped, and that a replica may fail to load."""
+    price_per_gpu_hour: float | None = None
+    """For plan: price of one GPU for an hour, in any currency; None: no price is shown."""
 
     notices: Notices = Notices.auto
     """Cloud whose notices of preemption are watched for, on every node: auto, none, aws, gcp or azure."""
@@ -287,7 +289,7 @@ class ClusterConfig:
                 raise ValueError(f"cluster.{name}={value}: must be 1 or more")
         if self.gpus is not None and self.gpus < 0:
             raise ValueError(f"cluster.gpus={self.gpus}: must be 0 or more")
-        for name in ("gpu_memory_gb", "memory_gb"):
+        for name in ("gpu_memory_gb", "memory_gb", "price_per_gpu_hour"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"cluster.{name}={value}: must be above 0")
@@ -349,6 +351,22 @@ class ReportConfig:
 
 
 @dataclass(kw_only=True)
+class PlanConfig:
+    """What psych-ray plan shows beside its tables."""
+
+    picture: str | None = None
+    """File for a picture of who runs when, .html, .png, .pdf or .svg; None: none."""
+    preempted_every_hours: float | None = None
+    """Mean time between preemptions of a node, each replaced after three minutes; None: nodes stay."""
+
+    def __post_init__(self) -> None:
+        if self.picture is not None and Path(self.picture).suffix not in {".html", ".png", ".pdf", ".svg"}:
+            raise ValueError(f"plan.picture={self.picture}: must end with .html, .png, .pdf or .svg")
+        if self.preempted_every_hours is not None and not 0.1 <= self.preempted_every_hours < float("inf"):
+            raise ValueError(f"plan.preempted_every_hours={self.preempted_every_hours}: must be 0.1 or more")
+
+
+@dataclass(kw_only=True)
 class Config:
     """The whole configuration."""
 
@@ -361,6 +379,7 @@ class Config:
     results: ResultsConfig = field(default_factory=ResultsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     repair: bool = False
     """For verify: drop what is bad, so that the next sweep scores it again."""
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
-from psych_ray.app.cluster import cluster_to_plan_for, cluster_to_run_on
+from psych_ray.app.cluster import cluster_to_run_on
 from psych_ray.app.prepare import Prepared, find, prepare
+from psych_ray.cli.plan import plan
+from psych_ray.cli.show import print_line, right, say, show
 from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
@@ -26,35 +26,10 @@ def sweep(config: Config) -> int:
     from psych_ray.app.sweep import sweep as run_sweep
 
     began = time.monotonic()
-    result = run_sweep(config, say=_say)
+    result = run_sweep(config, say=say)
     for line in [*result.lines, f"{time.monotonic() - began:.0f} s in all"]:
-        _print(line)
+        print_line(line)
     return INCOMPLETE if result.skipped else 0
-
-
-def plan(config: Config) -> int:
-    """Show what would run; starts nothing and writes nothing."""
-    with cluster_to_plan_for(config.cluster) as cluster:
-        prepared = _prepare(config, cluster)
-    tasks = Table("checkpoint", "condition", *(_right("transcripts", "responses", "missing", "units", "minutes")))
-    for task in prepared.tasks:
-        numbers = (len(task.transcripts), task.n_responses, task.n_responses_missing, len(task.missing))
-        minutes = f"{task.seconds_missing / 60:.1f}"
-        tasks.add_row(task.checkpoint, task.condition, *(f"{n:,}" for n in numbers), minutes)
-    _show(tasks)
-    replicas = Table("weights", "engine", *_right("ranks"), "on", "reason")
-    for weights, placement in prepared.placements.items():
-        device = prepared.devices[weights].name
-        replicas.add_row(weights, str(placement.engine), str(placement.ranks), device, placement.reason)
-    _show(replicas)
-    total = sum(task.seconds_missing for task in prepared.tasks) / 60
-    _print(
-        f"about {total:,.0f} minutes if replicas ran one after the other, without loading (assumed rates, not "
-        f"measured); {prepared.slots.ranks} ranks at a time on {prepared.cluster}"
-    )
-    for record in prepared.skipped:
-        _say(f"skipped: {record.where}: {record.reason}")
-    return 0
 
 
 def status(config: Config) -> int:
@@ -62,17 +37,17 @@ def status(config: Config) -> int:
     from psych_ray.app.status import status_of
 
     found = status_of(open_store(config.results.root))
-    table = Table("checkpoint", "condition", *_right("transcripts", "missing", "rows", "not scored", "parts"))
+    table = Table("checkpoint", "condition", *right("transcripts", "missing", "rows", "not scored", "parts"))
     for task in found.tasks:
         numbers = (task.transcripts, task.transcripts_missing, task.rows, task.rows_not_scored, task.parts)
         table.add_row(task.checkpoint, task.condition, *(f"{n:,}" for n in numbers))
-    _show(table)
+    show(table)
     missing = sum(task.transcripts_missing for task in found.tasks)
     verdict = "complete"
     if missing:
         verdict = f"{missing:,} transcripts x tasks are missing, the sweep's command continues it"
     rows = sum(task.rows for task in found.tasks)
-    _print(f"{config.results.root}: {rows:,} rows of {found.n_transcripts:,} transcripts; {verdict}")
+    print_line(f"{config.results.root}: {rows:,} rows of {found.n_transcripts:,} transcripts; {verdict}")
     return 0
 
 
@@ -82,7 +57,7 @@ def report(config: Config) -> int:
 
     store = open_store(config.results.root)
     for line in write_report(config, store, Snapshot.read(store)):
-        _print(line)
+        print_line(line)
     return 0
 
 
@@ -95,7 +70,7 @@ def check(config: Config) -> int:
     limit = min(config.transcripts.limit or _CHECKED_TRANSCRIPTS, _CHECKED_TRANSCRIPTS)
     transcripts = list(read_transcripts(replace(config.transcripts, limit=limit), on_skipped=lambda _: None))
     checks = Table("checkpoint", "check", "passed", "found")
-    edges = Table("checkpoint", "study", *_right("responses", "edges inside a token"))
+    edges = Table("checkpoint", "study", *right("responses", "edges inside a token"))
     not_loaded = 0
     with cluster_to_run_on(config.cluster) as cluster:
         prepared = _prepare(config, cluster, place_all=True)
@@ -110,9 +85,9 @@ def check(config: Config) -> int:
             for study, n in found.straddling_edges.items():
                 if n:
                     edges.add_row(found.checkpoint, study, f"{found.responses[study]:,}", f"{n:,}")
-    _show(checks)
+    show(checks)
     if edges.row_count:
-        _show(edges)
+        show(edges)
     return 1 if not_loaded else 0
 
 
@@ -120,14 +95,14 @@ def verify(config: Config) -> int:
     """Check every file of the results root, and repair it where that is asked for."""
     from psych_ray.app.verify import verify as run_verify
 
-    return _show_lines(*run_verify(config, say=_say))
+    return _show_lines(*run_verify(config, say=say))
 
 
 def compact(config: Config) -> int:
     """Rewrite many parts into few large ones."""
     from psych_ray.app.compact import compact as run_compact
 
-    return _show_lines(*run_compact(config, say=_say))
+    return _show_lines(*run_compact(config, say=say))
 
 
 COMMANDS: dict[str, Callable[[Config], int]] = {
@@ -143,32 +118,11 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
 
 def _prepare(config: Config, cluster: ClusterShape, *, place_all: bool = False) -> Prepared:
     """Prepare without writing anything."""
-    checkpoints, store = find(config, say=_say), open_store(config.results.root)
+    checkpoints, store = find(config, say=say), open_store(config.results.root)
     return prepare(config, checkpoints, Snapshot.read(store), store, cluster, write=False, place_all=place_all)
-
-
-def _right(*names: str) -> list[Column | str]:
-    return [Column(name, justify="right") for name in names]
 
 
 def _show_lines(lines: Sequence[str], is_well: bool) -> int:
     for line in lines:
-        _print(line)
+        print_line(line)
     return 0 if is_well else 1
-
-
-def _show(table: Table) -> None:
-    Console(markup=False, emoji=False, highlight=False).print(table)  # names are data: a [/] in one is a [/]
-
-
-def _print(line: str) -> None:
-    print(_printable(line))  # noqa: T201  the command's result
-
-
-def _say(line: str) -> None:
-    print(_printable(line), file=sys.stderr, flush=True)  # noqa: T201  progress and errors
-
-
-def _printable(line: str) -> str:
-    """Names of files are data: no escape code, and nothing that stdout cannot encode."""
-    return "".join(c if c.isprintable() else " " for c in line)

@@ -12,7 +12,7 @@ from psych_ray.errors import ConfigError, PsychRayError
 
 COMMANDS = {
     "sweep": "score what is missing, then report",
-    "plan": "what would run, on what, how long; starts nothing",
+    "plan": "what would run, on what, how long, at what price; starts nothing",
     "status": "what is committed, what is missing",
     "report": "statistics, figures and page from the parts",
     "check": "self-check of checkpoints",
@@ -41,6 +41,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
   cluster=local|existing                   cluster.address=ADDRESS
       cluster.nodes=N cluster.gpus=N cluster.gpu_memory_gb=GB
                                            for plan: a cluster that is not running
+  plan.picture=PATH                        for plan: who runs when, .html or .png
   results.root=PATH_OR_URI                 a local path, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER
   tracking=console|wandb                   tracking.mode=offline|online
   report.root=PATH

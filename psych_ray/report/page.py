@@ -28,7 +28,28 @@ def render(
     figures: Sequence[RenderedFigure],
 ) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
+    script = template("page.js")
+    skipped = table(found, "skipped", "skipped", "Skipped", "", ids=checkpoint_ids(found))
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            headlines=headlines,
+            figures=[(figure, _data_uri(figure.svg)) for figure in figures],
+            tables=tables(found),
+            skipped=skipped,
+            about=about,
+            style=Markup(template("page.css")),  # noqa: S704  a file of this package, without data
+            script=Markup(script),  # noqa: S704
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Where templates are rendered: every value is escaped, one that is missing is an error."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("psych_ray.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -36,22 +57,10 @@ def render(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    script = _template("page.js")
-    skipped = table(found, "skipped", "skipped", "Skipped", "", ids=checkpoint_ids(found))
-    return environment.get_template("page.html").render(
-        title=title,
-        headlines=headlines,
-        figures=[(figure, _data_uri(figure.svg)) for figure in figures],
-        tables=tables(found),
-        skipped=skipped,
-        about=about,
-        style=Markup(_template("page.css")),  # noqa: S704  a file of this package, without data
-        script=Markup(script),  # noqa: S704
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """A template of this package as it is."""
     return resources.files("psych_ray.report").joinpath("templates", name).read_text("utf-8")
 
 

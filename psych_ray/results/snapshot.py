@@ -35,7 +35,7 @@ class CommittedTask:
     measured: tuple[Measured, ...] = ()
     """Tokens and seconds of its parts, by what they ran on; parts without either are left out."""
     tokens: int | None = None
-    """Tokens read for all its parts; None where one does not say it."""
+    """Tokens read for all its parts; None where one does not say it, or took no time."""
 
     @property
     def rows(self) -> int:
@@ -121,8 +121,12 @@ def _task(store: ResultsStore, footers: pl.DataFrame, ids: TranscriptIds) -> Com
         tallies={study: Tally(*sums) for study, *sums in _sums(footers["tallies"], "study").iter_rows()},
         made_by=made_by(footers["made_by"][0]),
         measured=_measured(footers),
-        tokens=None if (footers["tokens"] <= 0).any() else int(footers["tokens"].to_numpy().sum()),
+        tokens=int(footers["tokens"].to_numpy().sum()) if _are_timed(footers) else None,
     )
+
+
+def _are_timed(footers: pl.DataFrame) -> bool:
+    return bool(((footers["tokens"] > 0) & (footers["seconds"] > 0)).all())
 
 
 def _measured(footers: pl.DataFrame) -> tuple[Measured, ...]:

@@ -1,6 +1,7 @@
 """Seconds and memory that a plan takes of many checkpoints over many transcripts, all made up, and its resume.
 
     python -m tests.benchmarks.planning [--checkpoints 101] [--transcripts 208000] [--conditions 3] [--done 0.5]
+        [--root DIR] [--steps plan make resume]
 
 Lengths are lognormal with a mean of 15,000 characters, checkpoints have 0.6 to 70 billion parameters, units take a
 minute. Of the units of every task, `--done` are in footers of parts that were never written; the resume reads those
@@ -40,9 +41,13 @@ def main() -> None:
     parser.add_argument("--transcripts", type=int, default=208_000)
     parser.add_argument("--conditions", type=int, default=3)
     parser.add_argument("--done", type=float, default=0.5)
+    parser.add_argument("--root", help="keep the root there")
+    parser.add_argument("--steps", nargs="+", default=["plan", "make", "resume"], choices=["plan", "make", "resume"])
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        for step in (plan, make, resume):  # each in a process of its own, whose memory is measured
+    steps = {"plan": plan, "make": make, "resume": resume}
+    with tempfile.TemporaryDirectory() as directory:
+        root = given.root or directory
+        for step in (steps[name] for name in given.steps):  # each in a process of its own, whose memory is measured
             process = multiprocessing.get_context("spawn").Process(target=step, args=(given, root))
             process.start()
             process.join()
@@ -159,7 +164,7 @@ def made_up_part(checkpoint: str, condition: str, unit: str, ids: list[str]) -> 
         rows=40 * len(ids),
         rows_by_status={"scored": 40 * len(ids)},
         transcripts=ids,
-        tallies={f"study{k}": Tally(40, 20.5, 7) for k in range(min(len(ids), 100))},
+        tallies={f"study{k}": Tally(40, 20.5, 7) for k in range(min(len(ids), 3))},
         tokens=4_000 * len(ids),
         seconds=60.0,
         device="GPU",
@@ -170,10 +175,11 @@ def made_up_part(checkpoint: str, condition: str, unit: str, ids: list[str]) -> 
 @contextmanager
 def measured(what: str):
     """Print how long the block took, and the most memory held so far."""
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     yield
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    print(f"{what}: {time.perf_counter() - began:.1f} s, at most {gigabytes:.2f} GB held", flush=True)
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    print(f"{what}: {seconds:.1f} s ({cpu_seconds:.1f} s of CPU), at most {gigabytes:.2f} GB held", flush=True)
 
 
 if __name__ == "__main__":

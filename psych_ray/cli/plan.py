@@ -1,0 +1,59 @@
+"""The command `plan`: shows what `app.plan` found, as tables and lines. Computes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from psych_ray.app.plan import SweepPlan, write_picture
+from psych_ray.app.plan import plan as plan_sweep
+from psych_ray.app.report import sweep_name
+from psych_ray.cli.show import print_line, right, say, show
+from psych_ray.config import Config
+
+UNFIT = 3
+
+
+def plan(config: Config) -> int:
+    """Show what would run, on what, how long and at what price; starts nothing."""
+    planned = plan_sweep(config, say=say)
+    show(_tasks(planned))
+    show(_placements(planned))
+    show(_weights(planned))
+    for line in planned.lines:
+        print_line(line)
+    if config.plan.picture is not None:
+        path = Path(config.plan.picture).expanduser()
+        write_picture(planned, path, title=f"Plan of {sweep_name(config)}")
+        print_line(f"picture: {path}")
+    for record in planned.prepared.skipped:
+        say(f"skipped: {record.where}: {record.reason}")
+    return UNFIT if planned.prepared.unfit else 0
+
+
+def _tasks(planned: SweepPlan) -> Table:
+    table = Table("checkpoint", "condition", *(right("transcripts", "responses", "missing", "units", "minutes")))
+    for task in planned.prepared.tasks:
+        numbers = (len(task.transcripts), task.n_responses, task.n_responses_missing, len(task.missing))
+        is_planned = task.checkpoint in planned.prepared.rates or not task.missing
+        minutes = f"{task.seconds_missing / 60:.1f}" if is_planned else "does not fit"
+        table.add_row(task.checkpoint, task.condition, *(f"{n:,}" for n in numbers), minutes)
+    return table
+
+
+def _placements(planned: SweepPlan) -> Table:
+    table = Table("weights", "engine", *right("ranks"), "on", "reason")
+    for weights, placement in planned.prepared.placements.items():
+        device = planned.prepared.devices[weights].name
+        table.add_row(weights, str(placement.engine), str(placement.ranks), device, placement.reason)
+    return table
+
+
+def _weights(planned: SweepPlan) -> Table:
+    table = Table("weights", *right("units", "replicas", "starts", "loading", "GPU-hours"), "rate")
+    for one in planned.weights:
+        numbers = (f"{one.units:,}", f"{one.replicas:,}", f"{one.starts:,}", f"{one.load_seconds:,.0f} s")
+        rate = "measured" if one.is_measured else "assumed"
+        table.add_row(one.weights, *numbers, f"{one.gpu_hours:,.2f}", rate)
+    return table

@@ -264,7 +264,8 @@ class _World:
             self._close_spans(number, replica)
             replica.doing, replica.since = Doing.scoring, self.now
         replica.unit = unit
-        noise = self.rng.lognormvariate(0.0, self.conditions.noise) if self.conditions.noise else 1.0
+        sigma = self.conditions.noise
+        noise = self.rng.lognormvariate(-(sigma**2) / 2, sigma) if sigma else 1.0  # of mean 1
         self._ask(number, unit.seconds * noise + self.conditions.unit_overhead_s)
 
     def _ask(self, number: int, seconds: float) -> None:

@@ -165,10 +165,19 @@ class CheckpointsConfig:
     """Run the modelling code of these checkpoints: globs of ids (hub), and of absolute paths of directories (local)."""
     cache: str = "~/.cache/psych-ray"
     """Directory of the demo checkpoints."""
+    disk: str | None = None
+    """Directory on each node's own disk to which weights are fetched before they are loaded; None: they are read where
+    they lie."""
+    disk_gb: float | None = None
+    """Limit of what is kept in `disk`, 1e9 bytes; None: 90 % of what is free there and used by it."""
 
     def __post_init__(self) -> None:
         if self.source == CheckpointSource.local and not self.paths:
             raise ValueError("checkpoints=local needs checkpoints.paths=[DIR,...]")
+        if self.disk is not None and not self.disk.startswith(("/", "~")):
+            raise ValueError(f"checkpoints.disk={self.disk}: must be an absolute path, the same on every node")
+        if self.disk_gb is not None and (self.disk is None or not 0 < self.disk_gb < float("inf")):
+            raise ValueError(f"checkpoints.disk_gb={self.disk_gb}: must be above 0, and checkpoints.disk be set")
 
 
 @dataclass(kw_only=True)

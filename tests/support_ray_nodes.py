@@ -27,7 +27,29 @@ from ray.scripts.scripts import main
 sys.argv[0] = "ray"
 main()
 """
-START_S = 60.0
+# What Ray's head does with a job that `ray job submit` sends to its dashboard, whose packages need not be installed.
+_SUBMIT = """
+import asyncio, sys
+import ray
+from ray._private import worker
+from ray.dashboard.modules.job.common import JobInfo, JobInfoStorageClient
+from ray.dashboard.modules.job.job_supervisor import JobSupervisor
+from ray.job_submission import JobStatus
+names = ("RAY_worker_niceness", "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES",
+    "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES")
+environment = {"env_vars": dict(zip(names, "011"))}
+async def submit(name, entrypoint):
+    jobs = JobInfoStorageClient(worker.global_worker.gcs_client, None)
+    await jobs.put_info(name, JobInfo(entrypoint=entrypoint, status=JobStatus.PENDING))
+    job = ray.remote(JobSupervisor).options(num_cpus=0, runtime_env=environment).remote(name, entrypoint, {}, None)
+    job.run.remote()
+    while not (info := await jobs.get_info(name)).status.is_terminal():
+        await asyncio.sleep(0.2)
+    print(info.driver_exit_code)
+    print(open(f"{worker._global_node.get_logs_dir_path()}/job-driver-{name}.log").read())
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
+asyncio.run(submit(*sys.argv[2:]))
+"""
 
 
 @dataclass
@@ -42,8 +64,9 @@ class Node:
             return psutil.Process(self.process.pid).children(recursive=True)
         return []
 
-    def process_named(self, name: str) -> psutil.Process:
-        (found,) = [process for process in self.processes() if process.name().startswith(name)]
+    def process_with(self, words: str) -> psutil.Process:
+        """The one process whose command line begins so."""
+        (found,) = [one for one in self.processes() if " ".join(one.cmdline()).startswith(words)]
         return found
 
     def kill(self) -> None:
@@ -100,14 +123,12 @@ class RayCluster:
             said += line
         return node
 
-    def run(self, code: str, *arguments: str, timeout: float = 120) -> str:
-        """Output of a Python program that connects to the cluster."""
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], env=self.environment, cwd=self.directory, capture_output=True,
-            text=True, timeout=timeout, check=False,
+    def submit(self, name: str, entrypoint: str) -> subprocess.Popen[str]:
+        """Start a job on the cluster; prints its exit code and its log when it has ended."""
+        return subprocess.Popen(
+            [sys.executable, "-c", _SUBMIT, self.address, name, entrypoint],
+            env=self.environment, cwd=self.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @contextmanager

@@ -135,6 +135,7 @@ def _simulated(units: list[Unit], weights_of: Mapping[str, str], prepared: Prepa
         conditions=Conditions(preempted_every_s=None if every is None else 3600 * every),
         across_nodes=config.cluster.across_nodes,
         replicas=config.cluster.replicas,
+        fetch_seconds=None if config.checkpoints.disk is None else prepared.fetch_seconds,
         seed=_SEED,
     )
 

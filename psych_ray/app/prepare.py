@@ -22,7 +22,7 @@ from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, Transcrip
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_fit
-from psych_ray.sweep.cost import Device, load_seconds, replica_device
+from psych_ray.sweep.cost import Device, fetch_seconds, load_seconds, replica_device
 from psych_ray.sweep.placement import Placement, Placer
 from psych_ray.sweep.plan import PlannedTranscripts, Task, without_committed
 from psych_ray.sweep.rates import Rate
@@ -54,6 +54,8 @@ class Prepared:
     """Of one replica, by slug of the checkpoint, of those that have a placement."""
     load_seconds: dict[str, float]
     """Assumed time to load the weights, by their slug."""
+    fetch_seconds: dict[str, float]
+    """Assumed time to bring the weights to a node's own disk, by their slug."""
     unfit: dict[str, str]
     """Reason why weights have no placement, by their slug; where `refuse` is set there are none."""
     slots: Slots
@@ -129,6 +131,7 @@ def prepare(
         devices=devices,
         rates={slug: cost.rate() for slug, cost in costs.items()},
         load_seconds={load_group(cost.checkpoint): load_seconds(cost.shape) for cost in costs.values()},
+        fetch_seconds={load_group(cost.checkpoint): fetch_seconds(cost.shape) for cost in costs.values()},
         unfit=unfit,
         slots=slots,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from psych_ray.app.cluster import cluster_to_run_on
@@ -117,6 +118,7 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
     if not units:
         return []
     from psych_ray.cluster.driver import drive
+    from psych_ray.cluster.fetcher import Fetchers
     from psych_ray.cluster.nodes import NodesWatch
     from psych_ray.cluster.notices import NoticesWatch
     from psych_ray.cluster.session import ray_session
@@ -130,11 +132,13 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
         deadlines=deadlines_of(config),
         across_nodes=config.cluster.across_nodes,
         replicas=config.cluster.replicas,
+        prefetches=config.checkpoints.disk is not None,
     )
     with (
         ray_session(config.cluster, prepared.cluster) as check,
         NoticesWatch(config.cluster.notices) as notices,
         NodesWatch(prepared.slots, notices=notices) as nodes,
+        closing(Fetchers(specs)) as fetches,
     ):
         return drive(
             scheduler,
@@ -143,6 +147,7 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
             table,
             tracker,
             nodes,
+            fetches=fetches,
             across_nodes=config.cluster.across_nodes,
             ending=ENDING,
             check=check,
@@ -180,6 +185,8 @@ def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:
             device=config.scoring.device,
             device_name=prepared.devices[weights].name,
             nvme=config.scoring.nvme,
+            disk=config.checkpoints.disk,
+            disk_gb=config.checkpoints.disk_gb,
             results_root=prepared.store.location,
             allow_pickle=config.checkpoints.allow_pickle,
             threads=prepared.slots.cpus,

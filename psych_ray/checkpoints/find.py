@@ -6,7 +6,6 @@ shards, pickled weights that are not allowed, adapters without base.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from psych_ray.checkpoints.cards import ADAPTER_CONFIG, CARD, CONFIG, card_of_directory, read_json
 from psych_ray.checkpoints.cards import write_card as write_card
+from psych_ray.checkpoints.fingerprints import combined, fingerprint_of_files
 from psych_ray.checkpoints.hub import pin
 from psych_ray.checkpoints.model_config import read_config
 from psych_ray.checkpoints.quantization import require_known
@@ -24,8 +24,6 @@ from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
 from psych_ray.errors import CheckpointError, UnreachableError
 
 SIMULATOR = "simulator"
-_SAMPLES, _SAMPLE_BYTES = 16, 65_536
-_HASHED_COMPLETELY = (CONFIG, ADAPTER_CONFIG, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +41,8 @@ class Checkpoint:
     """Slug of the checkpoint that this one is compared with."""
     base_of_adapter: Checkpoint | None = None
     """The checkpoint that this adapter modifies; None: not an adapter."""
+    copy: str | None = None
+    """Directory on this machine's own disk to which its files were fetched; None: they are read where they lie."""
 
     @property
     def is_simulator(self) -> bool:
@@ -130,7 +130,7 @@ def _whole(card: CheckpointCard, trust: Trust) -> Checkpoint:
         return Checkpoint(
             card=replace(card, revision=pinned.revision),
             slug=slug_of(card.id),
-            fingerprint=_with(pinned.revision, card.quantization),
+            fingerprint=combined(pinned.revision, card.quantization),
             n_parameters=pinned.n_parameters or int((card.size_b or 0) * 1e9),
             base_slug=base_slug,
         )
@@ -152,7 +152,7 @@ def _whole(card: CheckpointCard, trust: Trust) -> Checkpoint:
     return Checkpoint(
         card=card,
         slug=slug_of(card.id),
-        fingerprint=_with(_fingerprint(directory, [*weights, *_code(card)]), card.quantization),
+        fingerprint=combined(fingerprint_of_files(directory, weights, code=card.trust_remote_code), card.quantization),
         n_parameters=n_parameters,
         base_slug=base_slug,
     )
@@ -166,11 +166,11 @@ def _adapter(card: CheckpointCard, base: Checkpoint, trust: Trust) -> Checkpoint
         directory = Path(card.path)
         weights = weight_files(directory, name=ADAPTER, allow_pickle=trust.allow_pickle)
         n_parameters = count_parameters(weights) if weights[0].suffix == ".safetensors" else 0
-        own = _fingerprint(directory, weights)
+        own = fingerprint_of_files(directory, weights)
     return Checkpoint(
         card=card,
         slug=slug_of(card.id),
-        fingerprint=_with(own, base.fingerprint),
+        fingerprint=combined(own, base.fingerprint),
         n_parameters=n_parameters + base.n_parameters,
         base_slug=slug_of(card.base) if card.base else base.slug,
         base_of_adapter=base,
@@ -217,29 +217,3 @@ def _base_on_this_machine(card: CheckpointCard, names: Sequence[str], trust: Tru
             if (path / CONFIG).is_file() or (path / ADAPTER_CONFIG).is_file():
                 return card_of_directory(path, trust)
     return None
-
-
-def _with(fingerprint: str, more: str | None) -> str:
-    return f"{fingerprint}+{more}" if more else fingerprint
-
-
-def _code(card: CheckpointCard) -> list[Path]:
-    """The modelling code of a directory, where it is run."""
-    return sorted(Path(card.path).glob("*.py")) if card.path and card.trust_remote_code else []
-
-
-def _fingerprint(directory: Path, weights: Sequence[Path]) -> str:
-    """Hash configuration and tokenizer completely, and the weights by size and evenly spaced samples."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in _HASHED_COMPLETELY:
-        path = directory / name
-        if name != ADAPTER_CONFIG or path.is_file():
-            digest.update(f"{name}:".encode() + (path.read_bytes() if path.is_file() else b""))
-    for path in weights:
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            for k in range(_SAMPLES):
-                file.seek(max(0, size - _SAMPLE_BYTES) * k // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()

@@ -18,7 +18,8 @@ from psych_ray.checkpoints.weight_files import ADAPTER, MODEL, count_parameters,
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError, PsychRayError, UnreachableError, first_line
 
-_SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+"""What is needed of a checkpoint beside its weights and code: configuration, tokenizer, chat template."""
 # Copies of the weights in other layouts; `*` also matches slashes.
 _EXCLUDED = ["*/*", "consolidated*", "training_args.bin", "optimizer.*", "scheduler.*"]
 _TRANSIENT_STATUS = {408, 425, 429}
@@ -66,10 +67,14 @@ def config_of(card: CheckpointCard) -> Mapping[str, Any]:
         return {}
 
 
-def fetch(card: CheckpointCard, *, allow_pickle: bool, on_bytes: Callable[[], None] = lambda: None) -> Path:
+def fetch(
+    card: CheckpointCard, *, allow_pickle: bool, on_bytes: Callable[[], None] = lambda: None, into: Path | None = None
+) -> Path:
     """Download the files of the pinned commit, unless they are in the local cache, and return their directory.
 
-    `on_bytes` is called, from several threads, whenever some bytes have come. Errors as in `pin`.
+    `into`: a directory that gets them instead of the cache, from the cache where they are there; whole files that a
+    killed process left in it are kept. `on_bytes` is called, from several threads, whenever some bytes have come.
+    Errors as in `pin`.
     """
     import huggingface_hub
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
@@ -80,22 +85,63 @@ def fetch(card: CheckpointCard, *, allow_pickle: bool, on_bytes: Callable[[], No
             shown: bool | None = super().update(n)
             return shown
 
-    patterns = [*_SMALL_FILES, "*.safetensors"]
-    patterns += ["*.bin"] if allow_pickle else []
-    patterns += ["*.py"] if card.trust_remote_code else []
     try:
         return Path(
             huggingface_hub.snapshot_download(
                 card.id,
                 revision=card.revision,
-                allow_patterns=patterns,
+                allow_patterns=_patterns(card, allow_pickle=allow_pickle),
                 ignore_patterns=_EXCLUDED,
                 etag_timeout=_TIMEOUT_S,
                 tqdm_class=Bar,
+                local_dir=into,
             )
         )
     except Exception as error:
         raise _hub_error(card, error) from error
+
+
+def size_on_hub(card: CheckpointCard, *, allow_pickle: bool) -> int:
+    """Bytes of the files that `fetch` downloads. Errors as in `pin`."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
+    try:
+        tree = huggingface_hub.HfApi().list_repo_tree(card.id, recursive=True, revision=card.revision)
+        sizes = {file.path: file.size for file in tree if isinstance(file, huggingface_hub.RepoFile)}
+    except Exception as error:
+        raise _hub_error(card, error) from error
+    patterns = _patterns(card, allow_pickle=allow_pickle)
+    return sum(sizes[path] for path in filter_repo_objects(sizes, allow_patterns=patterns, ignore_patterns=_EXCLUDED))
+
+
+def cached(card: CheckpointCard, *, allow_pickle: bool) -> Path | None:
+    """Directory of the pinned commit in the cache of the hub on this machine; None where its weights are not there."""
+    import huggingface_hub
+
+    try:
+        snapshot = Path(
+            huggingface_hub.snapshot_download(
+                card.id,
+                revision=card.revision,
+                allow_patterns=_patterns(card, allow_pickle=allow_pickle),
+                ignore_patterns=_EXCLUDED,
+                local_files_only=True,
+            )
+        )
+        weight_files(snapshot, name=ADAPTER if card.adapter else MODEL, allow_pickle=allow_pickle)
+    except (OSError, ValueError, CheckpointError):
+        return None
+    return snapshot
+
+
+def _patterns(card: CheckpointCard, *, allow_pickle: bool) -> list[str]:
+    return [
+        *SMALL_FILES,
+        "*.safetensors",
+        *(["*.bin"] if allow_pickle else []),
+        *(["*.py"] if card.trust_remote_code else []),
+    ]
 
 
 def _pinned_in_cache(card: CheckpointCard, reason: Exception) -> Pinned:
@@ -124,7 +170,7 @@ def _hub_error(card: CheckpointCard, error: Exception) -> PsychRayError:
 
     revision = card.revision or "main"
     copy = "name a copy with checkpoints=local checkpoints.paths=[DIR]"
-    causes = list(_causes(error))
+    chain = list(causes(error))
     not_in_cache = f"and its cache on this machine does not have revision {revision}"
     if isinstance(error, GatedRepoError):
         what = "the hub gives it only to those who were granted access; request it on its page, and set HF_TOKEN"
@@ -132,9 +178,9 @@ def _hub_error(card: CheckpointCard, error: Exception) -> PsychRayError:
         what = "the hub has no such checkpoint, or it is private; correct its id, or set HF_TOKEN"
     elif isinstance(error, RevisionNotFoundError):
         what = f"the hub has no revision {revision} of it; correct its card's revision"
-    elif any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+    elif any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
         what = f"the hub is disabled (HF_HUB_OFFLINE) {not_in_cache}; fetch it where there is a network, or {copy}"
-    elif (transient := next(filter(_is_transient, causes), None)) is not None:
+    elif (transient := next(filter(_is_transient, chain), None)) is not None:
         return UnreachableError(
             f"{card.id}: the hub cannot be reached ({first_line(transient)}) {not_in_cache}; try again later, or {copy}"
         )
@@ -154,7 +200,7 @@ def _is_transient(error: BaseException) -> bool:
     return isinstance(error, (client_error, ConnectionError, TimeoutError, XetDownloadError))
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error and the chain of its causes; huggingface_hub raises LocalEntryNotFoundError from the actual one."""
     while error is not None:
         yield error

@@ -6,7 +6,7 @@ Decides nothing itself, and never sees a response. Every wait has a time-out, so
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,7 +22,10 @@ from psych_ray.sweep.events import (
     Event,
     Fetch,
     Interrupted,
+    NodeDraining,
     NodeEvent,
+    NodeJoined,
+    NodeLost,
     Score,
     Skip,
     StartReplica,
@@ -44,13 +47,19 @@ SUSPENDED_S = 60.0
 
 
 class Fetches(Protocol):
-    """Brings weights to the disks of nodes."""
+    """Brings weights to the disks of nodes, and knows what lies there. No call waits."""
+
+    def look(self, node: str) -> None:
+        """Find out what lies on the disk of a node."""
+
+    def forget(self, node: str) -> None:
+        """Forget a node that is or will be lost."""
 
     def fetch(self, node: str, weights: str) -> None:
-        """Begin to; returns at once."""
+        """Bring weights to the disk of a node."""
 
-    def events(self) -> list[NodeEvent]:
-        """What lies on disks since the last call."""
+    def events(self) -> Sequence[NodeEvent]:
+        """What has changed on the disks since the last call."""
 
 
 def drive(
@@ -77,7 +86,7 @@ def drive(
     """
     commits = Commits(table, tracker, clock)
     ending = ending or Ending()
-    replicas = Replicas(specs, slots, nodes, across_nodes, lambda spec, outcome: driver.report(spec, outcome))
+    replicas = Replicas(specs, slots, nodes, across_nodes, lambda *reported: driver.report(*reported))
     driver = _Driver(scheduler, replicas, commits, tracker, nodes, fetches, ending, check, clock, sleep)
     with driver.ending.patiently():
         return driver.run()
@@ -122,7 +131,17 @@ class _Driver:
 
     def _handle(self, happened: Iterable[Event]) -> None:
         for event in happened:
+            if isinstance(event, NodeJoined):
+                self._look_at({event.node})
+            elif isinstance(event, NodeDraining | NodeLost) and self.fetches is not None:
+                self.fetches.forget(event.node)
             self._carry_out(self.scheduler.handle(event, self._now()))
+
+    def _look_at(self, nodes: Iterable[str]) -> None:
+        """Find out which weights lie on the disks of these nodes: a replica that loads fetches and removes as well."""
+        if self.fetches is not None:
+            for node in nodes:
+                self.fetches.look(node)
 
     def _obey(self, ending: Ending) -> None:
         """After the first request to end, hand out no more units; KeyboardInterrupt when the time for them is over."""
@@ -167,11 +186,12 @@ class _Driver:
             self.tracker.handle(events.Noted(note))
         return [*self.nodes.events(), *(self.fetches.events() if self.fetches else ())]
 
-    def report(self, spec: ReplicaSpec, outcome: UnitReport | LoadReport) -> None:
+    def report(self, replica: int, spec: ReplicaSpec, outcome: UnitReport | LoadReport) -> None:
         """Take what rank 0 of a replica reports."""
         if isinstance(outcome, UnitReport):
             self.commits.add(outcome)
         else:
+            self._look_at(self.replicas.nodes_of(replica))
             for checkpoint in spec.checkpoints:
                 self.tracker.handle(events.CheckpointLoaded(checkpoint.slug, outcome.seconds))
         for note in outcome.notes:

@@ -137,10 +137,9 @@ class MetadataService:
                 )
             case Notices.azure:
                 if self._name is None:
-                    found = self._azure("/metadata/instance/compute/name?api-version=2021-02-01&format=text")
-                    self._name = found.body.strip()
+                    self._name = self._azure("/metadata/instance/compute/name?api-version=2021-02-01&format=text").body
                 events = self._azure("/metadata/scheduledevents?api-version=2020-07-01")
-                return azure_notice(events, self._name, self._clock())
+                return azure_notice(events, self._name.strip(), self._clock())
         return None
 
     def _aws(self, path: str) -> Answer:
@@ -157,7 +156,10 @@ class MetadataService:
         return _answered(self._get(f"/computeMetadata/v1/{name}", {"Metadata-Flavor": "Google"}), name)
 
     def _azure(self, path: str) -> Answer:
-        return _answered(self._get(path, {"Metadata": "true"}), path)
+        answer = _answered(self._get(path, {"Metadata": "true"}), path)
+        if answer.status == HTTPStatus.NOT_FOUND:  # both paths always are there
+            raise OSError(f"{path}: HTTP status 404")
+        return answer
 
 
 def get_from(cloud: Notices) -> Get:

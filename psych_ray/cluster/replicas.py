@@ -5,7 +5,7 @@ Decides nothing, and commits nothing. An outcome is told once, and never of a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -67,7 +67,7 @@ class Replicas:
     slots: Slots
     nodes: Nodes
     across_nodes: bool
-    report: Callable[[ReplicaSpec, UnitReport | LoadReport], None]
+    report: Callable[[int, ReplicaSpec, UnitReport | LoadReport], None]
     """Called with what rank 0 reports, before its event is told."""
     _gangs: dict[int, Gang] = field(default_factory=dict)
     _weights: dict[int, str] = field(default_factory=dict)
@@ -85,6 +85,10 @@ class Replicas:
     def n_busy(self) -> int:
         """Replicas of which an outcome is awaited."""
         return len({call.replica for call in self._calls.values()})
+
+    def nodes_of(self, replica: int) -> Collection[str]:
+        """Nodes of its ranks, as far as they are known."""
+        return set(self._places.get(replica, {}).values())
 
     def start(self, action: StartReplica) -> ReplicaSpec:
         """Start the processes of a replica, and let them load; what it is made from."""
@@ -182,7 +186,7 @@ class Replicas:
         if isinstance(outcome, Failure):
             return [RankFailed(call.replica, outcome, call.rank)]
         if call.rank == 0:
-            self.report(self.specs[self._weights[call.replica]], outcome)
+            self.report(call.replica, self.specs[self._weights[call.replica]], outcome)
         left = outcome.left if isinstance(outcome, UnitReport) else frozenset[str]()
         return [RankDone(call.replica, call.rank, left)]
 

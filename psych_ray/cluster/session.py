@@ -83,6 +83,7 @@ def _until_shut_down(name: str) -> Iterator[Callable[[], None]]:
 
 
 def _connect(address: str) -> None:
+    _refuse_other_protocols(address)
     reason = why_not_connected(address)
     if reason is None:
         line = f"cluster.address={address}: the Ray cluster there stopped answering while it was connected to"
@@ -95,6 +96,18 @@ def _connect(address: str) -> None:
     if reason is not None:
         token = "" if os.environ.get("RAY_AUTH_MODE") else "; one that requires its token needs RAY_AUTH_MODE=token"
         raise ConfigError(f"cluster.address={address}: no Ray cluster answers there ({reason}){token}")
+
+
+def _refuse_other_protocols(address: str) -> None:
+    """Raise ConfigError for ray://, Ray Client, which gives a driver neither nodes nor losses as they happen."""
+    by_environment = os.environ.get("RAY_ADDRESS", "") if address == "auto" else ""
+    if "://" in (by_environment or address):
+        named = f"cluster.address={address}" + (f" with RAY_ADDRESS={by_environment}" if by_environment else "")
+        raise ConfigError(
+            f"{named}: a sweep runs on the cluster itself, not through another protocol: submit it with `ray job "
+            "submit --address=http://HEAD:8265 -- psych-ray sweep cluster=existing ...`, or run it on the head node "
+            "with cluster.address=auto"
+        )
 
 
 def _start_local(directory: Path, node: NodeShape) -> None:

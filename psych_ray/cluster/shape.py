@@ -8,13 +8,11 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
+from psych_ray.cluster.node_facts import NodeFacts, facts_of_nodes, require_same_versions
 from psych_ray.config import ClusterConfig
 from psych_ray.errors import ConfigError
 from psych_ray.sweep.cluster_shape import ClusterShape, NodeShape
-
-_READ_NODES_S = 60.0
 
 
 def described_shape(config: ClusterConfig) -> ClusterShape | None:
@@ -46,25 +44,29 @@ def local_shape(config: ClusterConfig) -> ClusterShape:
 
 
 def running_shape(config: ClusterConfig) -> ClusterShape:
-    """Shape of the Ray cluster that this process is connected to. ConfigError where no node has a CPU core.
+    """Shape of the Ray cluster that this process is connected to.
 
     Memory is read by a task on each node; where that fails, `cluster.gpu_memory_gb` and `cluster.memory_gb` count.
+    ConfigError where no node has a CPU core, or one has other versions of what scores than this machine.
     """
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     if not alive:
         raise ConfigError(f"cluster.address={config.address}: no node of that cluster has a CPU core for a replica")
-    memory = _memory_of_nodes(alive)
+    facts = facts_of_nodes(alive)
+    require_same_versions(config.address, alive, facts)
     nodes = []
     for node in alive:
-        gpu_memory, host_memory = memory.get(node["NodeID"], ([], 0.0))
+        found = facts.get(node["NodeID"], NodeFacts((), 0.0, {}))
         nodes.append(
             NodeShape(
                 cpus=int(node["Resources"]["CPU"]),
                 gpus=int(node["Resources"].get("GPU", 0)),
-                gpu_memory_bytes=config.gpu_memory_gb * 1e9 if config.gpu_memory_gb else min(gpu_memory, default=0.0),
-                memory_bytes=config.memory_gb * 1e9 if config.memory_gb else host_memory,
+                gpu_memory_bytes=config.gpu_memory_gb * 1e9
+                if config.gpu_memory_gb
+                else min(found.gpu_memory, default=0.0),
+                memory_bytes=config.memory_gb * 1e9 if config.memory_gb else found.memory,
             )
         )
     return ClusterShape(tuple(nodes))
@@ -107,29 +109,3 @@ def cpus_here(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 def memory_here() -> float:
     """Host memory of this machine, bytes."""
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _memory_of_nodes(nodes: list[dict[str, Any]]) -> dict[str, tuple[list[float], float]]:
-    """GPU and host memory by node id, bytes; without the nodes that do not answer in time."""
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    def read() -> tuple[list[float], float]:
-        return gpu_memory(), memory_here()
-
-    references = {}
-    for node in nodes:
-        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        reader = ray.remote(num_cpus=0, num_gpus=0, max_retries=0, scheduling_strategy=on_node)(read)
-        references[reader.remote()] = node["NodeID"]
-    done, late = ray.wait(list(references), num_returns=len(references), timeout=_READ_NODES_S)
-    for reference in late:
-        ray.cancel(reference, force=True)
-    found = {}
-    for reference in done:
-        try:
-            found[references[reference]] = ray.get(reference)
-        except RayError:
-            continue
-    return found

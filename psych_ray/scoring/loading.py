@@ -109,11 +109,11 @@ def _load_group(
     members: Sequence[Checkpoint], scoring: ScoringConfig, work: Work, *, allow_pickle: bool
 ) -> dict[str, LanguageModelScorer]:
     base = members[0].base_of_adapter or members[0]
-    directories = {member.slug: _directory(member.card, work, allow_pickle=allow_pickle) for member in members}
+    directories = {member.slug: _directory(member, work, allow_pickle=allow_pickle) for member in members}
     adapters = [member for member in members if member.base_of_adapter]
     for member in adapters:  # before the base is loaded, which takes minutes
         require_adapter(member.card, directories[member.slug], allow_pickle=allow_pickle)
-    base_directory = directories.get(base.slug) or _directory(base.card, work, allow_pickle=allow_pickle)
+    base_directory = directories.get(base.slug) or _directory(base, work, allow_pickle=allow_pickle)
     model, config = load_model(base.card, base_directory, scoring, allow_pickle=allow_pickle)
     work.count_layers(model)
     cut = _cut(scoring, config)
@@ -152,7 +152,7 @@ def _load_sharded(
     checkpoint: Checkpoint, scoring: ScoringConfig, rank: Rank, pass_share: float, work: Work, *, allow_pickle: bool
 ) -> LanguageModelScorer:
     card = checkpoint.card
-    directory = _directory(card, work, allow_pickle=allow_pickle)
+    directory = _directory(checkpoint, work, allow_pickle=allow_pickle)
     with loading_errors(card, directory):
         whole_config = AutoConfig.from_pretrained(directory, trust_remote_code=card.trust_remote_code)
     for load in sharded_loaders(scoring, rank, allow_pickle=allow_pickle):
@@ -200,8 +200,9 @@ def candidate_engines(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]
     return {plain.name: lambda: plain}
 
 
-def _directory(card: CheckpointCard, work: Work, *, allow_pickle: bool) -> Path:
-    directory = Path(card.path) if card.path else fetch(card, allow_pickle=allow_pickle, on_bytes=work.add)
+def _directory(checkpoint: Checkpoint, work: Work, *, allow_pickle: bool) -> Path:
+    card, path = checkpoint.card, checkpoint.copy or checkpoint.card.path
+    directory = Path(path) if path else fetch(card, allow_pickle=allow_pickle, on_bytes=work.add)
     if (directory / CONFIG).is_file():
         read_config(directory / CONFIG, code_allowed=card.trust_remote_code)
     return directory

@@ -10,12 +10,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from psych_ray import __version__
+from psych_ray.checkpoints.disk import Fetched
 from psych_ray.results.catalogue import read_catalogued
 from psych_ray.results.parts import write_part
 from psych_ray.results.schema import Footer
@@ -72,15 +73,15 @@ class Replica:
 
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
-        rank = self._join(address) if address else None
-        scorers = load_scorers(
-            spec.checkpoints,
-            spec.scoring,
-            allow_pickle=spec.allow_pickle,
-            rank=rank,
-            pass_share=spec.pass_share,
-            work=self.work,
-        )
+        with self._fetched() as fetched:
+            scorers = load_scorers(
+                fetched.checkpoints,
+                spec.scoring,
+                allow_pickle=spec.allow_pickle,
+                rank=self._join(address) if address else None,
+                pass_share=spec.pass_share,
+                work=self.work,
+            )
         self._scorers |= scorers
         notes = {
             f"{spec.checkpoints[0].card.id}: {check.name}: {check.detail}; scored by {scorer.engine_name}"
@@ -88,7 +89,14 @@ class Replica:
             for check in scorer.checks
             if not check.passed
         }
-        return LoadReport(seconds=time.monotonic() - began, notes=tuple(sorted(notes)))
+        return LoadReport(seconds=time.monotonic() - began, notes=(*fetched.notes, *sorted(notes)))
+
+    def _fetched(self) -> AbstractContextManager[Fetched]:
+        """The checkpoints, on this node's own disk where that is asked for; as long as the context lasts they stay."""
+        disk = self._spec.weights_disk
+        if disk is None:
+            return nullcontext(Fetched(self._spec.checkpoints, ()))
+        return disk.fetched(self._spec.checkpoints, on_bytes=self.work.add)
 
     def _join(self, address: tuple[str, int]) -> Rank:
         from psych_ray.scoring.engines.sharded.process_group import join

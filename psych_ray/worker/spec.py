@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from psych_ray.checkpoints.disk import WeightsDisk
 from psych_ray.checkpoints.find import Checkpoint
 from psych_ray.config import CutBy, Dtype, EngineName, ScoringConfig
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
@@ -28,6 +29,10 @@ class ReplicaSpec:
     """What all its ranks run on together, as footers have it, for example `2 GPUs`; None: not known."""
     nvme: str | None = None
     """For deepspeed_zero: a directory on a node's own disk to keep the weights in; None: its memory."""
+    disk: str | None = None
+    """Directory on a node's own disk to which the weights are fetched before they are loaded; None: not fetched."""
+    disk_gb: float | None = None
+    """Limit of what is kept there, 1e9 bytes; None: 90 % of what is free."""
     results_root: str
     """Location of the results store, as `open_store` takes it."""
     allow_pickle: bool = False
@@ -44,6 +49,13 @@ class ReplicaSpec:
     def needs_process_group(self) -> bool:
         """Whether its ranks must be joined before they load, even a single one."""
         return self.engine in {EngineName.deepspeed_tp, EngineName.deepspeed_zero}
+
+    @property
+    def weights_disk(self) -> WeightsDisk | None:
+        """The node's own disk that the weights are fetched to."""
+        if self.disk is None:
+            return None
+        return WeightsDisk(self.disk, self.disk_gb, allow_pickle=self.allow_pickle)
 
     @property
     def scoring(self) -> ScoringConfig:

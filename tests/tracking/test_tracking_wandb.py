@@ -400,7 +400,7 @@ def test_a_server_that_never_answers_costs_three_seconds(
     drive(tracker, started(task("a", responses=10, units=1), root=config.results.root), ("a", "plain", 10))
     assert time.monotonic() - begun < 8  # with the import of wandb
     assert len(warnings) == 1
-    assert "no answer within 2.5 s" in warnings[0]
+    assert "no answer within 2.5 s" in warnings[0] or "timed out" in warnings[0]
     if tracker.summary_lines():  # the end of the sweep did not come before the answer
         assert list(by_id()) == [wandb_run_id(config.results.root, "a", "plain")]
     wait_for(lambda: all(thread.name != "psych-ray-wandb" for thread in threading.enumerate()))

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from support_table import responses, silent
 
+from psych_ray.checkpoints.disk_entry import entries
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, simulator_checkpoint
 from psych_ray.config import CheckpointsConfig, CheckpointSource, EngineName
 from psych_ray.errors import ConditionError, FailureKind, ResultsError
@@ -19,7 +20,7 @@ from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.results.table import open_table
-from psych_ray.scoring import load_scorer
+from psych_ray.scoring import load_scorer, loading
 from psych_ray.sweep.failure import failure_of
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.conditions import condition_named
@@ -159,6 +160,42 @@ def test_its_count_of_work_grows_while_it_loads_and_with_every_layer_that_runs(c
     before = replica.work.done
     replica.score(Unit(checkpoint.slug, "plain", refs))
     assert replica.work.done >= before + len(refs)
+
+
+def test_weights_are_fetched_to_the_disk_of_the_node_and_loaded_from_there(
+    checkpoint, transcripts, tmp_path, monkeypatch
+):
+    loaded: list[tuple[Path, list[bool]]] = []
+    real = loading.load_model
+
+    def recorded(card, directory, *args, **options):
+        loaded.append((directory, [e.try_lock(shared=False) is None for e in entries(directory.parent)]))
+        return real(card, directory, *args, **options)
+
+    monkeypatch.setattr(loading, "load_model", recorded)
+    disk, tables = tmp_path / "disk", []
+    for name, more in (("there", {}), ("fetched", {"disk": str(disk), "disk_gb": 1.0})):
+        store = open_store(str(tmp_path / name))
+        refs = tuple(catalogue(store, transcripts[:2]))
+        replica = Replica(spec(checkpoint, tmp_path / name, **more))
+        assert replica.load().notes == ()
+        part = replica.score(Unit(checkpoint.slug, "plain", refs)).part
+        assert part is not None
+        assert part.footer.checkpoint.fingerprint == checkpoint.fingerprint
+        with open_table(store, "test", say=silent):
+            pass
+        tables.append(responses(store))
+    assert tables[0].equals(tables[1])
+    there, fetched = loaded
+    assert there == (Path(str(checkpoint.card.path)), [])
+    assert fetched[0].is_relative_to(disk)
+    assert fetched[1] == [True], "nobody may remove it meanwhile"
+
+
+def test_a_line_says_where_weights_are_read_that_have_no_room(checkpoint, tmp_path):
+    replica = Replica(spec(checkpoint, tmp_path, disk=str(tmp_path / "disk"), disk_gb=1e-6))
+    (note,) = replica.load().notes
+    assert note.startswith(f"{checkpoint.card.id}: read where it lies, not from checkpoints.disk={tmp_path}/disk on ")
 
 
 def test_a_chat_template_that_explodes_is_an_error_of_the_checkpoint_under_chat_alone(

@@ -47,9 +47,13 @@ _LIBRARY_ERRORS = (
 
 
 def load_model(
-    card: CheckpointCard, directory: Path, scoring: ScoringConfig, *, allow_pickle: bool
+    card: CheckpointCard, directory: Path, scoring: ScoringConfig, *, allow_pickle: bool, partitioned: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedConfig]:
-    """Load the weights of a directory to this process's device, and the whole configuration of the checkpoint."""
+    """Load the weights of a directory to this process's device, and the whole configuration of the checkpoint.
+
+    A weight goes from the mapped file straight to the device: the host never holds a copy of all. `partitioned`: each
+    is replaced by a part of it as it is loaded, and the device cannot hold all.
+    """
     assert not is_adapter(directory), "transformers would merge it into the weights"
     stored = read_config(directory / CONFIG, code_allowed=card.trust_remote_code)
     quantized = stored.get("quantization_config")
@@ -66,6 +70,8 @@ def load_model(
             )
         if quantized or card.quantization:
             options |= _quantized_options(card, config, dtype, device)
+        elif device.type != "cpu" and not partitioned:
+            options["device_map"] = {"": device}
         if card.trust_remote_code and "AutoModelForCausalLM" in stored.get("auto_map", {}):
             model_class, model_config = AutoModelForCausalLM, config
             options["trust_remote_code"] = True

@@ -71,7 +71,7 @@ def load_zero(
     with suppress_output():
         settings = deepspeed_config(directory, scoring, rank, nvme)
         with partitioned_on_load(settings):
-            model, config = load_model(card, directory, scoring, allow_pickle=allow_pickle)
+            model, config = load_model(card, directory, scoring, allow_pickle=allow_pickle, partitioned=True)
         attend = _attention_of(model) if packed else None
         return ZeroEngine(model, settings, rank, attend=attend), config
 

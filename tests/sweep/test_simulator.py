@@ -7,7 +7,7 @@ import random
 import pytest
 
 from psych_ray.results.schema import TranscriptRef
-from psych_ray.sweep.plan import plan_task
+from psych_ray.sweep.plan import PlannedTranscripts, plan_task
 from psych_ray.sweep.simulator import Conditions, simulate
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.timeline import Doing, Timeline
@@ -18,13 +18,12 @@ def units_of(rng: random.Random, weights: str, seconds: float, n_transcripts: in
     """Units of one task that takes so long in all; lengths of transcripts as skewed as real ones."""
     lengths = [int(rng.lognormvariate(8.6, 1.0)) + 50 for _ in range(n_transcripts)]
     refs = [TranscriptRef(f"{weights}-{k}", "study", "f", k, n, 5) for k, n in enumerate(lengths)]
-    rate = seconds / sum(lengths)
     task = plan_task(
         checkpoint=weights,
         condition="plain",
-        transcripts=refs,
+        transcripts=PlannedTranscripts.of(refs),
         unit_seconds=unit_seconds,
-        seconds_of=lambda ref: ref.n_characters * rate,
+        characters_per_s=sum(lengths) / seconds,
     )
     return list(task.missing)
 

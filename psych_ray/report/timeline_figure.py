@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from psych_ray.report.style import FAINT, GRID, INK, PAGE_MM, inches, shorten
-from psych_ray.sweep.timeline import Doing, Span, Timeline
+from psych_ray.sweep.timeline import REPLACES, Doing, Span, Timeline
 
 MAX_ROWS = 60
 MAX_LABELS = 14
@@ -74,7 +74,7 @@ def who_runs_when(timeline: Timeline) -> Figure:
 
 def _base(node: str) -> str:
     """The node whose place a node took, as the simulator names them."""
-    return node.rstrip("'")
+    return node.partition(REPLACES)[0]
 
 
 def _rows(timeline: Timeline) -> dict[str, int]:

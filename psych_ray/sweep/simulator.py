@@ -37,7 +37,7 @@ from psych_ray.sweep.events import (
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.starts import WeightsFacts
-from psych_ray.sweep.timeline import Doing, Span, Timeline
+from psych_ray.sweep.timeline import REPLACES, Doing, Span, Timeline
 from psych_ray.sweep.unit import Unit
 
 
@@ -354,8 +354,8 @@ class _World:
                 replica.is_silent = True
         self._later(self.now + self.rng.uniform(0.5, 15.0), NodeLost(node))
         if self.conditions.replaced_after_s is not None:
-            name, _, generation = node.partition("#")
-            successor = f"{name}#{int(generation or 1) + 1}"
+            name, _, generation = node.partition(REPLACES)
+            successor = f"{name}{REPLACES}{int(generation or 1) + 1}"
             self._join(successor, self.slots[node], self.now + self.conditions.replaced_after_s)
 
     def _later(self, at: float, event: Event | str, number: int = 0, token: int = 0) -> None:

@@ -50,6 +50,8 @@ def test_every_span_is_drawn_on_slots_that_are_free(seed, preempted_every_s):
     simulated = timeline(seed, preempted_every_s=preempted_every_s)
     lifetimes, scoring, loading = boxes(who_runs_when(simulated))
     assert len(lifetimes) == len(simulated.lifetimes)
+    assert (len(lifetimes) > 3) == (preempted_every_s is not None)
+    assert max(high for _, _, _, high in lifetimes) <= 3, "a node that takes the place of another is in its row"
     for doing, drawn in ((Doing.scoring, scoring), (Doing.loading, loading)):
         assert len(drawn) >= sum(span.doing == doing for span in simulated.spans)
     for one, other in combinations([*scoring, *loading], 2):

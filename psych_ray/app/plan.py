@@ -13,14 +13,14 @@ from pathlib import Path
 
 from psych_ray.app.cluster import cluster_to_plan_for
 from psych_ray.app.prepare import Prepared, find, prepare
+from psych_ray.app.sweep import replica_specs, weights_facts
 from psych_ray.checkpoints.find import load_group
-from psych_ray.config import Config, EngineName
+from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.sweep.cluster_shape import ranks_on
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.simulator import Conditions, simulate
-from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.timeline import Doing, Timeline
 from psych_ray.sweep.unit import Unit
 
@@ -129,18 +129,13 @@ def _simulated(units: list[Unit], weights_of: Mapping[str, str], prepared: Prepa
     return simulate(
         units,
         nodes=_nodes(prepared),
-        facts={
-            weights: WeightsFacts(
-                ranks=placement.ranks,
-                is_sharded=placement.engine in {EngineName.deepspeed_tp, EngineName.deepspeed_zero},
-                load_seconds=prepared.load_seconds[weights],
-            )
-            for weights, placement in prepared.placements.items()
-        },
+        facts=weights_facts(prepared, replica_specs(prepared, config)),
         weights_of=weights_of,
         attempts=config.cluster.attempts,
         conditions=Conditions(preempted_every_s=None if every is None else 3600 * every),
         across_nodes=config.cluster.across_nodes,
+        replicas=config.cluster.replicas,
+        fetch_seconds=None if config.checkpoints.disk is None else prepared.fetch_seconds,
         seed=_SEED,
     )
 

@@ -6,15 +6,11 @@ transcripts that cannot be used, a results root with other settings, checkpoints
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from psych_ray.app.rates import measured_rates
+from psych_ray.app.costs import costs_of, is_complete, measured_rates, planned_task
 from psych_ray.app.status import write_plan
 from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group, simulator_checkpoint
 from psych_ray.checkpoints.shape import CheckpointShape, shape_of
@@ -26,10 +22,10 @@ from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, Transcrip
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_fit
-from psych_ray.sweep.cost import Device, load_seconds, most_characters_read, replica_device
+from psych_ray.sweep.cost import Device, fetch_seconds, load_seconds, replica_device
 from psych_ray.sweep.placement import Placement, Placer
-from psych_ray.sweep.plan import PlannedTranscripts, Task, plan_task, without_committed
-from psych_ray.sweep.rates import Rate, Rates
+from psych_ray.sweep.plan import PlannedTranscripts, Task, without_committed
+from psych_ray.sweep.rates import Rate
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import Skipped, read_transcripts
@@ -58,6 +54,8 @@ class Prepared:
     """Of one replica, by slug of the checkpoint, of those that have a placement."""
     load_seconds: dict[str, float]
     """Assumed time to load the weights, by their slug."""
+    fetch_seconds: dict[str, float]
+    """Assumed time to bring the weights to a node's own disk, by their slug."""
     unfit: dict[str, str]
     """Reason why weights have no placement, by their slug; where `refuse` is set there are none."""
     slots: Slots
@@ -99,7 +97,7 @@ def prepare(
     missing = [
         checkpoint
         for checkpoint in checkpoints
-        if place_all or not all(_is_complete(committed.get((checkpoint.slug, c))) for c in config.conditions)
+        if place_all or not all(is_complete(committed.get((checkpoint.slug, c))) for c in config.conditions)
     ]
     shapes = {checkpoint.slug: shape_of(checkpoint) for checkpoint in missing}
     longest = max(ref.n_characters for ref in refs)
@@ -113,14 +111,11 @@ def prepare(
         write_plan(
             store, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
         )
-    rates = measured_rates(snapshot, checkpoints, shapes, planned, committed, config.scoring)
-    costs = {
-        checkpoint.slug: _Cost(rates, checkpoint, shapes[checkpoint.slug], devices[load_group(checkpoint)])
-        for checkpoint in missing
-        if load_group(checkpoint) in devices
-    }
+    costs = costs_of(
+        missing, shapes, devices, measured_rates(snapshot, checkpoints, shapes, planned, committed, config)
+    )
     tasks = [
-        _task(checkpoint, condition, planned, costs.get(checkpoint.slug), config)
+        planned_task(checkpoint, condition, planned, costs.get(checkpoint.slug), config)
         for checkpoint in checkpoints
         for condition in config.conditions
     ]
@@ -135,50 +130,11 @@ def prepare(
         placements=placements,
         devices=devices,
         rates={slug: cost.rate() for slug, cost in costs.items()},
-        load_seconds={
-            load_group(checkpoint): load_seconds(shapes[checkpoint.slug])
-            for checkpoint in missing
-            if load_group(checkpoint) in placements
-        },
+        load_seconds={load_group(cost.checkpoint): load_seconds(cost.shape) for cost in costs.values()},
+        fetch_seconds={load_group(cost.checkpoint): fetch_seconds(cost.shape) for cost in costs.values()},
         unfit=unfit,
         slots=slots,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    """What is known of the time that a checkpoint takes."""
-
-    rates: Rates
-    checkpoint: Checkpoint
-    shape: CheckpointShape
-    device: Device
-
-    def rate(self, condition: str | None = None) -> Rate:
-        """Of one replica; None: over all conditions."""
-        slug, n_parameters = self.checkpoint.slug, self.shape.n_parameters
-        if condition is None:
-            return self.rates.of_checkpoint(slug, n_parameters, self.device)
-        return self.rates.of_task(slug, condition, n_parameters, self.device)
-
-
-def _task(
-    checkpoint: Checkpoint, condition: str, planned: PlannedTranscripts, cost: _Cost | None, config: Config
-) -> Task:
-    """Divide a task; in no time where nothing of the checkpoint is missing, or it has no placement."""
-    return plan_task(
-        checkpoint=checkpoint.slug,
-        condition=condition,
-        transcripts=planned,
-        unit_seconds=config.scoring.unit_seconds,
-        characters_per_s=cost.rate(condition).characters_per_s if cost else math.inf,
-        divided_at=cost.rate().characters_per_s if cost else None,
-        most_characters=most_characters_read(config.scoring, cost.shape.context) if cost else None,
-    )
-
-
-def _is_complete(committed_T: NDArray[np.bool_] | None) -> bool:
-    return committed_T is not None and bool(committed_T.all())
 
 
 def scoring_identity(config: Config) -> ScoringIdentity:

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from psych_ray.report.style import FAINT, GRID, INK, PAGE_MM, inches, shorten
-from psych_ray.sweep.timeline import Doing, Span, Timeline
+from psych_ray.sweep.timeline import REPLACES, Doing, Span, Timeline
 
 MAX_ROWS = 60
 MAX_LABELS = 14
@@ -34,6 +34,8 @@ _SLOT_MM = 2.3
 _LEAST_HEIGHT_MM, _MOST_HEIGHT_MM = 25.0, 180.0
 _CHARACTER_MM = 1.1
 """Width of a character of a label in a bar."""
+_LABEL_HIGH_MM = 1.9
+_MOST_BAR_LABELS = 300
 _BUSY_POINTS = 400
 
 
@@ -72,7 +74,7 @@ def who_runs_when(timeline: Timeline) -> Figure:
 
 def _base(node: str) -> str:
     """The node whose place a node took, as the simulator names them."""
-    return node.rstrip("'")
+    return node.partition(REPLACES)[0]
 
 
 def _rows(timeline: Timeline) -> dict[str, int]:
@@ -214,11 +216,12 @@ def _paler(colour: str) -> tuple[float, float, float]:
 def _draw_labels(
     ax: Axes, bars: Sequence[_Bar], makespan: float, width_mm: float, row_mm: float, seconds: float
 ) -> None:
-    """Name the weights in bars that are large enough."""
-    for bar in bars:
+    """Name the weights in the longest of the bars that are large enough."""
+    high = [bar for bar in bars if bar.span.doing == Doing.scoring and bar.height * row_mm * 0.88 >= _LABEL_HIGH_MM]
+    for bar in sorted(high, key=lambda bar: bar.span.start - bar.span.end)[:_MOST_BAR_LABELS]:
         long_mm = (bar.span.end - bar.span.start) / max(makespan, 1e-9) * width_mm
         n_characters = int(long_mm / _CHARACTER_MM) - 1
-        if bar.span.doing == Doing.scoring and n_characters >= 5 and bar.height * row_mm * 0.88 >= 1.9:
+        if n_characters >= 5:
             ax.text(
                 (bar.span.start + bar.span.end) / 2 / seconds,
                 bar.row + _inset(bar.low + bar.height / 2),

@@ -25,6 +25,8 @@ _GPU_TOKENS_PER_S_AT_MOST = 200_000
 _CPU_TOKENS_PER_S_AT_MOST = 5_000
 _DISK_BYTES_PER_S = 1e9
 """Of weights, from a disk or a shared file system into memory: that of one SATA SSD, or of a tenth of a good NVMe."""
+_FETCH_BYTES_PER_S = 3e8
+"""Of weights, from the hub or a shared directory to a node's own disk."""
 _BYTES_PER_PARAMETER = 2.0
 _START_S = 20.0
 """Of the processes of a replica: imports, process group, self-check."""
@@ -79,8 +81,16 @@ def load_seconds(shape: CheckpointShape) -> float:
     """Assumed time from the start of a replica's processes until it can score."""
     if not shape.n_parameters:
         return _SIMULATOR_START_S
-    each = shape.bits / 8 if shape.bits else _BYTES_PER_PARAMETER
-    return _START_S + shape.n_parameters * each / _DISK_BYTES_PER_S
+    return _START_S + _stored_bytes(shape) / _DISK_BYTES_PER_S
+
+
+def fetch_seconds(shape: CheckpointShape) -> float:
+    """Assumed time to bring the weights to a node's own disk, where `checkpoints.disk` is set."""
+    return _stored_bytes(shape) / _FETCH_BYTES_PER_S
+
+
+def _stored_bytes(shape: CheckpointShape) -> float:
+    return shape.n_parameters * (shape.bits / 8 if shape.bits else _BYTES_PER_PARAMETER)
 
 
 def most_characters_read(scoring: ScoringConfig, context: int | None) -> int | None:

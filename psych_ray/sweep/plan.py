@@ -64,8 +64,9 @@ class PlannedTranscripts:
 
 def _runs(before: NDArray[np.int64], max_characters: float) -> _Bounds:
     runs, first, n = [], 0, len(before) - 1
+    most = np.int64(max_characters)  # a float would have all of `before` converted in each step
     while first < n:
-        end = int(np.searchsorted(before, before[first] + max_characters, side="right")) - 1
+        end = int(np.searchsorted(before, before[first] + most, side="right")) - 1
         end = max(first + 1, end)
         runs.append((first, end))
         first = end

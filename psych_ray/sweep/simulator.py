@@ -8,8 +8,11 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from psych_ray.errors import FailureKind
 from psych_ray.sweep.events import (
@@ -34,7 +37,7 @@ from psych_ray.sweep.events import (
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.starts import WeightsFacts
-from psych_ray.sweep.timeline import Doing, Span, Timeline
+from psych_ray.sweep.timeline import REPLACES, Doing, Span, Timeline
 from psych_ray.sweep.unit import Unit
 
 
@@ -147,8 +150,10 @@ class _World:
     starts: Counter[str] = field(default_factory=Counter)
     living: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
-    done: set[tuple[str, str, str]] = field(default_factory=set)
-    """Checkpoint, condition and transcript of all that was committed."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Of transcripts, in the order in which they were first committed, by id."""
+    done: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
+    """Whether the transcript of each number was committed, by task; there may be tens of millions."""
 
     def run(self, nodes: Mapping[str, int]) -> None:
         for node, slots in nodes.items():
@@ -171,7 +176,7 @@ class _World:
             bound=bound,
             starts=self.starts,
             most_at_a_time=self.most,
-            committed=len(self.done),
+            committed=self.counts["committed"],
             skipped=self.counts["skipped"],
             scored_again=self.counts["again"],
             cut=self.counts["cut"],
@@ -214,12 +219,22 @@ class _World:
         elif isinstance(event, RankDone) and event.rank == 0:
             replica = self.replicas[event.replica]
             if replica.unit is not None:
-                ids = {t.id for t in replica.unit.transcripts} - event.left
-                keys = {(*replica.unit.task, i) for i in ids}
-                assert not keys & self.done, "a transcript was committed twice"
-                self.done |= keys
+                self._commit(replica.unit, event.left)
                 self.counts["cut"] += bool(event.left)
                 replica.unit = None
+
+    def _commit(self, unit: Unit, left: Set[str]) -> None:
+        known = self.numbers
+        ids = (t.id for t in unit.transcripts if t.id not in left)
+        numbers = np.fromiter((known.setdefault(one, len(known)) for one in ids), np.int64)
+        is_done = self.done.get(unit.task, np.zeros(0, np.bool_))
+        if len(is_done) < len(known):
+            is_done = np.concatenate([is_done, np.zeros(2 * len(known) - len(is_done), np.bool_)])
+        assert not is_done[numbers].any(), "a transcript was committed twice"
+        assert len(np.unique(numbers)) == len(numbers), "a unit has a transcript twice"
+        is_done[numbers] = True
+        self.done[unit.task] = is_done
+        self.counts["committed"] += len(numbers)
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -340,8 +355,8 @@ class _World:
                 replica.is_silent = True
         self._later(self.now + self.rng.uniform(0.5, 15.0), NodeLost(node))
         if self.conditions.replaced_after_s is not None:
-            name, _, generation = node.partition("#")
-            successor = f"{name}#{int(generation or 1) + 1}"
+            name, _, generation = node.partition(REPLACES)
+            successor = f"{name}{REPLACES}{int(generation or 1) + 1}"
             self._join(successor, self.slots[node], self.now + self.conditions.replaced_after_s)
 
     def _later(self, at: float, event: Event | str, number: int = 0, token: int = 0) -> None:

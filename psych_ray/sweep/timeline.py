@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+REPLACES = "#"
+"""Between the name of a node and the number of those that took its place, in the name of the last of them."""
+
 
 class Doing(StrEnum):
     """What the ranks of a replica do."""

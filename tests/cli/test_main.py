@@ -204,8 +204,8 @@ def test_directories_beside_a_root_in_a_home_are_in_it(monkeypatch, tmp_path):
 
 
 def test_names_of_files_reach_the_terminal_without_escape_codes(capsys):
-    from psych_ray.cli.commands import _print, _say
+    from psych_ray.cli.show import print_line, say
 
-    for show in (_print, _say):
+    for show in (print_line, say):
         show("tables:  a\x1b[31m\udcff\nb")
     assert capsys.readouterr() == ("tables:  a [31m  b\n",) * 2

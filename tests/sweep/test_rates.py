@@ -8,7 +8,7 @@ import pytest
 
 from psych_ray.checkpoints.shape import CheckpointShape
 from psych_ray.results.schema import Measured
-from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, device_named, load_seconds, replica_device
+from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, device_named, fetch_seconds, load_seconds, replica_device
 from psych_ray.sweep.rates import Rates
 
 GPU = replica_device(ranks=1, cpus=4, gpus=1)
@@ -99,3 +99,5 @@ def test_loading_takes_longer_the_more_bytes_there_are():
     assert small < quantized < large
     assert large - small == pytest.approx(2 * (B70 - B8) / 1e9)
     assert load_seconds(CheckpointShape(n_parameters=0)) < 5
+    assert fetch_seconds(CheckpointShape(n_parameters=B8)) == pytest.approx(2 * B8 / 3e8)
+    assert fetch_seconds(CheckpointShape(n_parameters=0)) == 0

@@ -60,7 +60,7 @@ def spec(checkpoint: Checkpoint, root: Path, **more) -> ReplicaSpec:
 def test_it_writes_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, transcripts, tmp_path):
     store = open_store(str(tmp_path))
     refs = tuple(catalogue(store, transcripts))
-    replica = Replica(spec(checkpoint, tmp_path))
+    replica = Replica(spec(checkpoint, tmp_path, device_name="2 CPU cores"))
     assert replica.load().seconds > 0
     first = Unit(checkpoint.slug, "plain", refs[:3])
     report = replica.score(first)
@@ -88,6 +88,7 @@ def test_it_writes_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, t
     assert footer.rows == report.responses == of_first.height == first.n_responses
     assert (report.checkpoint, report.condition, report.unit) == (*first.task, first.id)
     assert footer.tokens == report.tokens > 0
+    assert footer.device == "2 CPU cores"
     assert footer.engine == scorer.engine_name
     assert footer.versions.keys() >= {"psych_ray", "torch", "transformers"}
     assert report.by_study == footer.tallies

@@ -104,6 +104,10 @@ class Fleet:
         """Replicas of which a rank is on this node, oldest first."""
         return [(number, self._replicas[number]) for number in sorted(self._on_node.get(node, ()))]
 
+    def loading(self, weights: str) -> list[int]:
+        """Numbers of the replicas of these weights that are not loaded yet, oldest first."""
+        return sorted(number for number in self._of_weights.get(weights, ()) if not self._replicas[number].is_loaded)
+
     def is_loaded(self, weights: str) -> bool:
         """Whether a replica of these weights is loaded and may get a further unit."""
         found = (self._replicas[number] for number in self._of_weights.get(weights, ()))

@@ -364,7 +364,11 @@ class Scheduler:
         replica.waiting_for = set(range(self._n_ranks(replica)))
         stall_seconds = self._deadlines.stall_seconds
         replica.watch.begin(self._pace.stall_seconds(replica.weights, unit, stall_seconds), self._now)
-        return [Score(number, unit)]
+        if self._queues.has(replica.weights):
+            return [Score(number, unit)]
+        superfluous = self._fleet.loading(replica.weights)  # the rest is being scored
+        stops = [stop for other in superfluous for stop in self._fleet.stop(other)]
+        return [Score(number, unit), *stops, *(self._fill() if stops else ())]
 
     def _take(self, replica: Replica) -> Unit:
         """The next unit for a replica, a part of one where several replicas share what little is left."""

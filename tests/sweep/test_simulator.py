@@ -141,3 +141,11 @@ def test_weights_are_brought_to_a_disk_while_others_are_scored():
     fetch_seconds = dict.fromkeys(facts, 300.0)
     timeline = simulate(units, nodes={"n": 1}, facts=facts, fetch_seconds=fetch_seconds)
     assert timeline.makespan < timeline.bound + 300.0 + 30.0, "only the first is waited for"
+
+
+def test_a_replica_that_is_still_loading_when_nothing_is_left_is_not_waited_for():
+    units = units_of(random.Random(1), "w", 400.0, 400, 20.0)
+    timeline = simulate(units, nodes={"n": 4}, facts={"w": WeightsFacts(load_seconds=30.0)})
+    last_load = max(span.end for span in timeline.spans if span.doing == Doing.loading)
+    last_score = max(span.end for span in timeline.spans if span.doing == Doing.scoring)
+    assert last_load <= last_score == timeline.makespan

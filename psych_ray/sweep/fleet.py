@@ -84,6 +84,17 @@ class Fleet:
 
     def move(self, number: int, nodes: Iterable[str]) -> None:
         """Note that Ray placed a replica on other nodes than those asked for."""
+    def join(self, node: str, slots: int) -> None:
+        """Add a node, or change its number of slots; a replica may have been placed there before it was told of."""
+        is_new = node not in self.nodes
+        self.nodes.join(node, slots)
+        if is_new:
+            self.nodes.take([node] * sum(self.slots_on(node, number) for number, _ in self.on_node(node)))
+
+    def slots_on(self, node: str, number: int) -> int:
+        """Slots of a node that a replica takes."""
+        return self._replicas[number].nodes.count(node)
+
         replica = self._replicas[number]
         self._remove_from(number, replica.nodes)
         replica.nodes = tuple(nodes)

@@ -133,7 +133,7 @@ class Scheduler:
         known = {weights: (facts or {}).get(weights, WeightsFacts()) for weights in queues}
         fleet = Fleet(Nodes(across_nodes))
         for node, slots in (nodes or {}).items():
-            fleet.nodes.join(node, slots)
+            fleet.join(node, slots)
         starts = Starts(known, deadlines, retries, queues, fleet, pace, replicas, prefetches)
         return cls(known, deadlines, retries, queues, fleet, pace, starts)
 
@@ -193,7 +193,7 @@ class Scheduler:
         nodes, node = self._fleet.nodes, event.node
         match event:
             case NodeJoined(slots=slots):
-                nodes.join(node, slots)
+                self._fleet.join(node, slots)
             case WeightsOnDisk(weights=weights, is_there=is_there):
                 nodes.put_on_disk(node, weights, is_there=is_there)
             case NodeDraining(seconds=seconds, reason=reason):
@@ -220,7 +220,7 @@ class Scheduler:
         """Stop a replica that scores nothing; else let its unit be cut where it has not ended shortly before."""
         if replica.unit is None:
             return self._fleet.stop(number)
-        self._fleet.timers.set(("cut", number), self._now + max(seconds / 2, seconds - CUT_MARGIN_S))
+        self._fleet.timers.set_earlier(("cut", number), self._now + max(seconds / 2, seconds - CUT_MARGIN_S))
         return []
 
     def _lose_node(self, node: str) -> list[Action]:

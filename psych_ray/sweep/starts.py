@@ -155,13 +155,17 @@ class Starts:
         actions: list[Action] = []
         for node, weights in list(self._reserved.items()):
             is_wanted = self._may_start(weights) and not self.fleet.nodes.is_draining(node)
-            is_free = self.fleet.nodes.free_on(node) >= self.facts[weights].ranks
-            if is_wanted and not is_free:
+            free, ranks = self.fleet.nodes.free_on(node), self.facts[weights].ranks
+            is_free = free >= ranks
+            leaving = (n for n, one in self.fleet.on_node(node) if one.is_retiring)
+            # where that is not so any more, Ray placed others there, or the node has fewer slots
+            will_be_free = is_free or free + sum(self.fleet.slots_on(node, n) for n in leaving) >= ranks
+            if is_wanted and will_be_free and not is_free:
                 continue
             del self._reserved[node]
             self.fleet.nodes.reserve(node, is_reserved=False)
-            if is_wanted:
-                actions.append(self._start(weights, [node] * self.facts[weights].ranks))
+            if is_wanted and is_free:
+                actions.append(self._start(weights, [node] * ranks))
         return actions
 
     def _make_room(self, weights: str, ranks: int) -> list[Action]:
@@ -174,7 +178,7 @@ class Starts:
             if node in self._reserved or not nodes.has_slots(node, ranks):
                 continue
             smaller = [number for number, one in self.fleet.on_node(node) if self.facts[one.weights].ranks < ranks]
-            freed = sum(self._slots_on(node, number) for number in smaller)
+            freed = sum(self.fleet.slots_on(node, number) for number in smaller)
             if nodes.free_on(node) + freed >= ranks and (best is None or len(smaller) < len(best[1])):
                 best = node, smaller
         if best is None:
@@ -189,10 +193,6 @@ class Starts:
             if replica is not None and replica.unit is None:
                 actions += self.fleet.stop(number)
         return [*actions, *self._start_reserved()]
-
-    def _slots_on(self, node: str, number: int) -> int:
-        replica = self.fleet.get(number)
-        return 0 if replica is None else sum(other == node for other in replica.nodes)
 
     def _start_fetched(self) -> list[Action]:
         """Start weights where they were brought to, even if others take longer: these would wait for a download."""

@@ -56,7 +56,7 @@ class Starts:
     _failed_on: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Nodes on which replicas of these weights failed."""
     _limits: dict[str, int] = field(default_factory=dict)
-    """Replicas of weights that cannot be loaded once more."""
+    """Replicas that there may be of weights that could not be loaded once more, until they are."""
     _reserved: dict[str, str] = field(default_factory=dict)
     """Weights by the node that is kept for them."""
     _looked_at: dict[str, float] = field(default_factory=dict)
@@ -87,17 +87,18 @@ class Starts:
         return [*actions, *self._fetch_ahead(demands)]
 
     def loaded(self, weights: str, seconds: float) -> None:
-        """Note how long weights took to load."""
+        """Note how long weights took to load; they can be loaded, whatever was before."""
         self._load_seconds[weights] = seconds
+        self._limits.pop(weights, None)
 
     def failed_on(self, weights: str, nodes: tuple[str, ...]) -> None:
         """Prefer other nodes for these weights."""
         self._failed_on[weights].update(nodes)
 
     def give_up(self, weights: str, reason: str) -> list[Action]:
-        """Skip all units of these weights, unless a replica has them; then no more are started than there are."""
-        if self.fleet.is_loaded(weights):
-            self._limits[weights] = self.fleet.count(weights)
+        """Skip all units of these weights, unless replicas load or score; then no more are started than these."""
+        if n_replicas := self.fleet.count(weights):
+            self._limits[weights] = n_replicas
             return []
         return self.queues.give_up(weights, reason)
 
@@ -144,7 +145,7 @@ class Starts:
         self._started += 1
         watch = Watch(self.deadlines.place_seconds, self._now)
         waiting_for = set(range(self.facts[weights].ranks))
-        self.fleet.add(self._started, Replica(weights, tuple(nodes), waiting_for, watch))
+        self.fleet.add(self._started, Replica(weights, tuple(nodes), waiting_for, watch, self._now))
         return StartReplica(self._started, weights, self.retries.pass_share(weights), tuple(nodes))
 
     def _may_start(self, weights: str) -> bool:

@@ -27,6 +27,8 @@ class Replica:
     waiting_for: set[int]
     """Ranks that have not reported on what the replica was last asked to do."""
     watch: Watch
+    asked_at: float
+    """When it was asked to do that."""
     unit: Unit | None = None
     """Being scored and not yet committed."""
     last: Unit | None = None
@@ -82,6 +84,17 @@ class Fleet:
         self._put(number, replica.nodes)
         self.timers.set(("replica", number), replica.due)
 
+    def join(self, node: str, slots: int) -> None:
+        """Add a node, or change its number of slots; a replica may have been placed there before it was told of."""
+        is_new = node not in self.nodes
+        self.nodes.join(node, slots)
+        if is_new:
+            self.nodes.take([node] * sum(self.slots_on(node, number) for number, _ in self.on_node(node)))
+
+    def slots_on(self, node: str, number: int) -> int:
+        """Slots of a node that a replica takes."""
+        return self._replicas[number].nodes.count(node)
+
     def move(self, number: int, nodes: Iterable[str]) -> None:
         """Note that Ray placed a replica on other nodes than those asked for."""
         replica = self._replicas[number]
@@ -107,11 +120,6 @@ class Fleet:
     def loading(self, weights: str) -> list[int]:
         """Numbers of the replicas of these weights that are not loaded yet, oldest first."""
         return sorted(number for number in self._of_weights.get(weights, ()) if not self._replicas[number].is_loaded)
-
-    def is_loaded(self, weights: str) -> bool:
-        """Whether a replica of these weights is loaded and may get a further unit."""
-        found = (self._replicas[number] for number in self._of_weights.get(weights, ()))
-        return any(replica.is_loaded and not replica.is_retiring for replica in found)
 
     def count(self, weights: str) -> int:
         """Number of replicas of these weights, without those that retire."""

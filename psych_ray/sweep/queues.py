@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from psych_ray.errors import FailureKind
 from psych_ray.sweep.events import Action, Skip, StopSweep
 from psych_ray.sweep.failure import Failure
-from psych_ray.sweep.retries import Retries
+from psych_ray.sweep.retries import Attempt, Retries
 from psych_ray.sweep.unit import Unit
 
 _LOOKED_AT = 16
@@ -89,7 +89,7 @@ class Queues:
         self._replace(weights, ())
         return actions
 
-    def failed(self, weights: str, unit: Unit, failure: Failure, pause: float | None) -> list[Action]:
+    def failed(self, weights: str, unit: Unit, failure: Failure, attempt: Attempt, pause: float | None) -> list[Action]:
         """Decide what becomes of a unit. `pause`: the seconds after which another attempt follows, where one does."""
         if failure.kind == FailureKind.preempted or pause is not None:
             self.put_back(weights, unit)
@@ -107,12 +107,12 @@ class Queues:
             if rest is not None:
                 self.put_back(weights, rest)
             return [Skip(at_fault, failure.reason)]
-        return self._count(weights, unit, failure.reason)
+        return self._count(weights, unit, failure.reason, attempt)
 
-    def _count(self, weights: str, unit: Unit, reason: str) -> list[Action]:
+    def _count(self, weights: str, unit: Unit, reason: str, attempt: Attempt) -> list[Action]:
         """Count a failure of a unit: try it again, split it, or skip its only transcript."""
         actions: list[Action] = []
-        if not self._retries.unit_failed(weights, unit):
+        if not self._retries.unit_failed(weights, unit, attempt):
             self.add(weights, unit)
         elif len(unit.transcripts) == 1:
             actions.append(Skip(unit, reason))

@@ -1,4 +1,8 @@
-"""How often what failed is tried again, and after which pause. Counts failures; what runs is the scheduler's."""
+"""How often what failed is tried again, and after which pause. Counts failures; what runs is the scheduler's.
+
+In a row are attempts of which each began after the one before had failed: replicas of the same weights that meet one
+fault at the same time, such as a store that is away, count once.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,14 @@ PERMANENT = {FailureKind.transcript, FailureKind.task, FailureKind.checkpoint}
 _Key = tuple[str, str, str, str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a replica was asked to do, and failed: from when to when, seconds."""
+
+    began: float
+    failed: float
+
+
 @dataclass(slots=True)
 class Retries:
     """Failures so far, by unit and by weights. Preemption with notice is not counted."""
@@ -34,26 +46,34 @@ class Retries:
     """In a row, by weights and whether they were loaded: a load that succeeds does not make a store reachable."""
     _nodes_lost: Counter[_Key] = field(default_factory=Counter)
     _pass_share: dict[str, float] = field(default_factory=dict)
+    _failed_at: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When the last failure in a row was counted, by what is counted and weights."""
 
-    def pause(self, weights: str, failure: Failure, *, is_loaded: bool) -> float | None:
+    def pause(self, weights: str, failure: Failure, attempt: Attempt, *, is_loaded: bool) -> float | None:
         """Seconds to wait where a hub or store cannot be reached; None for other failures, and after the last pause."""
         if failure.kind != FailureKind.unreachable:
             return None
-        n_before = self._unreachable[weights, is_loaded]
-        self._unreachable[weights, is_loaded] += 1
-        return UNREACHABLE_PAUSES_S[n_before] if n_before < len(UNREACHABLE_PAUSES_S) else None
+        what, key = "store" if is_loaded else "hub", (weights, is_loaded)
+        is_another = self._is_another(what, weights, attempt) or not self._unreachable[key]
+        self._unreachable[key] += is_another
+        n = self._unreachable[key]
+        if n > len(UNREACHABLE_PAUSES_S):
+            return None
+        if is_another:  # what is tried before the end of the pause, by another replica, belongs to it
+            self._failed_at[what, weights] = attempt.failed + UNREACHABLE_PAUSES_S[n - 1]
+        return UNREACHABLE_PAUSES_S[n - 1]
 
     def loaded(self, weights: str) -> None:
         """Count a success."""
         self._loads[weights] = self._unreachable[weights, False] = 0
 
-    def load_failed(self, weights: str, failure: Failure, pause: float | None) -> bool:
+    def load_failed(self, weights: str, failure: Failure, attempt: Attempt, pause: float | None) -> bool:
         """Count a failed attempt to load; whether there is no further one."""
         if failure.kind == FailureKind.preempted or pause is not None:
             return False
         if failure.kind in PERMANENT or failure.kind == FailureKind.unreachable:
             return True
-        self._loads[weights] += 1
+        self._loads[weights] += self._is_another("load", weights, attempt)
         return self._loads[weights] >= self.attempts
 
     def committed(self, weights: str, unit: Unit) -> None:
@@ -63,11 +83,11 @@ class Retries:
         del self._nodes_lost[key]
         self._units_in_a_row[weights] = self._unreachable[weights, True] = 0
 
-    def unit_failed(self, weights: str, unit: Unit) -> bool:
+    def unit_failed(self, weights: str, unit: Unit, attempt: Attempt) -> bool:
         """Count a failure of a unit; whether it is not tried again as it is."""
         key = _key(unit)
         self._units[key] += 1
-        self._units_in_a_row[weights] += 1
+        self._units_in_a_row[weights] += self._is_another("unit", weights, attempt)
         if self._units[key] < self.attempts:
             return False
         del self._units[key]
@@ -91,6 +111,13 @@ class Retries:
         """Halve `pass_share`; its new value."""
         self._pass_share[weights] = self.pass_share(weights) / 2
         return self._pass_share[weights]
+
+    def _is_another(self, what: str, weights: str, attempt: Attempt) -> bool:
+        """Whether a failed attempt began after the last one that was counted had failed."""
+        if attempt.began < self._failed_at.get((what, weights), float("-inf")):
+            return False
+        self._failed_at[what, weights] = attempt.failed
+        return True
 
 
 def _key(unit: Unit) -> _Key:

@@ -8,8 +8,8 @@ guaranteed, whatever the order of events:
 - a unit that failed `attempts` times is split in two; one transcript alone is skipped, with the reason; transcripts
   that are known to be at fault are skipped at once, and the rest of their unit is scored;
 - a task whose condition cannot be scored is skipped, the checkpoint's other conditions are not;
-- weights that could not be loaded `attempts` times in a row, and are loaded nowhere, or that failed
-  `HOPELESS * attempts` units without finishing one, are given up with all their units;
+- weights that could not be loaded `attempts` times in a row, and of which no other replica loads or scores, or that
+  failed `HOPELESS * attempts` units in a row without finishing one, are given up with all their units;
 - a hub or store that cannot be reached is tried again after a pause, `UNREACHABLE_PAUSES_S` one after the other; then
   the weights are given up that cannot be loaded, or the sweep is stopped that cannot commit;
 - preemption counts against nothing, also where another rank of the gang reports its broken connection first; nodes that
@@ -58,7 +58,7 @@ from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.fleet import Fleet, Replica
 from psych_ray.sweep.nodes import Nodes
 from psych_ray.sweep.queues import Queues
-from psych_ray.sweep.retries import PERMANENT, Retries
+from psych_ray.sweep.retries import PERMANENT, Attempt, Retries
 from psych_ray.sweep.stalls import Deadlines, Pace
 from psych_ray.sweep.starts import Starts, WeightsFacts
 from psych_ray.sweep.unit import Unit
@@ -133,7 +133,7 @@ class Scheduler:
         known = {weights: (facts or {}).get(weights, WeightsFacts()) for weights in queues}
         fleet = Fleet(Nodes(across_nodes))
         for node, slots in (nodes or {}).items():
-            fleet.nodes.join(node, slots)
+            fleet.join(node, slots)
         starts = Starts(known, deadlines, retries, queues, fleet, pace, replicas, prefetches)
         return cls(known, deadlines, retries, queues, fleet, pace, starts)
 
@@ -193,7 +193,7 @@ class Scheduler:
         nodes, node = self._fleet.nodes, event.node
         match event:
             case NodeJoined(slots=slots):
-                nodes.join(node, slots)
+                self._fleet.join(node, slots)
             case WeightsOnDisk(weights=weights, is_there=is_there):
                 nodes.put_on_disk(node, weights, is_there=is_there)
             case NodeDraining(seconds=seconds, reason=reason):
@@ -220,7 +220,7 @@ class Scheduler:
         """Stop a replica that scores nothing; else let its unit be cut where it has not ended shortly before."""
         if replica.unit is None:
             return self._fleet.stop(number)
-        self._fleet.timers.set(("cut", number), self._now + max(seconds / 2, seconds - CUT_MARGIN_S))
+        self._fleet.timers.set_earlier(("cut", number), self._now + max(seconds / 2, seconds - CUT_MARGIN_S))
         return []
 
     def _lose_node(self, node: str) -> list[Action]:
@@ -298,7 +298,7 @@ class Scheduler:
         if rest is None or rest != unit:
             self._retries.committed(replica.weights, unit)
         if rest is None:
-            self._pace.committed(replica.weights, unit, self._now - replica.watch.began)
+            self._pace.committed(replica.weights, unit, self._now - replica.asked_at)
         else:
             self._queues.put_back(replica.weights, rest)
 
@@ -344,7 +344,7 @@ class Scheduler:
         may_differ = replica.failed_ranks < n_ranks or (n_ranks > 1 and replica.failure.kind not in PERMANENT)
         if not replica.is_loaded or may_differ:
             return self._lose(number, replica.failure)
-        pause = self._retries.pause(replica.weights, replica.failure, is_loaded=True)
+        pause = self._retries.pause(replica.weights, replica.failure, self._attempt(replica), is_loaded=True)
         reason = f"{replica.weights}: {replica.failure.reason}"
         actions = [Warn(f"{reason}{_after(pause)}"), *self._judge_unit(number, replica, replica.failure, pause)]
         if pause is None or self._is_interrupted or replica.is_retiring:
@@ -361,7 +361,7 @@ class Scheduler:
             return [*self._fleet.stop(number), *self._fill()]
         unit = self._take(replica)
         self._fleet.hand_out(number, unit)
-        replica.waiting_for = set(range(self._n_ranks(replica)))
+        replica.waiting_for, replica.asked_at = set(range(self._n_ranks(replica))), self._now
         stall_seconds = self._deadlines.stall_seconds
         replica.watch.begin(self._pace.stall_seconds(replica.weights, unit, stall_seconds), self._now)
         if self._queues.has(replica.weights):
@@ -384,13 +384,14 @@ class Scheduler:
         assert replica is not None
         weights = replica.weights
         reason = f"replica of {weights} ended while {'scoring' if replica.is_loaded else 'loading'}: {failure.reason}"
-        pause = self._retries.pause(weights, failure, is_loaded=replica.is_loaded)
-        actions: list[Action] = []
+        attempt = self._attempt(replica)
+        pause = self._retries.pause(weights, failure, attempt, is_loaded=replica.is_loaded)
+        judged: list[Action] = []
         if replica.is_loaded:
-            actions += self._judge_unit(number, replica, Failure(failure.kind, reason, failure.transcript_id), pause)
-        elif self._retries.load_failed(weights, failure, pause):
+            judged = self._judge_unit(number, replica, Failure(failure.kind, reason, failure.transcript_id), pause)
+        actions = [*self._fleet.stop(number), *judged]
+        if not replica.is_loaded and self._retries.load_failed(weights, failure, attempt, pause):
             actions += self._starts.give_up(weights, failure.reason)
-        actions = [*self._fleet.stop(number), *actions]
         if failure.kind != FailureKind.preempted:
             self._starts.failed_on(weights, replica.nodes)
         follows = _after(pause)
@@ -405,8 +406,8 @@ class Scheduler:
 
     def _judge_unit(self, number: int, replica: Replica, failure: Failure, pause: float | None) -> list[Action]:
         """Decide what becomes of the unit that a replica failed to score; nothing where it was committed."""
-        unit = self._fleet.take_back(number)
-        return [] if unit is None else self._queues.failed(replica.weights, unit, failure, pause)
+        unit, attempt = self._fleet.take_back(number), self._attempt(replica)
+        return [] if unit is None else self._queues.failed(replica.weights, unit, failure, attempt, pause)
 
     def _give_up_unplaced(self, number: int, replica: Replica) -> list[Action]:
         weights = replica.weights
@@ -416,6 +417,9 @@ class Scheduler:
 
     def _fill(self) -> list[Action]:
         return [] if self._is_interrupted else self._starts.fill(self._now)
+
+    def _attempt(self, replica: Replica) -> Attempt:
+        return Attempt(replica.asked_at, self._now)
 
     def _n_ranks(self, replica: Replica) -> int:
         return self._facts[replica.weights].ranks

@@ -56,7 +56,7 @@ class Starts:
     _failed_on: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Nodes on which replicas of these weights failed."""
     _limits: dict[str, int] = field(default_factory=dict)
-    """Replicas of weights that cannot be loaded once more."""
+    """Replicas that there may be of weights that could not be loaded once more, until they are."""
     _reserved: dict[str, str] = field(default_factory=dict)
     """Weights by the node that is kept for them."""
     _looked_at: dict[str, float] = field(default_factory=dict)
@@ -87,17 +87,18 @@ class Starts:
         return [*actions, *self._fetch_ahead(demands)]
 
     def loaded(self, weights: str, seconds: float) -> None:
-        """Note how long weights took to load."""
+        """Note how long weights took to load; they can be loaded, whatever was before."""
         self._load_seconds[weights] = seconds
+        self._limits.pop(weights, None)
 
     def failed_on(self, weights: str, nodes: tuple[str, ...]) -> None:
         """Prefer other nodes for these weights."""
         self._failed_on[weights].update(nodes)
 
     def give_up(self, weights: str, reason: str) -> list[Action]:
-        """Skip all units of these weights, unless a replica has them; then no more are started than there are."""
-        if self.fleet.is_loaded(weights):
-            self._limits[weights] = self.fleet.count(weights)
+        """Skip all units of these weights, unless replicas load or score; then no more are started than these."""
+        if n_replicas := self.fleet.count(weights):
+            self._limits[weights] = n_replicas
             return []
         return self.queues.give_up(weights, reason)
 
@@ -144,7 +145,7 @@ class Starts:
         self._started += 1
         watch = Watch(self.deadlines.place_seconds, self._now)
         waiting_for = set(range(self.facts[weights].ranks))
-        self.fleet.add(self._started, Replica(weights, tuple(nodes), waiting_for, watch))
+        self.fleet.add(self._started, Replica(weights, tuple(nodes), waiting_for, watch, self._now))
         return StartReplica(self._started, weights, self.retries.pass_share(weights), tuple(nodes))
 
     def _may_start(self, weights: str) -> bool:
@@ -155,13 +156,17 @@ class Starts:
         actions: list[Action] = []
         for node, weights in list(self._reserved.items()):
             is_wanted = self._may_start(weights) and not self.fleet.nodes.is_draining(node)
-            is_free = self.fleet.nodes.free_on(node) >= self.facts[weights].ranks
-            if is_wanted and not is_free:
+            free, ranks = self.fleet.nodes.free_on(node), self.facts[weights].ranks
+            is_free = free >= ranks
+            leaving = (n for n, one in self.fleet.on_node(node) if one.is_retiring)
+            # where that is not so any more, Ray placed others there, or the node has fewer slots
+            will_be_free = is_free or free + sum(self.fleet.slots_on(node, n) for n in leaving) >= ranks
+            if is_wanted and will_be_free and not is_free:
                 continue
             del self._reserved[node]
             self.fleet.nodes.reserve(node, is_reserved=False)
-            if is_wanted:
-                actions.append(self._start(weights, [node] * self.facts[weights].ranks))
+            if is_wanted and is_free:
+                actions.append(self._start(weights, [node] * ranks))
         return actions
 
     def _make_room(self, weights: str, ranks: int) -> list[Action]:
@@ -174,7 +179,7 @@ class Starts:
             if node in self._reserved or not nodes.has_slots(node, ranks):
                 continue
             smaller = [number for number, one in self.fleet.on_node(node) if self.facts[one.weights].ranks < ranks]
-            freed = sum(self._slots_on(node, number) for number in smaller)
+            freed = sum(self.fleet.slots_on(node, number) for number in smaller)
             if nodes.free_on(node) + freed >= ranks and (best is None or len(smaller) < len(best[1])):
                 best = node, smaller
         if best is None:
@@ -189,10 +194,6 @@ class Starts:
             if replica is not None and replica.unit is None:
                 actions += self.fleet.stop(number)
         return [*actions, *self._start_reserved()]
-
-    def _slots_on(self, node: str, number: int) -> int:
-        replica = self.fleet.get(number)
-        return 0 if replica is None else sum(other == node for other in replica.nodes)
 
     def _start_fetched(self) -> list[Action]:
         """Start weights where they were brought to, even if others take longer: these would wait for a download."""

@@ -32,6 +32,10 @@ class Timers(Generic[K]):
         if due < self._entry.get(key, float("inf")):
             self._push(key, due)
 
+    def set_earlier(self, key: K, due: float) -> None:
+        """Give a key this due time, unless it has an earlier one."""
+        self.set(key, min(due, self._due.get(key, due)))
+
     @property
     def next(self) -> float | None:
         """The earliest due time."""

@@ -147,9 +147,14 @@ class Scheduler:
         """Time at which a `Tick` is due, None where nothing depends on time."""
         return None if self.finished else self._fleet.timers.next
 
-    def begin(self, now: float = 0.0) -> list[Action]:
-        """Return the first actions, at time `now`, seconds."""
+    def begin(self, now: float = 0.0, joined: Iterable[NodeJoined] = ()) -> list[Action]:
+        """Return the first actions, at time `now`, seconds.
+
+        `joined`: the nodes that are there, so that what needs several of them is not late to others that need one.
+        """
         self._now = now
+        for event in joined:
+            self._fleet.join(event.node, event.slots)
         return self._fill()
 
     def handle(self, event: Event, now: float) -> list[Action]:

@@ -141,8 +141,6 @@ class _World:
     replicas: dict[int, _Running] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     lifetimes: dict[str, tuple[float, float]] = field(default_factory=dict)
-    alive: set[str] = field(default_factory=set)
-    on_disk: set[tuple[str, str]] = field(default_factory=set)
     arrives: dict[tuple[str, str], float] = field(default_factory=dict)
     """When what is being fetched will be on a node's disk."""
     spans: list[Span] = field(default_factory=list)
@@ -157,10 +155,10 @@ class _World:
 
     def run(self, nodes: Mapping[str, int]) -> None:
         for node, slots in nodes.items():
-            self._join(node, slots, 0.0)
+            self._live(node, slots, 0.0)
         for at, node, slots in self.conditions.joins:
             self._join(node, slots, at)
-        self._carry_out(self.scheduler.begin(0.0))
+        self._carry_out(self.scheduler.begin(0.0, [NodeJoined(node, slots) for node, slots in nodes.items()]))
         while not self.scheduler.finished:
             self._carry_out(self.scheduler.handle(self._next_event(), self.now))
             self.counts["events"] += 1
@@ -212,11 +210,7 @@ class _World:
         return Tick()
 
     def _happened(self, event: Event) -> None:
-        if isinstance(event, NodeJoined):
-            self.alive.add(event.node)
-        elif isinstance(event, WeightsOnDisk):
-            self.on_disk.add((event.node, event.weights))
-        elif isinstance(event, RankDone) and event.rank == 0:
+        if isinstance(event, RankDone) and event.rank == 0:
             replica = self.replicas[event.replica]
             if replica.unit is not None:
                 self._commit(replica.unit, event.left)
@@ -335,11 +329,15 @@ class _World:
                 self.spans.append(Span(node, number, replica.weights, doing, since, self.now, ranks))
 
     def _join(self, node: str, slots: int, at: float) -> None:
+        self._later(at, NodeJoined(node, slots))
+        self._live(node, slots, at)
+
+    def _live(self, node: str, slots: int, at: float) -> None:
+        """From when to when a node is there."""
         self.slots[node] = slots
         mean = self.conditions.preempted_every_s
         gone = at + self.rng.expovariate(1 / mean) if mean else float("inf")
         self.lifetimes[node] = at, gone
-        self._later(at, NodeJoined(node, slots))
         if gone < float("inf"):
             if self.rng.random() >= self.conditions.without_notice:
                 notice = max(at, gone - self.conditions.notice_s)
@@ -348,7 +346,6 @@ class _World:
 
     def _end_of_node(self, node: str) -> None:
         """A node is gone: nothing more is heard of its replicas, and soon it is known to be lost."""
-        self.alive.discard(node)
         for replica in self.replicas.values():
             if node in replica.nodes:
                 replica.token += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from psych_ray.errors import FailureKind
+from psych_ray.errors import ConfigError, FailureKind
 from psych_ray.sweep.events import (
     Action,
     Cut,
@@ -39,6 +39,10 @@ from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.timeline import REPLACES, Doing, Span, Timeline
 from psych_ray.sweep.unit import Unit
+
+_EVENTS_AT_MOST = 50_000
+"""And `_EVENTS_PER_UNIT` for each unit; more are only needed where nodes seldom live long enough to get on."""
+_EVENTS_PER_UNIT = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,8 @@ def simulate(
     """Simulate a sweep of these units on nodes with so many slots each.
 
     `facts` by weights; `fetch_seconds` by weights: time to bring them to a node's disk, before which they cannot be
-    loaded there; None: they lie there. Other arguments as of `Scheduler.plan`.
+    loaded there; None: they lie there. Other arguments as of `Scheduler.plan`. ConfigError where nodes are preempted so
+    often that the sweep does not end.
     """
     units = list(units)
     scheduler = Scheduler.plan(
@@ -109,7 +114,7 @@ def simulate(
         prefetches=fetch_seconds is not None,
     )
     world = _World(scheduler, facts, conditions or Conditions(), fetch_seconds or {}, random.Random(seed))  # noqa: S311
-    world.run(nodes)
+    world.run(nodes, events_at_most=_EVENTS_AT_MOST + _EVENTS_PER_UNIT * len(units))
     return world.timeline(_bound(units, facts, weights_of or {}, sum(nodes.values())))
 
 
@@ -153,7 +158,7 @@ class _World:
     done: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
     """Whether the transcript of each number was committed, by task; there may be tens of millions."""
 
-    def run(self, nodes: Mapping[str, int]) -> None:
+    def run(self, nodes: Mapping[str, int], *, events_at_most: int) -> None:
         for node, slots in nodes.items():
             self._live(node, slots, 0.0)
         for at, node, slots in self.conditions.joins:
@@ -162,6 +167,12 @@ class _World:
         while not self.scheduler.finished:
             self._carry_out(self.scheduler.handle(self._next_event(), self.now))
             self.counts["events"] += 1
+            if self.counts["events"] > events_at_most:
+                every = self.conditions.preempted_every_s
+                raise ConfigError(
+                    f"the simulated sweep has not ended after {self.now / 86_400:,.1f} days"
+                    + (f": nodes that live {every:,.0f} s on average are too short-lived for it" if every else "")
+                )
 
     def timeline(self, bound: float) -> Timeline:
         """What happened."""

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from psych_ray.errors import ConfigError
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.plan import PlannedTranscripts, plan_task
 from psych_ray.sweep.simulator import Conditions, simulate
@@ -141,6 +142,13 @@ def test_at_most_one_unit_per_replica_is_scored_again_after_a_preemption(without
         assert timeline.scored_again < timeline.cut, (
             "only where a transcript takes longer than what is left after a cut"
         )
+
+
+def test_a_sweep_that_does_not_end_as_no_node_lives_long_enough_is_refused_in_one_line():
+    units, facts = units_of(random.Random(1), "w", 600.0, 50, 60.0), {"w": WeightsFacts(load_seconds=10_000.0)}
+    conditions = Conditions(preempted_every_s=360.0)
+    with pytest.raises(ConfigError, match=r"not ended after .* days: nodes that live 360 s on average are too short"):
+        simulate(units, nodes={"n": 1}, facts=facts, conditions=conditions)
 
 
 def test_weights_are_brought_to_a_disk_while_others_are_scored():

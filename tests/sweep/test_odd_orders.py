@@ -10,6 +10,7 @@ from psych_ray.errors import FailureKind
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.events import (
     Cut,
+    Fetch,
     Interrupted,
     NodeDraining,
     NodeJoined,
@@ -173,6 +174,15 @@ def test_a_node_that_lost_slots_is_no_longer_kept_for_a_gang_that_has_no_room_th
     ended = [a for replica in small for a in scheduler.handle(RankDone(replica), 8.0)]
     assert sum(isinstance(action, StopReplica) for action in ended) == 2
     assert len(started(ended)) == 1, "a small one uses the slot that is left"
+
+
+@pytest.mark.parametrize("nodes", [{"small": 1}, {"large": 2, "small": 1}])
+def test_gangs_that_a_node_does_not_hold_keep_no_others_from_being_fetched_there(nodes):
+    gangs = [f"gang{k}" for k in range(6)]
+    work = [*units("running", 9, seconds=90.0), *units("s", 9), *(u for gang in gangs for u in units(gang, 9))]
+    scheduler = plan(work, nodes, dict.fromkeys(gangs, 2), replicas=1, across_nodes=True, prefetches=True)
+    fetched = [action.weights for action in scheduler.begin() if isinstance(action, Fetch) and action.node == "small"]
+    assert fetched == ["s"]
 
 
 def test_due_times_are_those_of_a_plain_dictionary():

@@ -82,10 +82,11 @@ class WeightsDisk:
 
     def _prepare(self) -> None:
         """Make the directory; nobody else may write there what this process then loads. OSError."""
-        (self._root / STATE).mkdir(parents=True, exist_ok=True)
-        if self._root.stat().st_uid != os.geteuid():
+        self._root.mkdir(parents=True, exist_ok=True)
+        if self._root.lstat().st_uid != os.geteuid():  # of the link, where another user made it one
             raise PermissionError(errno.EACCES, "belongs to another user", str(self._root))
         self._root.chmod(0o700)
+        (self._root / STATE).mkdir(exist_ok=True)
 
     def _make_room(self, entry: Entry, size: int) -> None:
         """Remove what was not used for longest until `size` bytes fit, and reserve them. _NoRoomError, OSError."""
@@ -225,7 +226,7 @@ class _Fetch:
         """Make it whole; its lock is held, for this process alone."""
         if entry.is_whole(source.fingerprint):
             return
-        if entry.was_whole:  # damaged since, who knows where
+        if entry.was_whole or entry.may_have_holes:  # who knows where
             entry.remove()
         is_continued = entry.files.exists()
         try:
@@ -276,6 +277,9 @@ class _Fetch:
             files = source.listing(directory)
             self.disk._make_room(entry, sum(file.size for file in files))
             copy_files(directory, files, entry.files, self.on_bytes)
+            if source.listing(directory) != files:  # fingerprints are of samples
+                entry.remove()
+                raise OSError(errno.EIO, "changed while it was copied", str(directory))
         shutil.rmtree(entry.files / ".cache", ignore_errors=True)  # what the hub's client notes about its downloads
 
 

@@ -68,6 +68,14 @@ class Entry:
         """Whether it has a marker; its files may have been damaged since."""
         return self._marker.exists()
 
+    @property
+    def may_have_holes(self) -> bool:
+        """Whether a file was written before this machine started: what was not flushed then may read as zeros."""
+        if not hasattr(time, "CLOCK_BOOTTIME"):
+            return False
+        started = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return any(path.lstat().st_mtime_ns < started for path in self.files.rglob("*") if path.is_file())
+
     def reserve(self, size: int) -> None:
         """Say how many bytes it will have, before any is written."""
         write_atomically(self._size, str(size).encode())

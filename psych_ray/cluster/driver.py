@@ -111,8 +111,7 @@ class _Driver:
 
     def run(self) -> list[str]:
         try:
-            self._carry_out(self.scheduler.begin(self._now()))
-            self._handle(self.nodes.events())
+            self._begin(self.nodes.events())
             while not self.scheduler.finished or self.commits.deadline is not None:
                 self._handle(self._wait())
                 self.commits.carry_out(last=self.scheduler.finished)
@@ -128,6 +127,16 @@ class _Driver:
         if self.ending.is_asked:
             self.ending.interrupt()
         return self.skipped
+
+    def _begin(self, happened: Sequence[NodeEvent]) -> None:
+        joined: list[NodeJoined] = []
+        for event in happened:
+            if not isinstance(event, NodeJoined):
+                break
+            joined.append(event)
+        self._look_at(event.node for event in joined)
+        self._carry_out(self.scheduler.begin(self._now(), joined))
+        self._handle(happened[len(joined) :])
 
     def _handle(self, happened: Iterable[Event]) -> None:
         for event in happened:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -106,7 +107,9 @@ def azure_notice(events: Answer, name: str, now: float) -> Notice | None:
     """Read `scheduledevents` for the machine of this name: all machines of a scale set get the events of each."""
     found = _json(events).get("Events")
     for event in found if isinstance(found, list) else []:
-        if event.get("EventType") in {"Preempt", "Terminate"} and name in event.get("Resources", ()):
+        if not isinstance(event, dict):
+            continue
+        if event.get("EventType") in ("Preempt", "Terminate") and name in (event.get("Resources") or ()):
             at = _time(event.get("NotBefore"))
             left = AZURE_S if at is None else max(0.0, at - now)
             return Notice(
@@ -183,6 +186,8 @@ def get_from(cloud: Notices) -> Get:
         except HTTPError as error:
             error.close()
             return Answer(error.code, "")
+        except HTTPException as error:  # not an OSError
+            raise OSError(f"{path}: {type(error).__name__}: {error}") from error
 
     return get
 

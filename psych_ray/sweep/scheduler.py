@@ -147,9 +147,14 @@ class Scheduler:
         """Time at which a `Tick` is due, None where nothing depends on time."""
         return None if self.finished else self._fleet.timers.next
 
-    def begin(self, now: float = 0.0) -> list[Action]:
-        """Return the first actions, at time `now`, seconds."""
+    def begin(self, now: float = 0.0, joined: Iterable[NodeJoined] = ()) -> list[Action]:
+        """Return the first actions, at time `now`, seconds.
+
+        `joined`: the nodes that are there, so that what needs several of them is not late to others that need one.
+        """
         self._now = now
+        for event in joined:
+            self._fleet.join(event.node, event.slots)
         return self._fill()
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -230,7 +235,7 @@ class Scheduler:
         self._fleet.nodes.lose(node)
         actions: list[Action] = []
         for number, replica in self._fleet.on_node(node):
-            actions += self._lose(number, self._node_failure(replica, is_expected))
+            actions += self._end(number, self._node_failure(replica, is_expected))
         return actions + self._fill()
 
     def _node_failure(self, replica: Replica, is_expected: bool) -> Failure:
@@ -243,7 +248,8 @@ class Scheduler:
         actions: list[Action] = []
         for kind, key in self._fleet.timers.take_due(self._now):
             if isinstance(key, str):
-                actions += self._starts.give_up_unfit(key) if kind == "unfit" else ()
+                is_unfit = kind == "unfit" and not self._is_interrupted
+                actions += self._starts.give_up_unfit(key) if is_unfit else ()
                 continue
             replica = self._fleet.get(key)
             if replica is None:
@@ -379,7 +385,10 @@ class Scheduler:
         return self._queues.take(weights, last=replica.last, held=self._fleet.held(weights), at_most=at_most)
 
     def _lose(self, number: int, failure: Failure) -> list[Action]:
-        """End a replica, all its ranks, and decide what becomes of its unit and its weights."""
+        return [*self._end(number, failure), *self._fill()]
+
+    def _end(self, number: int, failure: Failure) -> list[Action]:
+        """End a replica, all its ranks, and decide what becomes of its unit and its weights; start nothing yet."""
         replica = self._fleet.get(number)
         assert replica is not None
         weights = replica.weights
@@ -402,7 +411,7 @@ class Scheduler:
             self._fleet.timers.set(("paused", weights), self._now + pause)
             self._starts.paused[weights] = self._now + pause
         warning = Warn(f"{reason}{follows}", is_failure=failure.kind != FailureKind.preempted)
-        return [warning, *actions, *self._fill()]
+        return [warning, *actions]
 
     def _judge_unit(self, number: int, replica: Replica, failure: Failure, pause: float | None) -> list[Action]:
         """Decide what becomes of the unit that a replica failed to score; nothing where it was committed."""

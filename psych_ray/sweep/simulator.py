@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from psych_ray.errors import FailureKind
+from psych_ray.errors import ConfigError, FailureKind
 from psych_ray.sweep.events import (
     Action,
     Cut,
@@ -39,6 +39,10 @@ from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.timeline import REPLACES, Doing, Span, Timeline
 from psych_ray.sweep.unit import Unit
+
+_EVENTS_AT_MOST = 50_000
+"""And `_EVENTS_PER_UNIT` for each unit; more are only needed where nodes seldom live long enough to get on."""
+_EVENTS_PER_UNIT = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,8 @@ def simulate(
     """Simulate a sweep of these units on nodes with so many slots each.
 
     `facts` by weights; `fetch_seconds` by weights: time to bring them to a node's disk, before which they cannot be
-    loaded there; None: they lie there. Other arguments as of `Scheduler.plan`.
+    loaded there; None: they lie there. Other arguments as of `Scheduler.plan`. ConfigError where nodes are preempted so
+    often that the sweep does not end.
     """
     units = list(units)
     scheduler = Scheduler.plan(
@@ -109,7 +114,7 @@ def simulate(
         prefetches=fetch_seconds is not None,
     )
     world = _World(scheduler, facts, conditions or Conditions(), fetch_seconds or {}, random.Random(seed))  # noqa: S311
-    world.run(nodes)
+    world.run(nodes, events_at_most=_EVENTS_AT_MOST + _EVENTS_PER_UNIT * len(units))
     return world.timeline(_bound(units, facts, weights_of or {}, sum(nodes.values())))
 
 
@@ -141,8 +146,6 @@ class _World:
     replicas: dict[int, _Running] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     lifetimes: dict[str, tuple[float, float]] = field(default_factory=dict)
-    alive: set[str] = field(default_factory=set)
-    on_disk: set[tuple[str, str]] = field(default_factory=set)
     arrives: dict[tuple[str, str], float] = field(default_factory=dict)
     """When what is being fetched will be on a node's disk."""
     spans: list[Span] = field(default_factory=list)
@@ -155,15 +158,21 @@ class _World:
     done: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
     """Whether the transcript of each number was committed, by task; there may be tens of millions."""
 
-    def run(self, nodes: Mapping[str, int]) -> None:
+    def run(self, nodes: Mapping[str, int], *, events_at_most: int) -> None:
         for node, slots in nodes.items():
-            self._join(node, slots, 0.0)
+            self._live(node, slots, 0.0)
         for at, node, slots in self.conditions.joins:
             self._join(node, slots, at)
-        self._carry_out(self.scheduler.begin(0.0))
+        self._carry_out(self.scheduler.begin(0.0, [NodeJoined(node, slots) for node, slots in nodes.items()]))
         while not self.scheduler.finished:
             self._carry_out(self.scheduler.handle(self._next_event(), self.now))
             self.counts["events"] += 1
+            if self.counts["events"] > events_at_most:
+                every = self.conditions.preempted_every_s
+                raise ConfigError(
+                    f"the simulated sweep has not ended after {self.now / 86_400:,.1f} days"
+                    + (f": nodes that live {every:,.0f} s on average are too short-lived for it" if every else "")
+                )
 
     def timeline(self, bound: float) -> Timeline:
         """What happened."""
@@ -212,11 +221,7 @@ class _World:
         return Tick()
 
     def _happened(self, event: Event) -> None:
-        if isinstance(event, NodeJoined):
-            self.alive.add(event.node)
-        elif isinstance(event, WeightsOnDisk):
-            self.on_disk.add((event.node, event.weights))
-        elif isinstance(event, RankDone) and event.rank == 0:
+        if isinstance(event, RankDone) and event.rank == 0:
             replica = self.replicas[event.replica]
             if replica.unit is not None:
                 self._commit(replica.unit, event.left)
@@ -335,11 +340,15 @@ class _World:
                 self.spans.append(Span(node, number, replica.weights, doing, since, self.now, ranks))
 
     def _join(self, node: str, slots: int, at: float) -> None:
+        self._later(at, NodeJoined(node, slots))
+        self._live(node, slots, at)
+
+    def _live(self, node: str, slots: int, at: float) -> None:
+        """From when to when a node is there."""
         self.slots[node] = slots
         mean = self.conditions.preempted_every_s
         gone = at + self.rng.expovariate(1 / mean) if mean else float("inf")
         self.lifetimes[node] = at, gone
-        self._later(at, NodeJoined(node, slots))
         if gone < float("inf"):
             if self.rng.random() >= self.conditions.without_notice:
                 notice = max(at, gone - self.conditions.notice_s)
@@ -348,7 +357,6 @@ class _World:
 
     def _end_of_node(self, node: str) -> None:
         """A node is gone: nothing more is heard of its replicas, and soon it is known to be lost."""
-        self.alive.discard(node)
         for replica in self.replicas.values():
             if node in replica.nodes:
                 replica.token += 1

@@ -5,6 +5,7 @@ Which weights come first follows from `shares`; what becomes of a replica afterw
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -214,15 +215,17 @@ class Starts:
         waiting = [one for one in demands if one.weights not in taken and self._may_start(one.weights)]
         waiting.sort(key=lambda one: (one.ranks, one.seconds))
         actions: list[Action] = []
-        for _ in range(FETCHED_AHEAD):
-            for node in self.fleet.nodes:
-                if not waiting:
-                    return actions
-                fetched = self._fetched.setdefault(node, [])
-                if len(fetched) >= FETCHED_AHEAD or not self.fleet.nodes.has_slots(node, waiting[-1].ranks):
-                    continue
-                fetched.append(waiting.pop().weights)
-                if node not in self.fleet.nodes.holders(fetched[-1]):
+        nodes = self.fleet.nodes
+        for node in [*nodes] * FETCHED_AHEAD:
+            if not waiting:
+                return actions
+            fetched = self._fetched.setdefault(node, [])
+            if len(fetched) >= FETCHED_AHEAD:
+                continue
+            n_fitting = bisect_left(waiting, True, key=lambda one: not nodes.has_slots(node, one.ranks))
+            if n_fitting:
+                fetched.append(waiting.pop(n_fitting - 1).weights)
+                if node not in nodes.holders(fetched[-1]):
                     actions.append(Fetch(node, fetched[-1]))
         return actions
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support_disk import content, found, weights, write_adapter, write_checkpoint
@@ -183,6 +185,59 @@ def test_a_beginning_that_the_disk_did_not_keep_is_not_continued(source, disk, m
     (copy,) = fetch(disk, source)
     assert copy is not None
     assert content(Path(copy))["model-0.safetensors"] == content(source)["model-0.safetensors"]
+
+
+def test_a_beginning_from_before_the_machine_started_is_not_continued(source, disk, monkeypatch):
+    large = write_checkpoint(source.parent / "large", 40_000_000)
+
+    def stops(_: Path, target: Path, *more: object) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((large / target.name).read_bytes()[:30_000_000])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "_copy", stops)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(disk, large)
+    (entry,) = entries(disk._root)
+    with (entry.files / "model-0.safetensors").open("r+b") as file:
+        file.seek(1_000_000)
+        file.write(bytes(100_000))  # no sample of the fingerprint is of this place
+    os.utime(entry.files / "model-0.safetensors", (1e9, 1e9))
+    (copy,) = fetch(disk, large)
+    assert copy is not None
+    assert content(Path(copy))["model-0.safetensors"] == content(large)["model-0.safetensors"]
+
+
+def test_a_source_that_changes_while_it_is_copied_is_read_where_it_lies(source, disk, monkeypatch):
+    large, real = write_checkpoint(source.parent / "large", 40_000_000), copying._copy
+    planned = found(large)
+
+    def changes(*args: Any) -> None:
+        real(*args)
+        with (large / "model-0.safetensors").open("r+b") as file:
+            file.seek(1_000_000)
+            file.write(b"changed, where no sample of the fingerprint is")
+
+    monkeypatch.setattr(copying, "_copy", changes)
+    with disk.fetched(planned) as fetched:
+        assert fetched.checkpoints == tuple(planned)
+    assert "changed while it was copied" in fetched.notes[0]
+    assert entries(disk._root) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give away a link")
+def test_a_directory_that_another_user_linked_to_one_of_ours_is_not_used(source, disk, tmp_path):
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    mode = ours.stat().st_mode
+    disk._directory.mkdir()
+    disk._root.symlink_to(ours)
+    os.chown(disk._root, 12345, -1, follow_symlinks=False)
+    with disk.fetched(found(source)) as fetched:
+        assert fetched.checkpoints == tuple(found(source))
+    assert "belongs to another user" in fetched.notes[0]
+    assert (list(ours.iterdir()), ours.stat().st_mode) == ([], mode)
 
 
 def test_a_source_that_changed_has_a_copy_of_its_own_and_not_under_an_old_plan(source, disk):

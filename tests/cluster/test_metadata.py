@@ -93,6 +93,7 @@ def test_google_cloud(preempted, maintenance, has_gpus, notice):
         (events(PREEMPT | {"EventType": "Reboot"}), "spot_1", None),
         (ok("nonsense"), "spot_1", None),
         (ok({"Events": None}), "spot_1", None),
+        (ok({"Events": ["?", {"EventType": ["Preempt"]}, PREEMPT | {"Resources": None}]}), "spot_1", None),
     ],
 )
 def test_azure(answer, name, notice):
@@ -219,6 +220,12 @@ def test_a_service_that_refuses_or_is_gone_is_an_os_error(cloud, monkeypatch, cl
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:1")
     with pytest.raises(OSError, match="refused"):
         service(cloud_name).notice()
+
+
+def test_an_answer_that_is_not_http_is_an_os_error(cloud, monkeypatch):
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.wfile.write(b"hello\r\n\r\n"))
+    with pytest.raises(OSError, match="BadStatusLine"):
+        service(Notices.gcp).notice()
 
 
 def test_an_answer_that_drips_is_given_up_in_time(cloud, monkeypatch):

@@ -77,8 +77,10 @@ def test_every_join_drain_and_loss_is_told_once():
         gcs.nodes = [node("a", drains=1030.0), node("b", cpus=5, drains=0.0)]
         told = next_events(watch, gcs)
         assert told == [NodeDraining("a", 30.0, DRAINED), NodeDraining("b", None, DRAINED)]
-        gcs.nodes = [node("a", drains=1020.0)]
+        gcs.nodes = [node("a", drains=1030.0)]
         assert next_events(watch, gcs) == [NodeLost("b")]
+        gcs.nodes = [node("a", drains=1020.0)]
+        assert next_events(watch, gcs) == [NodeDraining("a", 20.0, DRAINED)], "earlier than was told"
         gcs.nodes = []
         assert next_events(watch, gcs) == [NodeLost("a")]
         gcs.nodes = [node("c", drains=990.0)]
@@ -134,8 +136,43 @@ def test_a_notice_of_a_cloud_drains_its_node_and_others_are_only_told():
         assert watch.events() + next_events(watch, gcs) == [NodeJoined("a", 2), NodeDraining("a", 30.0, "it goes")]
         assert watch.notes() == ["node 127.0.0.1: it may go"]
         assert watch.notes() == []
-        gcs.nodes = [node("a", drains=1010.0)]
+        gcs.nodes = [node("a", drains=1040.0)]
         assert next_events(watch, gcs) == [], "it drains already"
+
+
+def test_a_node_whose_slots_are_gone_before_it_is_lost_is_told_as_lost():
+    gcs = Gcs([node("a")])
+    with watched(gcs) as watch:
+        watch.events()
+        gcs.nodes = [node("a", cpus=0)]
+        assert next_events(watch, gcs) == [NodeJoined("a", 0)]
+        gcs.nodes = []
+        assert next_events(watch, gcs) == [NodeLost("a")]
+
+
+def test_a_node_whose_raylet_did_not_answer_for_a_moment_joins_again():
+    with socket.create_server(("127.0.0.1", 0)) as raylet:
+        address = raylet.getsockname()
+    gcs = Gcs([node("a", port=address[1])])
+    with watched(gcs) as watch:
+        assert watch.events() == [NodeJoined("a", 2)]
+        assert watch.is_alive("a") is False
+        assert next_events(watch, gcs) == [], "it does not answer"
+        with socket.create_server(address):
+            assert next_events(watch, gcs) + next_events(watch, gcs) == [NodeJoined("a", 2)]
+        assert next_events(watch, gcs) == []
+
+
+def test_an_error_while_nodes_are_asked_for_is_told_once_and_they_are_asked_for_again():
+    gcs, clouds = Gcs([node("a")]), Clouds()
+    with watched(gcs, clouds=clouds) as watch:
+        watch.events()
+        clouds.notices = [("a", None)]
+        next_events(watch, gcs)
+        gcs.nodes = [node("a"), node("b")]
+        assert next_events(watch, gcs) == [NodeJoined("b", 2)]
+        (note,) = watch.notes()
+        assert note.startswith("nodes of the cluster could not be asked for: AttributeError: ")
 
 
 def test_its_thread_ends_with_the_context():

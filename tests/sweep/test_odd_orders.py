@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -10,6 +11,7 @@ from psych_ray.errors import FailureKind
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.events import (
     Cut,
+    Fetch,
     Interrupted,
     NodeDraining,
     NodeJoined,
@@ -17,6 +19,7 @@ from psych_ray.sweep.events import (
     RankDied,
     RankDone,
     RankFailed,
+    RankProgress,
     ReplicaPlaced,
     Score,
     Skip,
@@ -173,6 +176,58 @@ def test_a_node_that_lost_slots_is_no_longer_kept_for_a_gang_that_has_no_room_th
     ended = [a for replica in small for a in scheduler.handle(RankDone(replica), 8.0)]
     assert sum(isinstance(action, StopReplica) for action in ended) == 2
     assert len(started(ended)) == 1, "a small one uses the slot that is left"
+
+
+@pytest.mark.parametrize("nodes", [{"small": 1}, {"large": 2, "small": 1}])
+def test_gangs_that_a_node_does_not_hold_keep_no_others_from_being_fetched_there(nodes):
+    gangs = [f"gang{k}" for k in range(6)]
+    work = [*units("running", 9, seconds=90.0), *units("s", 9), *(u for gang in gangs for u in units(gang, 9))]
+    scheduler = plan(work, nodes, dict.fromkeys(gangs, 2), replicas=1, across_nodes=True, prefetches=True)
+    fetched = [action.weights for action in scheduler.begin() if isinstance(action, Fetch) and action.node == "small"]
+    assert fetched == ["s"]
+
+
+def test_after_an_interruption_nothing_is_given_up_for_want_of_a_node():
+    scheduler = plan([*units("a", 9), *units("large", 9)], {"n": 1}, {"large": 4})
+    all_loaded(scheduler, 1)
+    scheduler.handle(Interrupted(None), 2.0)
+    for now in (1800.0, 3500.0, 3700.0):
+        scheduler.handle(RankProgress(1, 0, int(now)), now)
+    assert scheduler.handle(Tick(), 3700.0) == []
+
+
+def test_slots_are_kept_count_of_in_any_order_of_events():
+    for seed in range(150):
+        rng, names = random.Random(seed), [f"n{k}" for k in range(4)]
+        ranks = {"a": 1, "b": 2, "c": 4}
+        scheduler = plan([u for w in ranks for u in units(w, 20)], {}, ranks, across_nodes=seed % 3 == 0)
+        alive = dict.fromkeys(started(scheduler.begin()), 0)
+        for now in range(100):
+            node, replica = rng.choice(names), rng.choice([*alive] or [0])
+            n_ranks = 0 if replica not in alive else len(scheduler._fleet.get(replica).nodes)
+            event = rng.choice(
+                [
+                    NodeJoined(node, rng.choice([0, 1, 4, 8])),
+                    NodeDraining(node, rng.choice([None, -1.0, 20.0]), "spot"),
+                    NodeLost(node),
+                    ReplicaPlaced(replica, tuple(rng.choice([*names, "unknown"]) for _ in range(n_ranks))),
+                    RankDied(replica, Failure(FailureKind.preempted, "")),
+                    Tick(),
+                    *(RankDone(replica, rank) for rank in range(n_ranks)),
+                ]
+            )
+            for action in scheduler.handle(event, 5.0 * now):
+                if isinstance(action, StartReplica):
+                    alive[action.replica] = now
+                elif isinstance(action, StopReplica):
+                    del alive[action.replica]
+            nodes, replicas = scheduler._fleet.nodes._nodes, dict(scheduler._fleet)
+            assert replicas.keys() == alive.keys()
+            taken = Counter(node for one in replicas.values() for node in one.nodes)
+            assert {name: one.slots - taken[name] for name, one in nodes.items()} == {
+                name: one.free for name, one in nodes.items()
+            }
+            assert scheduler._fleet.nodes.free == sum(one.free for one in nodes.values() if one.is_open)
 
 
 def test_due_times_are_those_of_a_plain_dictionary():

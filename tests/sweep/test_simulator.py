@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from psych_ray.errors import ConfigError
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.plan import PlannedTranscripts, plan_task
 from psych_ray.sweep.simulator import Conditions, simulate
@@ -117,6 +118,14 @@ def test_large_gangs_come_first_and_no_gpu_is_idle_meanwhile():
     assert max(first[f"w{k}"] for k in range(3)) == 0.0
 
 
+def test_a_gang_across_nodes_is_not_late_to_what_needs_one_node():
+    units = [unit for k in range(20) for unit in units_of(random.Random(k), f"w{k}", 600.0, 200, 60.0)]
+    units += units_of(random.Random(99), "gang", 1200.0, 200, 60.0)
+    facts = {f"w{k}": WeightsFacts(load_seconds=20.0) for k in range(20)} | {"gang": WeightsFacts(12, True, 60.0)}
+    timeline = simulate(units, nodes={f"n{k}": 8 for k in range(2)}, facts=facts, across_nodes=True)
+    assert min(span.start for span in timeline.spans if span.weights == "gang") == 0.0
+
+
 @pytest.mark.parametrize("without_notice", [0.0, 1.0])
 def test_at_most_one_unit_per_replica_is_scored_again_after_a_preemption(without_notice):
     units = [unit for k in range(6) for unit in units_of(random.Random(k), f"w{k}", 20_000.0, 2000, 60.0)]
@@ -129,10 +138,17 @@ def test_at_most_one_unit_per_replica_is_scored_again_after_a_preemption(without
     if without_notice:
         assert 0 < timeline.scored_again <= 2 * preempted
     else:
-        assert timeline.cut > 20
+        assert timeline.cut > 10
         assert timeline.scored_again < timeline.cut, (
             "only where a transcript takes longer than what is left after a cut"
         )
+
+
+def test_a_sweep_that_does_not_end_as_no_node_lives_long_enough_is_refused_in_one_line():
+    units, facts = units_of(random.Random(1), "w", 600.0, 50, 60.0), {"w": WeightsFacts(load_seconds=10_000.0)}
+    conditions = Conditions(preempted_every_s=360.0)
+    with pytest.raises(ConfigError, match=r"not ended after .* days: nodes that live 360 s on average are too short"):
+        simulate(units, nodes={"n": 1}, facts=facts, conditions=conditions)
 
 
 def test_weights_are_brought_to_a_disk_while_others_are_scored():

@@ -131,14 +131,18 @@ def join_late(case: Case) -> None:
 def kill_head(case: Case) -> None:
     """The head is gone with its gcs: the sweep ends in one line."""
     with cluster_of(*NODES) as (cluster, _), sweep_on(case, cluster) as process:
-        if chosen_node(case, process) is not None:
+        is_running = chosen_node(case, process) is not None
+        if is_running:
             kills = len(cluster.nodes[0].processes())
             cluster.nodes[0].kill()
             case.disturbed(kill_head, kills=kills)
         code, said = case.end(process)
     lines = [line for line in said.splitlines() if line.startswith("psych-ray: ")]
     in_one_line = len(lines) == 1 and "no longer answers" in lines[0] and "the same command continues" in lines[0]
-    case.require(holds=code == 0 or (code == 1 and in_one_line), what=f"exit {code} without a head: {said[-600:]}")
+    case.require(
+        holds=(code == 1 and in_one_line) if is_running else code == 0,
+        what=f"exit {code} without a head: {said[-600:]}",
+    )
 
 
 def notice_of_cloud(case: Case) -> None:

@@ -2,10 +2,11 @@
 
     make faults [N=20] [SEED=0]
 
-Each case takes a fresh results root, one in four of them in a bucket of an S3 server on loopback, and disturbs it one
-to three times: processes, nodes and heads are killed, stopped, drained and told that their machine goes, disks and
-memories are full, clocks jump, two sweeps run at once, files are damaged, and requests to a bucket fail or are not
-answered. Then the same command, and where it asks for that `psych-ray verify repair=true`, must lead to the same rows.
+Each case takes a fresh results root, one in four of them in a bucket of an S3 server on loopback, and disturbs it once,
+every third up to three times: processes, nodes and heads are killed, stopped, drained, and told that their machine
+goes; disks and memories are full, clocks jump, two sweeps run at once, files are damaged, and requests to a bucket fail
+or are not answered. Then the same command, and where it asks for that `psych-ray verify repair=true`, must lead to the
+same rows.
 
 Prints a line for each case, and at the end a row for each kind of fault:
 
@@ -29,16 +30,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import format_exception
 
 import s3_server
-from case import IN_PROCESSES, KEYS, PARTICIPANTS, Case, changed, largest_difference, read_between
+from case import IN_PROCESSES, KEYS, PARTICIPANTS, Case, changed, kill_all, largest_difference, read_between
 from of_buckets import OF_BUCKETS
 from of_disks import OF_DISKS, can_mount, small_disk
 from of_files import OF_FILES
 from of_nodes import OF_NODES
 from of_processes import OF_PROCESSES
 from support_checkpoints import byte_tokenizer, make_checkpoint
-from support_sweeps import command, finish, start, table, wait_until_gone
+from support_sweeps import command, finish, processes_of, start, table, wait_until_gone
 
 BUCKET = "bucket"
 WRONG = ("lost", "doubled", "silent changes", "hangs", "tracebacks", "wrong")
@@ -85,11 +87,16 @@ def complete(case: Case) -> float:
 def run_case(case: Case, number: int, chosen: Sequence[Fault], kinds: dict[str, Kind]) -> None:
     """Disturb, complete and compare; print what was seen, and add it to that of the kinds."""
     began = time.monotonic()
-    for fault in chosen:
-        fault(case)
-        read_between(case)
-    nats = complete(case)
-    wait_until_gone(case.scratch)
+    nats = 0.0
+    try:
+        for fault in chosen:
+            fault(case)
+            read_between(case)
+        nats = complete(case)
+        wait_until_gone(case.scratch)
+    except Exception as error:  # noqa: BLE001  the other cases are still to come
+        case.require(holds=False, what="".join(format_exception(error)))
+        kill_all(processes_of(case.scratch))
     for one in case.disturbances:
         kind = kinds.setdefault(one.fault, Kind())
         kind.kills += one.kills
@@ -108,10 +115,10 @@ def run_case(case: Case, number: int, chosen: Sequence[Fault], kinds: dict[str, 
 
 
 def campaign(n: int, seed: int, faults: Sequence[Fault] = FAULTS, *, more: int = 2, one_in_s3: int = 4) -> Counter[str]:
-    """Run `n` cases of one fault and up to `more` others, one in `one_in_s3` of them in a bucket; the counts of all.
+    """Run `n` cases, one in `one_in_s3` of them in a bucket; every third of one fault and up to `more` others.
 
-    Prints what each case showed, and the table. The first faults of the cases follow each other in an order that
-    follows from the seed, those in a bucket begin with its own.
+    Returns the counts of all cases. Prints what each showed, and the table. The first faults of the cases follow each
+    other in an order that follows from the seed, those in a bucket begin with its own.
     """
     counts: Counter[str] = Counter()
     kinds: dict[str, Kind] = {}
@@ -120,20 +127,23 @@ def campaign(n: int, seed: int, faults: Sequence[Fault] = FAULTS, *, more: int =
         expected_of = undisturbed(directory)
         local, in_s3 = in_order(faults, seed)
         n_s3 = 0
-        for number in range(n):
-            case, is_s3 = expected_of(number, seed), number % one_in_s3 == one_in_s3 - 1
-            index, possible = (n_s3, in_s3) if is_s3 else (number - n_s3, local)
-            chosen = [possible[index % len(possible)], *case.rng.choices(possible, k=case.rng.randint(0, more))]
-            with ExitStack() as stack:
-                if is_s3:
-                    case.root, case.server, n_s3 = f"s3://{BUCKET}/case{number}", server, n_s3 + 1
-                elif not {*OF_DISKS}.isdisjoint(chosen):
-                    stack.enter_context(small_disk(Path(case.root)))
-                run_case(case, number, chosen, kinds)
-                case.store.remove([file.name for file in case.store.files("")])
-            counts += case.counts
-    print_table(kinds)
-    print(f"{n} cases, {counts['rows']:,} rows: " + ", ".join(f"{kind} {counts[kind]}" for kind in WRONG))
+        try:
+            for number in range(n):
+                case, is_s3 = expected_of(number, seed), number % one_in_s3 == one_in_s3 - 1
+                index, possible = (n_s3, in_s3) if is_s3 else (number - n_s3, local)
+                n_more = case.rng.choice([0, 0, case.rng.randint(min(1, more), more)])
+                chosen = [possible[index % len(possible)], *case.rng.choices(possible, k=n_more)]
+                with ExitStack() as stack:
+                    if is_s3:
+                        case.root, case.server, n_s3 = f"s3://{BUCKET}/case{number}", server, n_s3 + 1
+                    elif not {*OF_DISKS}.isdisjoint(chosen):
+                        stack.enter_context(small_disk(Path(case.root)))
+                    run_case(case, number, chosen, kinds)
+                    case.store.remove([file.name for file in case.store.files("")])
+                counts += case.counts
+        finally:
+            print_table(kinds)
+            print(f"{n} cases, {counts['rows']:,} rows: " + ", ".join(f"{kind} {counts[kind]}" for kind in WRONG))
     return counts
 
 

@@ -204,14 +204,15 @@ def run_out_of_memory(case: Case) -> None:
     limit = {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     with cluster_of("a", **limit) as (cluster, _), sweep_on(case, cluster, pause_s=0.2) as process:
         n = len(case.units())
-        if case.wait_until(process, lambda: len(case.units()) > n):
-            with case.hook(grow=""):
+        is_running = case.wait_until(process, lambda: len(case.units()) > n)
+        with case.hook(grow=""):
+            if is_running:
                 case.disturbed(run_out_of_memory)
-                code, said = case.end(process)
-        else:
             code, said = case.end(process)
     case.require(holds=code == 0, what=f"exit {code} after Ray's kill: {said[-600:]}")
-    case.disturbances[-1].kills = said.count("ended while scoring")
+    if is_running:
+        case.disturbances[-1].kills = said.count("ended while scoring")
+        case.require(holds=case.disturbances[-1].kills > 0, what=f"nothing was killed: {said[-600:]}")
 
 
 @contextmanager

@@ -123,10 +123,10 @@ def interrupt_once(case: Case) -> None:
     ended = sum({"begin": 1, "end": -1}[line["what"]] for line in case.units()[case.disturbances[-1].n_lines :])
     case.require(holds=ended <= 0, what="a unit was begun after the interruption, and not ended")
     wait_until_gone(case.scratch)
-    read_again = {
-        one for line in case.units() if line["what"] == "end" for one in line["ids"] if one not in line["left"]
-    }
-    missing = read_again - set(committed(case))
+    if lasts and expected:
+        case.require(holds=any(line.get("left") for line in case.units()), what="no unit was cut")
+    scored = {one for line in case.units() if line["what"] == "end" for one in line["ids"] if one not in line["left"]}
+    missing = scored - set(committed(case))
     case.require(holds=not missing, what=f"{len(missing)} transcripts were scored and not committed")
 
 

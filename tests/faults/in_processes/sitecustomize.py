@@ -67,6 +67,8 @@ def disturb_replica(module):
         if take("grow") is not None:
             grow()
         time.sleep(float(setting("pause_s") or PAUSE_S))
+        if setting("window_pause_s") is not None:
+            sys.modules["psych_ray.scoring.scorer"]._WINDOW_BATCHES = 0  # windows of one transcript
         report = score(self, unit)
         note(what="end", task=task, ids=ids, left=sorted(report.left))
         return report

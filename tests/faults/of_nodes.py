@@ -150,13 +150,13 @@ def notice_of_cloud(case: Case) -> None:
     with cloud() as (url, warn), cluster_of("a", PSYCH_RAY_METADATA_ENDPOINT=url) as (cluster, nodes):
         more = ("cluster.notices=aws", "cluster.replicas=1", ALL_AT_ONCE)
         with sweep_on(case, cluster, *more, pause_s=0) as process:
-            with case.hook(window_pause_s=1):
+            with case.hook(window_pause_s=2):
                 n = len(case.units())
                 is_begun = case.wait_until(process, lambda: len(case.units()) > n)
-                start_node(cluster, "b", PSYCH_RAY_METADATA_ENDPOINT=url + "/silent")
                 if is_begun:
                     warn.set()
                     case.disturbed(notice_of_cloud)
+                    start_node(cluster, "b", PSYCH_RAY_METADATA_ENDPOINT=url + "/silent")
                     case.wait_until(process, lambda: time.time() > case.disturbances[-1].at + GRACE_S)
             nodes["a"].kill()
             code, said = case.end(process)
@@ -199,7 +199,7 @@ def filling(cluster: RayCluster) -> Iterator[subprocess.Popen[bytes]]:
 def run_out_of_memory(case: Case) -> None:
     """Ray's memory monitor kills a worker that grows."""
     memory = psutil.virtual_memory()
-    share = 1 - (memory.available - 1.5e9) / memory.total
+    share = 1 - (memory.available - 3e9) / memory.total
     limit = {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     with cluster_of("a", **limit) as (cluster, _), sweep_on(case, cluster, pause_s=0.2) as process:
         n = len(case.units())

@@ -17,7 +17,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 DIRECTORY = Path(os.environ.get("PSYCH_RAY_FAULTS", "/nonexistent"))
-GROWS_BY, GROWS_TO = 100_000_000, 6_000_000_000
+GROWS_BY, GROWS_TO = 100_000_000, 8_000_000_000
 """Bytes."""
 PAUSE_S = 0.2
 """Before each unit where nothing else is asked for: tiny checkpoints would be done before anything can be disturbed."""

@@ -18,7 +18,7 @@ test-fast: $(READY)  ## without Ray, without slow tests and with few of many sim
 
 N =
 SEED ?= 0
-faults: $(READY)  ## N=20 sweeps that are killed, stopped, doubled and damaged, one in four in a bucket, against an undisturbed one: a quarter of an hour
+faults: $(READY)  ## N=20 sweeps with disturbed processes, nodes, disks and files, one in four in a bucket, against an undisturbed one; then a table by kind of fault
 	$(BIN)/pytest -q -m faults tests/faults
 	PYTHONPATH=tests $(BIN)/python tests/faults/campaign.py $(or $(N),20) --seed $(SEED)
 

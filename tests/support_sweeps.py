@@ -28,10 +28,10 @@ def command(checkpoints: list[Path], root: Path | str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start(arguments: list[str], scratch: Path) -> subprocess.Popen[str]:
+def start(arguments: list[str], scratch: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         arguments,
-        env=os.environ | {"TMPDIR": str(scratch)},
+        env=(environment or os.environ) | {"TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

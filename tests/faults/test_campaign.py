@@ -1,4 +1,4 @@
-"""A little of the campaign of faults: a sweep that wakes up after a second one took over, and a third beside that."""
+"""A little of the campaign of faults: three sweeps on one root, of which one wakes up late; one node of two drains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import signal
 import time
 
 import pytest
-from campaign import Case, campaign
+from campaign import campaign
+from case import Case
+from of_nodes import drain_node
 from support_sweeps import n_parts, wait_for_parts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -30,5 +32,11 @@ def three_sweeps(case: Case) -> None:
 
 def test_sweeps_on_one_root_lose_and_double_nothing():
     counts = campaign(1, 0, [three_sweeps], more=0)
+    assert counts.pop("rows") > 0
+    assert not +counts, counts
+
+
+def test_a_node_that_is_drained_loses_nothing_counts_as_no_failure_and_is_replaced_by_the_other():
+    counts = campaign(1, 0, [drain_node], more=0)
     assert counts.pop("rows") > 0
     assert not +counts, counts

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from psych_ray.compat.torch import is_connection_lost, is_out_of_memory
 from psych_ray.errors import FailureKind, PsychRayError, TranscriptError, first_line
 
+_PRECEDENCE = [
+    FailureKind.preempted,
+    FailureKind.out_of_memory,
+    FailureKind.lost,
+    FailureKind.unreachable,
+    FailureKind.transcript,
+    FailureKind.task,
+    FailureKind.checkpoint,
+    FailureKind.unknown,
+]
 _SOURCE_LINE = re.compile(r"^\[\S+\.(cc|cpp):\d+\] ")
 
 
@@ -20,6 +31,11 @@ class Failure:
     """One line."""
     transcript_id: str | None = None
     """The transcript at fault, where it is known."""
+
+
+def cause_of(failures: Iterable[Failure]) -> Failure:
+    """Of the failures that the ranks of a gang report, the cause: the others often report its consequences."""
+    return min(failures, key=lambda one: _PRECEDENCE.index(one.kind))
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -9,9 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from psych_ray.errors import FailureKind
 from psych_ray.sweep.events import Action, StopReplica
-from psych_ray.sweep.failure import Failure
+from psych_ray.sweep.failure import Failure, cause_of
 from psych_ray.sweep.nodes import Nodes
+from psych_ray.sweep.retries import PERMANENT
 from psych_ray.sweep.stalls import Watch
 from psych_ray.sweep.timers import Timers
 from psych_ray.sweep.unit import Unit
@@ -42,6 +44,22 @@ class Replica:
     is_paused: bool = False
     is_retiring: bool = False
     """Whether it gets no further unit: its node is draining, or its place is needed for a gang."""
+
+    @property
+    def n_ranks(self) -> int:
+        """Its processes."""
+        return len(self.nodes)
+
+    def cause(self, failure: Failure, rank: int) -> Failure:
+        """Of what its ranks reported so far and this failure, the cause."""
+        if self.n_ranks > 1 and failure.kind not in PERMANENT:
+            failure = Failure(failure.kind, f"rank {rank}: {failure.reason}", failure.transcript_id)
+        return cause_of([failure] if self.failure is None else [self.failure, failure])
+
+    def stall(self) -> Failure:
+        """What is said of the rank that shows no progress."""
+        failure = Failure(FailureKind.lost, f"it made no progress for {self.watch.seconds:g} s")
+        return self.cause(failure, self.watch.slowest(self.waiting_for))
 
     @property
     def due(self) -> float | None:

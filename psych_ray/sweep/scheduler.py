@@ -72,18 +72,6 @@ GRACE_S = 30.0
 TAIL_UNIT_S = 5.0
 """Units become shorter towards the end of a checkpoint with several replicas, but not shorter than this."""
 
-_PRECEDENCE = [
-    FailureKind.preempted,
-    FailureKind.out_of_memory,
-    FailureKind.lost,
-    FailureKind.unreachable,
-    FailureKind.transcript,
-    FailureKind.task,
-    FailureKind.checkpoint,
-    FailureKind.unknown,
-]
-"""Of the failures that the ranks of a gang report, the cause: the others often report its consequences."""
-
 
 @dataclass(slots=True)
 class Scheduler:
@@ -269,7 +257,7 @@ class Scheduler:
             return self._next(number)
         if not replica.watch.is_placed:
             return self._give_up_unplaced(number, replica)
-        return self._lose(number, replica.failure or self._stall(replica))
+        return self._lose(number, replica.failure or replica.stall())
 
     def _interrupt(self, seconds: float | None) -> list[Action]:
         self._is_interrupted = True
@@ -313,7 +301,7 @@ class Scheduler:
             return [StopSweep(failure.reason)]
         replica.waiting_for.discard(rank)
         replica.failed_ranks += 1
-        replica.failure = self._cause(replica, failure, rank)
+        replica.failure = replica.cause(failure, rank)
         if failure.kind == FailureKind.out_of_memory and self._facts[replica.weights].is_sharded:
             return self._lose(number, replica.failure)
         return self._when_all_reported(number, replica)
@@ -321,19 +309,7 @@ class Scheduler:
     def _rank_died(self, number: int, replica: Replica, rank: int, failure: Failure) -> list[Action]:
         if any(node in self._draining for node in replica.nodes):
             failure = Failure(FailureKind.preempted, failure.reason)
-        return self._lose(number, self._cause(replica, failure, rank))
-
-    def _stall(self, replica: Replica) -> Failure:
-        """What is said of the rank that shows no progress."""
-        reason = f"it made no progress for {replica.watch.seconds:g} s"
-        return self._cause(replica, Failure(FailureKind.lost, reason), replica.watch.slowest(replica.waiting_for))
-
-    def _cause(self, replica: Replica, failure: Failure, rank: int) -> Failure:
-        """Of what the ranks of a replica reported so far and this failure, the cause."""
-        if self._n_ranks(replica) > 1 and failure.kind not in PERMANENT:
-            failure = Failure(failure.kind, f"rank {rank}: {failure.reason}", failure.transcript_id)
-        known = [failure] if replica.failure is None else [replica.failure, failure]
-        return min(known, key=lambda one: _PRECEDENCE.index(one.kind))
+        return self._lose(number, replica.cause(failure, rank))
 
     def _when_all_reported(self, number: int, replica: Replica) -> list[Action]:
         if replica.waiting_for:
@@ -346,7 +322,7 @@ class Scheduler:
                 self._starts.loaded(replica.weights, self._now - replica.watch.began)
                 replica.is_loaded = True
             return self._next(number)
-        n_ranks = self._n_ranks(replica)
+        n_ranks = replica.n_ranks
         may_differ = replica.failed_ranks < n_ranks or (n_ranks > 1 and replica.failure.kind not in PERMANENT)
         if not replica.is_loaded or may_differ:
             return self._lose(number, replica.failure)
@@ -367,7 +343,7 @@ class Scheduler:
             return [*self._fleet.stop(number), *self._fill()]
         unit = self._take(replica)
         self._fleet.hand_out(number, unit)
-        replica.waiting_for, replica.asked_at = set(range(self._n_ranks(replica))), self._now
+        replica.waiting_for, replica.asked_at = set(range(replica.n_ranks)), self._now
         stall_seconds = self._deadlines.stall_seconds
         replica.watch.begin(self._pace.stall_seconds(replica.weights, unit, stall_seconds), self._now)
         if self._queues.has(replica.weights):
@@ -429,9 +405,6 @@ class Scheduler:
 
     def _attempt(self, replica: Replica) -> Attempt:
         return Attempt(replica.asked_at, self._now)
-
-    def _n_ranks(self, replica: Replica) -> int:
-        return self._facts[replica.weights].ranks
 
 
 def _after(pause: float | None) -> str:

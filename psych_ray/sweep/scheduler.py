@@ -12,6 +12,7 @@ guaranteed, whatever the order of events:
   failed `HOPELESS * attempts` units in a row without finishing one, are given up with all their units;
 - a hub or store that cannot be reached is tried again after a pause, `UNREACHABLE_PAUSES_S` one after the other; then
   the weights are given up that cannot be loaded, or the sweep is stopped that cannot commit;
+- what several replicas of the same weights meet at the same time counts as one failure in a row;
 - preemption counts against nothing, also where another rank of the gang reports its broken connection first; nodes that
   are lost without notice count against a unit that they were lost with more than `NODES_LOST` times;
 - a gang of which a rank fails or dies is stopped: at once after running out of memory and after a death, else when all

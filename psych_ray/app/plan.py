@@ -20,7 +20,7 @@ from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.sweep.cluster_shape import ranks_on
 from psych_ray.sweep.plan import by_transcript
-from psych_ray.sweep.simulator import Conditions, simulate
+from psych_ray.sweep.simulator import Disturbances, simulate
 from psych_ray.sweep.timeline import Doing, Timeline
 from psych_ray.sweep.unit import Unit
 
@@ -132,7 +132,7 @@ def _simulated(units: list[Unit], weights_of: Mapping[str, str], prepared: Prepa
         facts=weights_facts(prepared, replica_specs(prepared, config)),
         weights_of=weights_of,
         attempts=config.cluster.attempts,
-        conditions=Conditions(preempted_every_s=None if every is None else 3600 * every),
+        disturbances=Disturbances(preempted_every_s=None if every is None else 3600 * every),
         across_nodes=config.cluster.across_nodes,
         replicas=config.cluster.replicas,
         fetch_seconds=None if config.checkpoints.disk is None else prepared.fetch_seconds,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from psych_ray.cluster.commits import Commits, Table
-from psych_ray.cluster.replicas import Nodes, Replicas
+from psych_ray.cluster.replicas import Replicas, WatchesNodes
 from psych_ray.ending import Ending
 from psych_ray.errors import ClusterLostError, PsychRayError, ResultsError
 from psych_ray.sweep.cluster_shape import Slots
@@ -68,7 +68,7 @@ def drive(
     slots: Slots,
     table: Table,
     tracker: Tracker,
-    nodes: Nodes,
+    nodes: WatchesNodes,
     *,
     fetches: Fetches | None = None,
     across_nodes: bool = False,
@@ -98,7 +98,7 @@ class _Driver:
     replicas: Replicas
     commits: Commits
     tracker: Tracker
-    nodes: Nodes
+    nodes: WatchesNodes
     fetches: Fetches | None
     ending: Ending
     check: Callable[[], None]

@@ -36,7 +36,7 @@ ASK_S = 5.0
 """How often ranks are asked for their progress."""
 
 
-class Nodes(Protocol):
+class WatchesNodes(Protocol):
     """Tells of the nodes of the cluster."""
 
     def events(self) -> list[NodeEvent]:
@@ -65,7 +65,7 @@ class Replicas:
     specs: Mapping[str, ReplicaSpec]
     """By the slug of the weights."""
     slots: Slots
-    nodes: Nodes
+    nodes: WatchesNodes
     across_nodes: bool
     report: Callable[[int, ReplicaSpec, UnitReport | LoadReport], None]
     """Called with what rank 0 reports, before its event is told."""

@@ -18,7 +18,7 @@ guaranteed, whatever the order of events:
 - a gang of which a rank fails or dies is stopped: at once after running out of memory and after a death, else when all
   ranks have reported or `RANK_TIMEOUT_S` later;
 - nothing is waited for without a deadline (`Deadlines`): a rank that shows no progress is lost with its gang, weights
-  that have no place on the cluster are given up;
+  that have no place on the cluster are given up, unless others have one and work;
 - a sharded replica that ran out of memory is started again with half as many tokens per pass;
 - replicas of many ranks are started first; where small ones are in the way of the first replica of a larger one, those
   of one node end after their unit;
@@ -70,6 +70,8 @@ CUT_MARGIN_S = 10.0
 """A unit is cut so long before its node is gone, or in half of the time that is left if that is shorter."""
 GRACE_S = 30.0
 """How long a draining node is taken to stay where its notice does not say."""
+ASK_AGAIN_S = 60.0
+"""After this time a place is asked for again, for weights for which there was none while others had one."""
 TAIL_UNIT_S = 5.0
 """Units become shorter towards the end of a checkpoint with several replicas, but not shorter than this."""
 
@@ -385,8 +387,7 @@ class Scheduler:
         if has_units and failure.kind == FailureKind.out_of_memory and self._facts[weights].is_sharded:
             follows = f"; its next gang reads {self._retries.halve_pass(weights):.2g} of the tokens per pass"
         if has_units and pause is not None:
-            self._fleet.timers.set(("paused", weights), self._now + pause)
-            self._starts.paused[weights] = self._now + pause
+            self._pause(weights, pause)
         warning = Warn(f"{reason}{follows}", is_failure=failure.kind != FailureKind.preempted)
         return [warning, *actions]
 
@@ -395,9 +396,17 @@ class Scheduler:
         unit, attempt = self._fleet.take_back(number), self._attempt(replica)
         return [] if unit is None else self._queues.failed(replica.weights, unit, failure, attempt, pause)
 
+    def _pause(self, weights: str, seconds: float) -> None:
+        """Start no replica of these weights for so long."""
+        self._fleet.timers.set(("paused", weights), self._now + seconds)
+        self._starts.paused[weights] = self._now + seconds
+
     def _give_up_unplaced(self, number: int, replica: Replica) -> list[Action]:
         weights = replica.weights
         reason = f"it had no place on the cluster for {replica.watch.seconds:g} s: {replica.watch.waits_for}"
+        if any(other.watch.is_placed for _, other in self._fleet):  # others use the cluster as well, for a while
+            self._pause(weights, ASK_AGAIN_S)
+            return [Warn(f"replica of {weights}: {reason}{_after(ASK_AGAIN_S)}"), *self._fleet.stop(number)]
         actions = [Warn(f"replica of {weights} given up: {reason}"), *self._fleet.stop(number)]
         return actions + self._starts.give_up(weights, reason) + self._fill()
 

@@ -46,7 +46,7 @@ _EVENTS_PER_UNIT = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+class Disturbances:
     """What happens to a simulated cluster, and how much slower or faster things are than estimated."""
 
     preempted_every_s: float | None = None
@@ -91,7 +91,7 @@ def simulate(
     facts: Mapping[str, WeightsFacts],
     weights_of: Mapping[str, str] | None = None,
     attempts: int = 2,
-    conditions: Conditions | None = None,
+    disturbances: Disturbances | None = None,
     fetch_seconds: Mapping[str, float] | None = None,
     replicas: int | None = None,
     across_nodes: bool = False,
@@ -113,7 +113,7 @@ def simulate(
         replicas=replicas,
         prefetches=fetch_seconds is not None,
     )
-    world = _World(scheduler, facts, conditions or Conditions(), fetch_seconds or {}, random.Random(seed))  # noqa: S311
+    world = _World(scheduler, facts, disturbances or Disturbances(), fetch_seconds or {}, random.Random(seed))  # noqa: S311
     world.run(nodes, events_at_most=_EVENTS_AT_MOST + _EVENTS_PER_UNIT * len(units))
     return world.timeline(_bound(units, facts, weights_of or {}, sum(nodes.values())))
 
@@ -137,7 +137,7 @@ def _bound(
 class _World:
     scheduler: Scheduler
     facts: Mapping[str, WeightsFacts]
-    conditions: Conditions
+    disturbances: Disturbances
     fetch_seconds: Mapping[str, float]
     rng: random.Random
     now: float = 0.0
@@ -161,14 +161,14 @@ class _World:
     def run(self, nodes: Mapping[str, int], *, events_at_most: int) -> None:
         for node, slots in nodes.items():
             self._live(node, slots, 0.0)
-        for at, node, slots in self.conditions.joins:
+        for at, node, slots in self.disturbances.joins:
             self._join(node, slots, at)
         self._carry_out(self.scheduler.begin(0.0, [NodeJoined(node, slots) for node, slots in nodes.items()]))
         while not self.scheduler.finished:
             self._carry_out(self.scheduler.handle(self._next_event(), self.now))
             self.counts["events"] += 1
             if self.counts["events"] > events_at_most:
-                every = self.conditions.preempted_every_s
+                every = self.disturbances.preempted_every_s
                 raise ConfigError(
                     f"the simulated sweep has not ended after {self.now / 86_400:,.1f} days"
                     + (f": nodes that live {every:,.0f} s on average are too short-lived for it" if every else "")
@@ -284,19 +284,19 @@ class _World:
             self._close_spans(number, replica)
             replica.doing, replica.since = Doing.scoring, self.now
         replica.unit = unit
-        sigma = self.conditions.noise
+        sigma = self.disturbances.noise
         noise = self.rng.lognormvariate(-(sigma**2) / 2, sigma) if sigma else 1.0  # of mean 1
-        self._ask(number, unit.seconds * noise + self.conditions.unit_overhead_s)
+        self._ask(number, unit.seconds * noise + self.disturbances.unit_overhead_s)
 
     def _ask(self, number: int, seconds: float) -> None:
         replica = self.replicas[number]
         replica.token += 1
         replica.began, replica.ends = self.now, self.now + seconds
         drawn = self.rng.random()
-        if drawn < self.conditions.lost_messages:
+        if drawn < self.disturbances.lost_messages:
             replica.is_silent = True
             return
-        if drawn < self.conditions.lost_messages + self.conditions.deaths:
+        if drawn < self.disturbances.lost_messages + self.disturbances.deaths:
             died = RankDied(number, Failure(FailureKind.lost, "it died"))
             self._later(self.now + seconds * self.rng.random(), died, number, replica.token)
             return
@@ -346,12 +346,12 @@ class _World:
     def _live(self, node: str, slots: int, at: float) -> None:
         """From when to when a node is there."""
         self.slots[node] = slots
-        mean = self.conditions.preempted_every_s
+        mean = self.disturbances.preempted_every_s
         gone = at + self.rng.expovariate(1 / mean) if mean else float("inf")
         self.lifetimes[node] = at, gone
         if gone < float("inf"):
-            if self.rng.random() >= self.conditions.without_notice:
-                notice = max(at, gone - self.conditions.notice_s)
+            if self.rng.random() >= self.disturbances.without_notice:
+                notice = max(at, gone - self.disturbances.notice_s)
                 self._later(notice, NodeDraining(node, gone - notice, "it is preempted"))
             self._later(gone, node)
 
@@ -362,10 +362,10 @@ class _World:
                 replica.token += 1
                 replica.is_silent = True
         self._later(self.now + self.rng.uniform(0.5, 15.0), NodeLost(node))
-        if self.conditions.replaced_after_s is not None:
+        if self.disturbances.replaced_after_s is not None:
             name, _, generation = node.partition(REPLACES)
             successor = f"{name}{REPLACES}{int(generation or 1) + 1}"
-            self._join(successor, self.slots[node], self.now + self.conditions.replaced_after_s)
+            self._join(successor, self.slots[node], self.now + self.disturbances.replaced_after_s)
 
     def _later(self, at: float, event: Event | str, number: int = 0, token: int = 0) -> None:
         self.counts["coming"] += 1

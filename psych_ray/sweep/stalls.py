@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
+from statistics import median
 
 from psych_ray.sweep.unit import Unit
 
@@ -75,22 +76,23 @@ class Pace:
 
     _measured: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     _estimated: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _all_measured: float = 0.0
-    _all_estimated: float = 0.0
+    _typical: float | None = None
+    """The median over weights, once it was asked for."""
 
     def committed(self, weights: str, unit: Unit, seconds: float) -> None:
         """Note how long a unit took."""
         self._measured[weights] += seconds
         self._estimated[weights] += unit.seconds
-        self._all_measured += seconds
-        self._all_estimated += unit.seconds
+        self._typical = None
 
     def ratio(self, weights: str) -> float:
-        """Measured over estimated time; of all weights where these were not measured, 1 where none was."""
+        """Measured over estimated time; the median over weights where these were not measured, 1 where none was."""
         if estimated := self._estimated.get(weights):
             return self._measured[weights] / estimated
-        estimated = self._all_estimated
-        return self._all_measured / estimated if estimated else 1.0
+        if self._typical is None:
+            ratios = [self._measured[other] / estimated for other, estimated in self._estimated.items() if estimated]
+            self._typical = median(ratios) if ratios else 1.0
+        return self._typical
 
     def stall_seconds(self, weights: str, unit: Unit, at_least: float) -> float:
         """How long a rank may show no progress with this unit: several times its most expensive transcript."""

@@ -22,7 +22,7 @@ from psych_ray.report.plan_page import write_plan_picture
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, load_seconds, replica_device
 from psych_ray.sweep.plan import PlannedTranscripts, by_transcript, plan_task
-from psych_ray.sweep.simulator import Conditions, simulate
+from psych_ray.sweep.simulator import Disturbances, simulate
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.timeline import Doing
 
@@ -81,7 +81,7 @@ def main() -> None:
         nodes={f"node {k}": given.per_node for k in range(given.gpus // given.per_node)},
         facts=facts,
         fetch_seconds=fetch_seconds if given.fetch_gb_per_s else None,
-        conditions=Conditions(
+        disturbances=Disturbances(
             preempted_every_s=given.preempted_every or None,
             notice_s=given.notice,
             replaced_after_s=given.replaced_after,

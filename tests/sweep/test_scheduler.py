@@ -28,7 +28,7 @@ from psych_ray.sweep.events import (
 )
 from psych_ray.sweep.failure import Failure
 from psych_ray.sweep.retries import HOPELESS, UNREACHABLE_PAUSES_S
-from psych_ray.sweep.scheduler import RANK_TIMEOUT_S, Scheduler
+from psych_ray.sweep.scheduler import ASK_AGAIN_S, RANK_TIMEOUT_S, Scheduler
 from psych_ray.sweep.stalls import STALL_FACTOR, Deadlines
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.unit import Unit
@@ -609,3 +609,16 @@ def test_an_adapter_that_cannot_be_scored_takes_no_other_adapter_with_it():
     *skips, stop = decisions(scheduler.handle(failed(FailureKind.checkpoint), 0.0))
     assert [skip.unit.checkpoint for skip in skips] == ["adapter", "adapter"]
     assert isinstance(stop, StopReplica)
+
+
+def test_weights_without_a_place_wait_while_others_work():
+    scheduler = plan(units("a", 1) + units("b", 1), slots=2, cost={"a": 2.0})
+    first, second = scheduler.begin()
+    load(scheduler, first)
+    now = DEADLINES.place_seconds
+    scheduler.handle(RankProgress(first.replica, 0, 1), now - 1.0)
+    warning, stop = scheduler.handle(Tick(), now)
+    assert warning.message.endswith(f"tried again in {ASK_AGAIN_S:g} s")
+    assert stop == StopReplica(second.replica)
+    (again,) = scheduler.handle(Tick(), now + ASK_AGAIN_S)
+    assert again.weights == "b"

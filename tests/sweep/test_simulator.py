@@ -9,7 +9,7 @@ import pytest
 from psych_ray.errors import ConfigError
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.sweep.plan import PlannedTranscripts, plan_task
-from psych_ray.sweep.simulator import Conditions, simulate
+from psych_ray.sweep.simulator import Disturbances, simulate
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.timeline import Doing, Timeline
 from psych_ray.sweep.unit import Unit
@@ -39,7 +39,7 @@ def random_history(seed: int) -> tuple[Timeline, int]:
         ranks = rng.choice([n for n in (1, 1, 2, 4) if n <= largest])
         facts[f"w{k}"] = WeightsFacts(ranks, ranks > 1, rng.choice([0.0, 10.0, 120.0]))
         units += units_of(rng, f"w{k}", rng.choice([30.0, 600.0, 3600.0]), rng.randint(10, 60), 60.0)
-    conditions = Conditions(
+    disturbances = Disturbances(
         preempted_every_s=rng.choice([None, 1800.0, 3600.0]),
         notice_s=rng.choice([0.0, 30.0, 120.0]),
         without_notice=rng.choice([0.0, 0.3, 1.0]),
@@ -57,7 +57,7 @@ def random_history(seed: int) -> tuple[Timeline, int]:
         units,
         nodes=nodes,
         facts=facts,
-        conditions=conditions,
+        disturbances=disturbances,
         fetch_seconds=fetch_seconds,
         across_nodes=across_nodes,
         replicas=rng.choice([None, None, 1, 3]),
@@ -130,8 +130,8 @@ def test_a_gang_across_nodes_is_not_late_to_what_needs_one_node():
 def test_at_most_one_unit_per_replica_is_scored_again_after_a_preemption(without_notice):
     units = [unit for k in range(6) for unit in units_of(random.Random(k), f"w{k}", 20_000.0, 2000, 60.0)]
     facts = {f"w{k}": WeightsFacts(load_seconds=30.0) for k in range(6)}
-    conditions = Conditions(preempted_every_s=1800.0, without_notice=without_notice, notice_s=30.0)
-    timeline = simulate(units, nodes={f"n{k}": 2 for k in range(4)}, facts=facts, conditions=conditions)
+    disturbances = Disturbances(preempted_every_s=1800.0, without_notice=without_notice, notice_s=30.0)
+    timeline = simulate(units, nodes={f"n{k}": 2 for k in range(4)}, facts=facts, disturbances=disturbances)
     preempted = sum(end < timeline.makespan for _, end in timeline.lifetimes.values())
     assert preempted > 10
     assert timeline.skipped == 0
@@ -146,9 +146,9 @@ def test_at_most_one_unit_per_replica_is_scored_again_after_a_preemption(without
 
 def test_a_sweep_that_does_not_end_as_no_node_lives_long_enough_is_refused_in_one_line():
     units, facts = units_of(random.Random(1), "w", 600.0, 50, 60.0), {"w": WeightsFacts(load_seconds=10_000.0)}
-    conditions = Conditions(preempted_every_s=360.0)
+    disturbances = Disturbances(preempted_every_s=360.0)
     with pytest.raises(ConfigError, match=r"not ended after .* days: nodes that live 360 s on average are too short"):
-        simulate(units, nodes={"n": 1}, facts=facts, conditions=conditions)
+        simulate(units, nodes={"n": 1}, facts=facts, disturbances=disturbances)
 
 
 def test_weights_are_brought_to_a_disk_while_others_are_scored():

@@ -125,8 +125,8 @@ class S3Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, handler: type[Handler]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[Handler], host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), handler)
         self.requests: list[str] = []
         self.signed_by: set[str] = set()  # access key and region
         self.sent_bytes = 0
@@ -141,7 +141,7 @@ class S3Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.server_address[0]}:{self.server_port}"
 
     def fail(self, fault: Fault, method: str = "", path: str = "", times: int = 1) -> None:
         """Let a fault happen to the next requests of a method whose path contains `path`."""

@@ -62,16 +62,8 @@ class NoticesWatch:
         """Of each node that was ever followed; None where nothing more will be said of it."""
         self._calls: dict[Any, str] = {}
         """Nodes, by the reference to what their actor says next."""
-
-    def __enter__(self) -> NoticesWatch:
-        needs_none = self._setting == Notices.auto and cloud_here() == Notices.none
-        if needs_none:
+        if setting == Notices.auto and cloud_here() == Notices.none:
             self._actors[ray.get_runtime_context().get_node_id()] = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for node in list(self._actors):
-            self._end(node)
 
     def poll(self, nodes: Collection[str]) -> list[tuple[str, Notice]]:
         """Follow these nodes, by their ids in hex, and no others; what was noticed of them since the last call."""

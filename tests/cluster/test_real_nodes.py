@@ -114,10 +114,8 @@ from psych_ray.config import ClusterConfig, ClusterKind, Notices
 from psych_ray.sweep.cluster_shape import Slots
 
 with ray_session(ClusterConfig(kind=ClusterKind.existing, address=sys.argv[1])):
-    with (
-        NoticesWatch(Notices.gcp, every_s=0.1) as notices,
-        NodesWatch(Slots(ranks=1, cpus=1, gpus=0), notices=notices, every_s=0.1) as watch,
-    ):
+    notices = NoticesWatch(Notices.gcp, every_s=0.1)
+    with NodesWatch(Slots(ranks=1, cpus=1, gpus=0), notices=notices, every_s=0.1) as watch:
         while True:
             for event in watch.events():
                 print(event, flush=True)

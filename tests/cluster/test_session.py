@@ -12,8 +12,11 @@ import psutil
 import pytest
 import ray
 
+from psych_ray.cluster.nodes import NodesWatch
 from psych_ray.cluster.session import ray_session
 from psych_ray.config import ClusterConfig
+from psych_ray.sweep.cluster_shape import Slots
+from psych_ray.sweep.events import NodeJoined
 
 pytestmark = pytest.mark.ray
 
@@ -90,6 +93,14 @@ def test_a_client_without_the_token_is_refused(session, token, outcome):
         [sys.executable, "-c", CLIENT, address], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert found.stdout.strip() == outcome
+
+
+def test_its_node_joins_and_is_alive(session):
+    node = ray.get_runtime_context().get_node_id()
+    with NodesWatch(Slots(ranks=1, cpus=1, gpus=0)) as watch:
+        assert watch.events() == [NodeJoined(node, 1)]
+        assert watch.is_alive(node)
+        assert not watch.is_alive("f" * len(node))
 
 
 def test_replicas_import_nothing_from_the_working_directory(session):

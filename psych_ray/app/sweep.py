@@ -136,8 +136,7 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
     )
     with (
         ray_session(config.cluster, prepared.cluster) as check,
-        NoticesWatch(config.cluster.notices) as notices,
-        NodesWatch(prepared.slots, notices=notices) as nodes,
+        NodesWatch(prepared.slots, notices=NoticesWatch(config.cluster.notices)) as nodes,
         closing(Fetchers(specs)) as fetches,
     ):
         return drive(

@@ -50,6 +50,23 @@ class TranscriptSource(StrEnum):
     psych101 = "psych101"
 
 
+class DataSet(StrEnum):
+    """Which of the hub's data sets."""
+
+    test = "test"
+    """Up to 100 participants of each study."""
+    discrete_test = "discrete_test"
+    """The same, with markers only around responses that are a single capital letter."""
+    full = "full"
+
+
+class Collection(StrEnum):
+    """The data set for which a study was first collected, by `is_psych101`."""
+
+    psych101 = "psych101"
+    psych201 = "psych201"
+
+
 class OnError(StrEnum):
     """What happens when a transcript cannot be used."""
 
@@ -187,6 +204,10 @@ class TranscriptsConfig:
     source: TranscriptSource = TranscriptSource.demo
     path: str | None = None
     """For files: .jsonl, .jsonl.zip, .parquet, or a folder of studies. For psych201 and psych101: a local copy."""
+    dataset: DataSet = DataSet.test
+    """For psych201 and psych101 on the hub: test, discrete_test (psych201 only) or full."""
+    collection: Collection | None = None
+    """Keep the studies that came with Psych-101, or those that came with Psych-201; None: both."""
     studies: list[str] = field(default_factory=list)
     """Keep the studies that match one of these globs; empty: all."""
     limit: int | None = None
@@ -201,6 +222,15 @@ class TranscriptsConfig:
     def __post_init__(self) -> None:
         if self.source == TranscriptSource.files and self.path is None:
             raise ValueError("transcripts=files needs transcripts.path=PATH")
+        hub = {TranscriptSource.psych101, TranscriptSource.psych201}
+        if self.dataset != DataSet.test and (self.path is not None or self.source not in hub):
+            raise ValueError(
+                f"transcripts.dataset={self.dataset} is of the hub: for transcripts=psych201, without a path"
+            )
+        if self.dataset == DataSet.discrete_test and self.source == TranscriptSource.psych101:
+            raise ValueError("transcripts.dataset=discrete_test: Psych-101 has none; take transcripts=psych201")
+        if self.collection is not None and self.source == TranscriptSource.demo:
+            raise ValueError(f"transcripts.collection={self.collection}: the demo's studies are of neither")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"transcripts.limit={self.limit}: must be 1 or more")
         if self.participants < 1:

@@ -33,6 +33,10 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
       checkpoints.only=[GLOB,...]          keep some
   transcripts=demo|psych201|psych101|files
       transcripts.path=PATH                for files: .jsonl, .jsonl.zip, .parquet, or a folder of studies
+      transcripts.dataset=test|discrete_test|full
+                                           for psych201 and psych101: which of the hub's data sets
+      transcripts.collection=psych101|psych201
+                                           keep the studies that came with it
       transcripts.studies=[GLOB,...]       keep some
       transcripts.limit=N                  the first N participants of each study
       transcripts.on_error=stop|skip       what a transcript that cannot be used does

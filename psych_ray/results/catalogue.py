@@ -41,9 +41,11 @@ SOURCES = pa.schema(
         pa.field("text", pa.large_string(), nullable=False),
         pa.field("reaction_times_ms", pa.list_(pa.float64())),
         pa.field("true_nll_nats", pa.list_(pa.float64())),
+        pa.field("is_psych101", pa.bool_()),
     ]
 )
-"""One row per transcript."""
+"""One row per transcript. Files of earlier versions end before `is_psych101`."""
+_EARLIER = pa.schema(list(SOURCES)[:-1])
 
 
 def catalogue(store: ResultsStore, transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
@@ -96,7 +98,7 @@ def catalogue_index(store: ResultsStore) -> list[TranscriptRef]:
 def read_file(store: ResultsStore, name: str) -> list[Transcript]:
     """All transcripts of a file, everything in it checked. ResultsError, or MarkerError, where it is damaged."""
     table = _read(store, name)
-    if table.schema.remove_metadata() != SOURCES:
+    if table.schema.remove_metadata() not in (SOURCES, _EARLIER):
         raise ResultsError(_damaged(store, name, "it has other columns"))
     transcripts = []
     for row in table.to_pylist():
@@ -165,6 +167,7 @@ def _row(transcript: Transcript) -> dict[str, object]:
         "text": transcript.text,
         "reaction_times_ms": transcript.reaction_times_ms,
         "true_nll_nats": transcript.true_nll_nats,
+        "is_psych101": transcript.is_psych101,
     }
 
 
@@ -176,4 +179,5 @@ def _transcript(row: dict[str, object]) -> Transcript:
         metadata=dict(row["metadata"]),  # type: ignore[call-overload]
         reaction_times_ms=None if times is None else tuple(times),  # type: ignore[arg-type]
         true_nll_nats=None if nll is None else tuple(nll),  # type: ignore[arg-type]
+        is_psych101=row.get("is_psych101"),  # type: ignore[arg-type]
     )

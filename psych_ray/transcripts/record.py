@@ -27,6 +27,8 @@ class Transcript:
     metadata: Mapping[str, str] = field(default_factory=dict)
     reaction_times_ms: tuple[float | None, ...] | None = None
     true_nll_nats: tuple[float, ...] | None = None
+    is_psych101: bool | None = None
+    """Whether the study came with Psych-101, not first with Psych-201; None: not known."""
     copy: int = 0
     """Number of earlier records of the source that are equal to this one."""
 

@@ -177,6 +177,7 @@ def test_a_good_record(tmp_path: Path) -> None:
         metadata={"age": "31"},
         reaction_times_ms=(12.0,),
         true_nll_nats=(0.5,),
+        is_psych101=False,
     )
 
 

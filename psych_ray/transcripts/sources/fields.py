@@ -45,6 +45,14 @@ def named_study(fields: Mapping[str, object]) -> str | None:
     return None if fields.get("study") is None else _string(fields, "study")
 
 
+def flag(fields: Mapping[str, object], name: str) -> bool | None:
+    """A field that says yes or no; None where the record has none. BadRecordError for anything else."""
+    value = fields.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise BadRecordError(f"`{name}` is {_kind(value)}, not a boolean")
+
+
 def study_in_experiment(fields: Mapping[str, object]) -> str:
     """The part of `experiment` before the first slash, which is the study in Psych-101."""
     study = _string(fields, "experiment").split("/", 1)[0]
@@ -53,7 +61,7 @@ def study_in_experiment(fields: Mapping[str, object]) -> str:
     return study
 
 
-def to_transcript(fields: Mapping[str, object], *, study: str) -> Transcript:
+def to_transcript(fields: Mapping[str, object], *, study: str, is_psych101: bool | None = None) -> Transcript:
     """Make the transcript of `fields`. Raises BadRecordError."""
     transcript = Transcript(
         study=study,
@@ -62,6 +70,7 @@ def to_transcript(fields: Mapping[str, object], *, study: str) -> Transcript:
         text=_string(fields, "text"),
         metadata=_metadata(fields),
         reaction_times_ms=_reaction_times_ms(fields.get("RTs")),
+        is_psych101=is_psych101,
         true_nll_nats=_true_nll_nats(fields.get("true_nll_nats")),
     )
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from psych_ray.config import TranscriptsConfig, TranscriptSource
+from psych_ray.config import DataSet, TranscriptsConfig, TranscriptSource
 from psych_ray.transcripts.sources.columns import HUB_COLUMNS, PSYCH101_COLUMNS, read_hub, read_parquet
 from psych_ray.transcripts.sources.errors import file_error, file_errors
 from psych_ray.transcripts.sources.json_lines import read_json_lines
@@ -19,17 +19,19 @@ from psych_ray.transcripts.sources.selection import Selection
 # The unpacked file comes first: where a study has both, it may have been edited.
 _CONTRIBUTED = ("prompts.jsonl", "prompts.jsonl.zip")
 _HUB = {
-    TranscriptSource.psych201: "marcelbinz/Psych-201-test",
-    TranscriptSource.psych101: "marcelbinz/Psych-101-test",
+    (TranscriptSource.psych201, DataSet.test): "marcelbinz/Psych-201-test",
+    (TranscriptSource.psych201, DataSet.discrete_test): "marcelbinz/Psych-201-discrete-test",
+    (TranscriptSource.psych201, DataSet.full): "marcelbinz/Psych-201",
+    (TranscriptSource.psych101, DataSet.test): "marcelbinz/Psych-101-test",
+    (TranscriptSource.psych101, DataSet.full): "marcelbinz/Psych-101",
 }
 
 
 def origins(config: TranscriptsConfig, selection: Selection) -> Iterator[Origin]:
     """The files of the source in their order, without studies that are not selected."""
     if config.path is None:
-        in_experiment = config.source == TranscriptSource.psych101
-        read = partial(read_hub, _HUB[config.source], needed=_needed(config))
-        yield Origin(read=read, study_in_experiment=in_experiment)
+        read = partial(read_hub, _HUB[config.source, config.dataset], needed=_needed(config))
+        yield Origin(read=read, psych101=_psych101(config))
         return
     path = Path(config.path).expanduser()
     with file_errors(path):
@@ -49,7 +51,8 @@ def _in_folder(folder: Path, config: TranscriptsConfig, selection: Selection) ->
     elif studies:
         for study in sorted(studies):
             if selection.includes(study):
-                yield Origin(read=partial(read_json_lines, studies[study]), own_study=study, all_records=True)
+                read = partial(read_json_lines, studies[study])
+                yield Origin(read=read, own_study=study, all_records=True, psych101=False)
     elif tables:
         yield from (_of_file(table, config) for table in tables)
     else:
@@ -57,14 +60,14 @@ def _in_folder(folder: Path, config: TranscriptsConfig, selection: Selection) ->
 
 
 def _of_file(path: Path, config: TranscriptsConfig) -> Origin:
-    in_experiment = config.source == TranscriptSource.psych101
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         read = partial(read_parquet, path, needed=_needed(config))
-        return Origin(read=read, study_in_experiment=in_experiment)
+        return Origin(read=read, psych101=_psych101(config))
     if suffix in {".jsonl", ".zip"}:
+        in_experiment = config.source == TranscriptSource.psych101
         own = None if in_experiment else _study_by_name(path)
-        return Origin(read=partial(read_json_lines, path), own_study=own, study_in_experiment=in_experiment)
+        return Origin(read=partial(read_json_lines, path), own_study=own, psych101=in_experiment)
     raise file_error(path, "is none of .jsonl, .jsonl.zip, .zip, .parquet or a folder; check transcripts.path")
 
 
@@ -78,6 +81,11 @@ def _study_by_name(path: Path) -> str:
 
 def _needed(config: TranscriptsConfig) -> tuple[str, ...]:
     return PSYCH101_COLUMNS if config.source == TranscriptSource.psych101 else HUB_COLUMNS
+
+
+def _psych101(config: TranscriptsConfig) -> bool | None:
+    """Whether rows without a column that says so are of Psych-101; None: not known."""
+    return True if config.source == TranscriptSource.psych101 else None
 
 
 def _contribution(folder: Path) -> Path | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from psych_ray.transcripts.sources.errors import BadRecordError, Skipped
-from psych_ray.transcripts.sources.fields import named_study, study_in_experiment
+from psych_ray.transcripts.sources.fields import flag, named_study, study_in_experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,20 @@ class Origin:
     """The study that this file is the contribution of; None: each record names its study."""
     all_records: bool = False
     """All its records are selected, by the name of its folder."""
-    study_in_experiment: bool = False
-    """A record without a study has it in `experiment`."""
+    psych101: bool | None = None
+    """Whether its records are of Psych-101 where they do not say; then a record without a study has it in `experiment`,
+    as Psych-101 does. None: not known."""
 
     def study_of(self, raw: Raw) -> str:
         """The study of one record: the one that it names, else that of the file. Raises BadRecordError."""
         study = named_study(raw.fields) or self.own_study
         if study is not None:
             return study
-        if self.study_in_experiment:
+        if self.psych101:
             return study_in_experiment(raw.fields)
         raise BadRecordError("`study` is missing")
+
+    def is_psych101(self, raw: Raw) -> bool | None:
+        """Whether a record is of Psych-101: what it says, else what is known of the file. Raises BadRecordError."""
+        named = flag(raw.fields, "is_psych101")
+        return self.psych101 if named is None else named

@@ -28,7 +28,7 @@ def read_transcripts(config: TranscriptsConfig, *, on_skipped: OnSkipped | None 
     file that cannot be used always raises TranscriptError, and so does, with the reasons, a source of which every
     response was skipped. UnreachableError where the hub does not answer.
     """
-    selection = Selection(config.studies, config.limit)
+    selection = Selection(config.studies, config.limit, config.collection)
     skip = Skipping(config.on_error, on_skipped)
     if config.source == TranscriptSource.demo:
         transcripts = _simulated(config, selection)
@@ -64,8 +64,13 @@ def _of_origin(origin: Origin, selection: Selection, skip: OnSkipped) -> Iterato
                 continue
             try:
                 study = origin.study_of(record)
-                is_selected = (origin.all_records or selection.includes(study)) and not selection.is_full(study)
-                transcript = to_transcript(record.fields, study=study) if is_selected else None
+                is_psych101 = origin.is_psych101(record)
+                is_selected = (
+                    (origin.all_records or selection.includes(study))
+                    and selection.in_collection(is_psych101, record.where)
+                    and not selection.is_full(study)
+                )
+                transcript = to_transcript(record.fields, study=study, is_psych101=is_psych101) if is_selected else None
             except BadRecordError as error:
                 skip(Skipped(record.where, one_line(str(error))))
                 continue

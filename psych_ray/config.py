@@ -213,7 +213,8 @@ class TranscriptsConfig:
     limit: int | None = None
     """The first N participants (transcripts) of each study; None: all."""
     on_error: OnError = OnError.stop
-    """A transcript that cannot be used stops the sweep before it starts, or is skipped and listed."""
+    """A transcript, or a file of a folder, that cannot be used stops the sweep before it starts, or is skipped and
+    listed."""
     participants: int = 24
     """For demo: simulated participants of each task."""
     seed: int = 201

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from psych_ray.config import Config
 from psych_ray.results.reading import open_responses
+from psych_ray.results.refused import read_refused
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 
@@ -29,7 +30,9 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
         "engine": ", ".join(sorted({footer.engine for footer in footers})),
         "versions": ", ".join(f"{name} {number}" for name, number in footers[0].versions.items()),
     }
-    written = write_report(found, config.report_root(), title=sweep_name(config), about=about)
+    written = write_report(
+        found, config.report_root(), title=sweep_name(config), about=about, refused=read_refused(store)
+    )
     return [
         *written.headlines,
         f"tables:  {store.location}/responses (Delta Lake)",

@@ -55,6 +55,8 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
     ):
         prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
         tracker = open_tracker(config.tracking, config.tracking_root())
+        for left in prepared.left_out:
+            say(str(left))
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
         skipped += _tracked(prepared, config, table, tracker, skipped)
         for line in table.recover():

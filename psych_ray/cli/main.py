@@ -39,7 +39,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
                                            keep the studies that came with it
       transcripts.studies=[GLOB,...]       keep some
       transcripts.limit=N                  the first N participants of each study
-      transcripts.on_error=stop|skip       what a transcript that cannot be used does
+      transcripts.on_error=stop|skip       what a transcript, or archive, that cannot be used does
   conditions=[plain]
   scoring.dtype=float32|bfloat16           scoring.cut=tokens|characters   scoring.cut_at=N
   cluster=local|existing                   cluster.address=ADDRESS

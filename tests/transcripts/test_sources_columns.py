@@ -102,7 +102,6 @@ def test_other_types_of_columns(tmp_path: Path) -> None:
         ({"study": None}, "`study` is missing"),
         ({"experiment": ""}, "`experiment` is empty"),
         ({"participant": None}, "`participant` is missing"),
-        ({"RTs": [1.0]}, "`RTs` has 1 entries for 2 responses"),
     ],
 )
 def test_bad_rows(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
@@ -112,7 +111,17 @@ def test_bad_rows(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
     skipped: list[Skipped] = []
     config = TranscriptsConfig(source=TranscriptSource.psych201, path=str(path), on_error=OnError.skip)
     assert len(list(read_transcripts(config, on_skipped=skipped.append))) == 41
-    assert skipped == [Skipped(f"{path} row 41", reason)]
+    assert skipped == [Skipped(f"{path} row 41", reason, (ROW | fields)["study"])]
+
+
+def test_a_bad_table_among_others_is_skipped_where_that_is_asked_for(tmp_path: Path) -> None:
+    table(tmp_path / "t-0.parquet", rows(2))
+    (tmp_path / "t-1.parquet").write_bytes(b"words")
+    table(tmp_path / "t-2.parquet", rows(1), drop=("text",))
+    skipped: list[Skipped] = []
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(tmp_path), on_error=OnError.skip)
+    assert len(list(read_transcripts(config, on_skipped=skipped.append))) == 2
+    assert [(s.where, s.is_file) for s in skipped] == [(str(tmp_path / f"t-{k}.parquet"), True) for k in (1, 2)]
 
 
 def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:

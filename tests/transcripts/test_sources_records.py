@@ -10,7 +10,7 @@ import pytest
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Skipped, json_lines, read_transcripts
+from psych_ray.transcripts.sources import LeftOut, Skipped, json_lines, read_transcripts
 from psych_ray.transcripts.sources import skipping as skipping_module
 
 GOOD = {"text": "You press <<A>>.", "experiment": "demo/1", "participant": 1}
@@ -67,6 +67,8 @@ BAD = [
     (GOOD | {"experiment": ""}, "`experiment` is empty"),
     (GOOD | {"participant": True}, "`participant` is a boolean, not a string or a whole number"),
     (GOOD | {"participant": [1]}, "`participant` is a list, not a string or a whole number"),
+    (GOOD | {"participant": float("nan")}, "`participant` is a number, not a string or a whole number"),
+    (GOOD | {"participant": float("inf")}, "`participant` is a number, not a string or a whole number"),
     (GOOD | {"participant": 1.5}, "`participant` is a number, not a string or a whole number"),
     (GOOD | {"participant": ""}, "`participant` is empty"),
     (GOOD | {"study": 5}, "`study` is a number, not a string"),
@@ -76,15 +78,6 @@ BAD = [
     (GOOD | {"text": "<<a<<b>>"}, "`text`, character 3: `<<` inside the response opened at 0"),
     (GOOD | {"text": "\ud800 <<a>>"}, "`text` has half a surrogate pair at character 0"),
     (GOOD | {"gender": "\ud800"}, "`gender` has half a surrogate pair at character 0"),
-    (GOOD | {"RTs": 3}, "`RTs` is a number, not a list"),
-    (GOOD | {"RTs": "12"}, "`RTs` is a string, not a list"),
-    (GOOD | {"RTs": []}, "`RTs` has 0 entries for 1 responses"),
-    (GOOD | {"RTs": [None, None]}, "`RTs` has 2 entries for 1 responses"),
-    (GOOD | {"RTs": ["fast\nest"]}, "`RTs` entry 0 is 'fast\\nest', not a number"),
-    (GOOD | {"RTs": [True]}, "`RTs` entry 0 is True, not a number"),
-    (GOOD | {"RTs": [[1]]}, "`RTs` entry 0 is [1], not a number"),
-    (GOOD | {"RTs": [float("inf")]}, "`RTs` entry 0 is inf, not a number"),
-    (GOOD | {"RTs": [10**400]}, "`RTs` entry 0 is 1000000"),
     (GOOD | {"true_nll_nats": 0.5}, "`true_nll_nats` is a number, not a list"),
     (GOOD | {"true_nll_nats": [0.5, 0.5]}, "`true_nll_nats` has 2 entries for 1 responses"),
     (GOOD | {"true_nll_nats": [None]}, "`true_nll_nats` entry 0 is None, not a number"),
@@ -108,6 +101,36 @@ def test_a_bad_record_stops_with_one_line_or_is_skipped(tmp_path: Path, line: An
     assert skipped[0].where == f"{path} line 3"
     assert skipped[0].reason.startswith(reason)
     assert len(skipped[0].reason.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        (3, "`RTs` is a number, not a list"),
+        ("12", "`RTs` is a string, not a list"),
+        ([], "`RTs` has not one entry for each response"),
+        ([None, None], "`RTs` has not one entry for each response"),
+        *((entry, "`RTs` has an entry that is not a number") for entry in (["a\nb"], [True], [[1]], [float("inf")])),
+        ([10**400], "`RTs` has an entry that is not a number"),
+    ],
+)
+def test_reaction_times_that_cannot_be_used_are_left_out_and_told_once(tmp_path: Path, times: Any, reason: str) -> None:
+    records = [GOOD | {"RTs": times}, GOOD | {"participant": 2, "RTs": [5]}, GOOD | {"participant": 3, "RTs": times}]
+    told: list[LeftOut] = []
+    path = write(tmp_path / "study.jsonl", records)
+    found = list(read_transcripts(config(path), on_left_out=told.append))
+    assert [t.reaction_times_ms for t in found] == [None, (5.0,), None]
+    assert told == [LeftOut("study", "reaction times", reason, 2)]
+    assert str(told[0]) == f"study: reaction times of 2 participants left out: {reason}"
+
+
+def test_a_whole_number_is_an_id_as_it_is_written(tmp_path: Path) -> None:
+    assert [one(tmp_path, participant=number).participant for number in (0.0, 0, 12.0, -3)] == [
+        "0.0",
+        "0",
+        "12.0",
+        "-3",
+    ]
 
 
 def test_what_comes_before_the_bad_record_is_read(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ It follows from names alone; no file is opened. A folder with more than one layo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from psych_ray.config import DataSet, TranscriptsConfig, TranscriptSource
+from psych_ray.transcripts.sources.archive import check_members
 from psych_ray.transcripts.sources.columns import HUB_COLUMNS, PSYCH101_COLUMNS, read_hub, read_parquet
 from psych_ray.transcripts.sources.errors import file_error, file_errors
 from psych_ray.transcripts.sources.json_lines import read_json_lines
@@ -51,10 +53,18 @@ def _in_folder(folder: Path, config: TranscriptsConfig, selection: Selection) ->
     elif studies:
         for study in sorted(studies):
             if selection.includes(study):
-                read = partial(read_json_lines, studies[study])
-                yield Origin(read=read, own_study=study, all_records=True, psych101=False)
+                file = studies[study]
+                yield Origin(
+                    read=partial(read_json_lines, file),
+                    file=file,
+                    is_one_of_many=True,
+                    check=partial(check_members, file) if file.suffix == ".zip" else None,
+                    own_study=study,
+                    all_records=True,
+                    psych101=False,
+                )
     elif tables:
-        yield from (_of_file(table, config) for table in tables)
+        yield from (replace(_of_file(table, config), is_one_of_many=len(tables) > 1) for table in tables)
     else:
         raise file_error(folder, "holds no study: no */prompts.jsonl, */prompts.jsonl.zip or *.parquet in it")
 
@@ -63,11 +73,11 @@ def _of_file(path: Path, config: TranscriptsConfig) -> Origin:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         read = partial(read_parquet, path, needed=_needed(config))
-        return Origin(read=read, psych101=_psych101(config))
+        return Origin(read=read, file=path, psych101=_psych101(config))
     if suffix in {".jsonl", ".zip"}:
         in_experiment = config.source == TranscriptSource.psych101
         own = None if in_experiment else _study_by_name(path)
-        return Origin(read=partial(read_json_lines, path), own_study=own, psych101=in_experiment)
+        return Origin(read=partial(read_json_lines, path), file=path, own_study=own, psych101=in_experiment)
     raise file_error(path, "is none of .jsonl, .jsonl.zip, .zip, .parquet or a folder; check transcripts.path")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from psych_ray.transcripts.sources.errors import BadRecordError, Skipped
@@ -26,6 +27,12 @@ class Origin:
     """One file, or one data set of the hub."""
 
     read: Callable[[], Records]
+    file: Path | None = None
+    """None for the hub."""
+    is_one_of_many: bool = False
+    """Others can be read where this one cannot, so that `transcripts.on_error` decides about it as about a record."""
+    check: Callable[[], None] | None = None
+    """Finds damage that `read` would find after some records only. TranscriptError."""
     own_study: str | None = None
     """The study that this file is the contribution of; None: each record names its study."""
     all_records: bool = False

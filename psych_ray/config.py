@@ -67,6 +67,14 @@ class Collection(StrEnum):
     psych201 = "psych201"
 
 
+class Normalise(StrEnum):
+    """What is done to the records of contributed studies."""
+
+    psych201 = "psych201"
+    """What was done to them for the hub's Psych-201: metadata renamed and cast, texts repaired, studies left out."""
+    none = "none"
+
+
 class OnError(StrEnum):
     """What happens when a transcript cannot be used."""
 
@@ -211,14 +219,21 @@ class TranscriptsConfig:
     studies: list[str] = field(default_factory=list)
     """Keep the studies that match one of these globs; empty: all."""
     limit: int | None = None
-    """The first N participants (transcripts) of each study; None: all."""
+    """The first N participants (transcripts) of each study, of the sample where there is one; None: all."""
+    sample: int | None = None
+    """At most N transcripts of each study, drawn at random; None: all."""
+    sample_fraction: float | None = None
+    """At most this part of a study's transcripts, rounded down, drawn at random: 0.1 with sample=100 is the size of the
+    hub's test set. None: all."""
+    normalise: Normalise = Normalise.psych201
+    """psych201: contributions are read as the hub's Psych-201 holds them; none: as they are."""
     on_error: OnError = OnError.stop
     """A transcript, or a file of a folder, that cannot be used stops the sweep before it starts, or is skipped and
     listed."""
     participants: int = 24
     """For demo: simulated participants of each task."""
     seed: int = 201
-    """For demo: the same seed gives the same transcripts."""
+    """Of all that is drawn, the sample and the demo's participants: the same seed gives the same transcripts."""
 
     def __post_init__(self) -> None:
         if self.source == TranscriptSource.files and self.path is None:
@@ -234,10 +249,19 @@ class TranscriptsConfig:
             raise ValueError(f"transcripts.collection={self.collection}: the demo's studies are of neither")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"transcripts.limit={self.limit}: must be 1 or more")
+        if self.sample is not None and self.sample < 1:
+            raise ValueError(f"transcripts.sample={self.sample}: must be 1 or more")
+        if self.sample_fraction is not None and not 0 < self.sample_fraction <= 1:
+            raise ValueError(f"transcripts.sample_fraction={self.sample_fraction}: must be above 0, and at most 1")
         if self.participants < 1:
             raise ValueError(f"transcripts.participants={self.participants}: must be 1 or more")
         if self.seed < 0:
             raise ValueError(f"transcripts.seed={self.seed}: must be 0 or more")
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether transcripts are drawn at random."""
+        return self.sample is not None or self.sample_fraction is not None
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from psych_ray.checkpoints.shape import CheckpointShape, shape_of
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import CheckpointError, ConfigError, ResultsError, TranscriptError
-from psych_ray.results.catalogue import catalogue
+from psych_ray.results.catalogue import catalogue, require_same_form
 from psych_ray.results.refused import refusals, write_refused
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
 from psych_ray.results.snapshot import Snapshot
@@ -90,10 +90,12 @@ def prepare(
     """
     identity = scoring_identity(config)
     _refuse_to_mix(store.location, snapshot, identity, checkpoints)
+    normalise = config.transcripts.normalise
+    require_same_form(store, normalise)
     skipped: list[Skipped] = []
     left_out: list[LeftOut] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append, on_left_out=left_out.append)
-    refs = catalogue(store, transcripts) if write else _survey(transcripts)
+    refs = catalogue(store, transcripts, normalise=normalise) if write else _survey(transcripts)
     planned = PlannedTranscripts.of(refs)
     if not planned.refs:
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")

@@ -39,8 +39,11 @@ class LeftOut:
     """For example `reaction times`."""
     reason: str
     participants: int
+    """0 where they were not counted."""
 
     def __str__(self) -> str:
+        if not self.participants:
+            return one_line(f"{self.study}: {self.what} is left out: {self.reason}")
         people = "1 participant" if self.participants == 1 else f"{self.participants:,} participants"
         return one_line(f"{self.study}: {self.what} of {people} left out: {self.reason}")
 

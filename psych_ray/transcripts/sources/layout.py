@@ -60,6 +60,7 @@ def _in_folder(folder: Path, config: TranscriptsConfig, selection: Selection) ->
                     is_one_of_many=True,
                     check=partial(check_members, file) if file.suffix == ".zip" else None,
                     own_study=study,
+                    is_contribution=True,
                     all_records=True,
                     psych101=False,
                 )
@@ -76,8 +77,13 @@ def _of_file(path: Path, config: TranscriptsConfig) -> Origin:
         return Origin(read=read, file=path, psych101=_psych101(config))
     if suffix in {".jsonl", ".zip"}:
         in_experiment = config.source == TranscriptSource.psych101
-        own = None if in_experiment else _study_by_name(path)
-        return Origin(read=partial(read_json_lines, path), file=path, own_study=own, psych101=in_experiment)
+        return Origin(
+            read=partial(read_json_lines, path),
+            file=path,
+            own_study=None if in_experiment else _study_by_name(path),
+            is_contribution=not in_experiment,
+            psych101=in_experiment,
+        )
     raise file_error(path, "is none of .jsonl, .jsonl.zip, .zip, .parquet or a folder; check transcripts.path")
 
 

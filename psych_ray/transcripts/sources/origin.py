@@ -35,6 +35,8 @@ class Origin:
     """Finds damage that `read` would find after some records only. TranscriptError."""
     own_study: str | None = None
     """The study that this file is the contribution of; None: each record names its study."""
+    is_contribution: bool = False
+    """Its records are as contributed, but for those that have columns which only the hub adds."""
     all_records: bool = False
     """All its records are selected, by the name of its folder."""
     psych101: bool | None = None

@@ -398,6 +398,14 @@ class TrackingConfig:
 
 
 @dataclass(kw_only=True)
+class StudyConfig:
+    """What is known of studies beside their transcripts."""
+
+    domains: str | None = None
+    """YAML file with domains of studies, in the form of psych_ray/study/domains.yaml, added to those; None: no more."""
+
+
+@dataclass(kw_only=True)
 class ReportConfig:
     """Where figures and page are written."""
 
@@ -433,6 +441,7 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     results: ResultsConfig = field(default_factory=ResultsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     repair: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from psych_ray.config import Config
@@ -19,11 +19,14 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
     """
     from psych_ray.report import write_report
     from psych_ray.study import findings
+    from psych_ray.study.domains import load_domains, with_domain
 
+    domains = load_domains(config.study.domains)
     footers = snapshot.footers
     checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
     with open_responses(store, snapshot.parts) as responses:
         found = findings(responses, list(checkpoints.values()))
+    found = replace(found, by_study=with_domain(found.by_study, domains))
     about = {
         "results": store.location,
         "scoring": ", ".join(f"{name} {value}" for name, value in asdict(footers[0].scoring).items()),

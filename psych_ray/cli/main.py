@@ -51,6 +51,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
   plan.picture=PATH                        for plan: who runs when, .html or .png
   results.root=PATH_OR_URI                 a local path, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER
   tracking=console|wandb                   tracking.mode=offline|online
+  study.domains=FILE                       for report: domains of studies, beside those of Psych-201
   report.root=PATH
   repair=true                              for verify: drop what is bad; the next sweep scores it again
 

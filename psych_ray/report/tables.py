@@ -30,6 +30,7 @@ _LABELS: Mapping[str, str] = {
     "size_b": "Parameters",
     "stage": "Stage",
     "study": "Study",
+    "domain": "Domain",
     "reason": "Reason",
     "what": "Not used",
     "n": "Number",
@@ -190,10 +191,9 @@ def _by_study(found: Findings, ids: Mapping[str, str]) -> Iterator[Table]:
 
 
 def _wide(by_study: pl.DataFrame, value: str) -> pl.DataFrame:
-    long = by_study.select("study", "condition", pl.format(f"{value} {{}}", "checkpoint").alias("of"), value)
-    return long.pivot("of", index=["study", "condition"], values=value).sort(
-        pl.col("condition") != "plain", "condition", "study"
-    )
+    index = [name for name in ("study", "domain", "condition") if name in by_study.columns]
+    long = by_study.select(*index, pl.format(f"{value} {{}}", "checkpoint").alias("of"), value)
+    return long.pivot("of", index=index, values=value).sort(pl.col("condition") != "plain", "condition", "study")
 
 
 def _cell(name: str, value: object) -> Cell:

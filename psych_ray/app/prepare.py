@@ -17,7 +17,7 @@ from psych_ray.checkpoints.shape import CheckpointShape, shape_of
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import CheckpointError, ConfigError, ResultsError, TranscriptError
-from psych_ray.results.catalogue import catalogue, require_same_form
+from psych_ray.results.catalogue import catalogue, has_sources, require_same_form
 from psych_ray.results.refused import refusals, write_refused
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
 from psych_ray.results.snapshot import Snapshot
@@ -92,6 +92,8 @@ def prepare(
     _refuse_to_mix(store.location, snapshot, identity, checkpoints)
     normalise = config.transcripts.normalise
     require_same_form(store, normalise)
+    if snapshot.tasks and not has_sources(store):
+        _refuse_other_transcripts(store.location, snapshot, config)
     skipped: list[Skipped] = []
     left_out: list[LeftOut] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append, on_left_out=left_out.append)
@@ -236,6 +238,16 @@ def _checkpoints(config: Config, say: Callable[[str], None]) -> list[Checkpoint]
 
 def _survey(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
     return [TranscriptRef(t.id, t.study, "", 0, len(t.text), len(t.responses)) for t in transcripts]
+
+
+def _refuse_other_transcripts(location: str, snapshot: Snapshot, config: Config) -> None:
+    """Raise ResultsError where none of the transcripts is in the table: without `sources/`, their form is not known."""
+    ids = [one.id for one in read_transcripts(config.transcripts)]
+    if not any(is_in.any() for is_in in snapshot.committed_among(ids).values()):
+        raise ResultsError(
+            f"{location}: has lost its sources/, and none of these transcripts has the id of one that was scored "
+            "there, as an earlier version gave other ids: name another results.root"
+        )
 
 
 def _refuse_to_mix(

@@ -51,6 +51,11 @@ SOURCES = pa.schema(
 _EARLIER = pa.schema(list(SOURCES)[:-1])
 
 
+def has_sources(store: ResultsStore) -> bool:
+    """Whether `sources/` holds any transcripts."""
+    return any(file.name.endswith(".parquet") for file in store.files(FOLDER))
+
+
 def require_same_form(store: ResultsStore, normalise: Normalise) -> None:
     """Raise ResultsError where `sources/` holds the transcripts under other ids, so that all would be scored twice.
 

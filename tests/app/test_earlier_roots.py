@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import pytest
 from support_table import commit
 
 from psych_ray.app.cluster import cluster_to_plan_for
-from psych_ray.app.prepare import checkpoint_facts, prepare, scoring_identity
+from psych_ray.app.prepare import Prepared, checkpoint_facts, prepare, scoring_identity
 from psych_ray.app.status import status_of
 from psych_ray.app.verify import verify
 from psych_ray.checkpoints.find import simulator_checkpoint
 from psych_ray.config import ClusterConfig, Config, ResultsConfig, TranscriptsConfig
 from psych_ray.errors import ResultsError
 from psych_ray.results import catalogue as module
-from psych_ray.results.catalogue import SOURCES, catalogue_index, read_catalogued
+from psych_ray.results.catalogue import SOURCES, catalogue, catalogue_index, read_catalogued
 from psych_ray.results.parts import checksum, to_parquet
 from psych_ray.results.schema import Footer
 from psych_ray.results.snapshot import Snapshot
@@ -56,6 +57,12 @@ def root(config: Config) -> LocalStore:
     """A complete root of the simulator, as an earlier version wrote it."""
     store = open_store(config.results.root)
     write_earlier(store, list(read_transcripts(config.transcripts)))
+    commit_all(config, store)
+    return store
+
+
+def commit_all(config: Config, store: ResultsStore) -> None:
+    """Commit what the simulator says of all transcripts of the store."""
     scored = SimulatorScorer().score(read_catalogued(store, catalogue_index(store)), condition_named("plain"))
     footer = Footer(
         unit="u",
@@ -67,7 +74,6 @@ def root(config: Config) -> LocalStore:
         seconds=1.0,
     )
     commit(store, (list(scored), footer))
-    return store
 
 
 def test_the_first_rule_gives_the_ids_of_earlier_versions() -> None:
@@ -83,10 +89,28 @@ def test_an_earlier_root_is_read_and_found_whole(config: Config, root: LocalStor
     assert is_well, lines
 
 
+def prepared(config: Config, store: ResultsStore) -> Prepared:
+    with cluster_to_plan_for(config.cluster) as cluster:
+        return prepare(config, [simulator_checkpoint()], Snapshot.read(store), store, cluster)
+
+
+def test_a_root_that_lost_its_sources_takes_the_same_transcripts_only(config: Config, root: LocalStore) -> None:
+    shutil.rmtree(Path(root.location) / "sources")
+    with pytest.raises(ResultsError, match=r"has lost its sources/, and none of these transcripts has the id"):
+        prepared(config, root)
+    assert not (Path(root.location) / "sources").exists()
+    config.results.root += "-new"
+    store = open_store(config.results.root)
+    catalogue(store, read_transcripts(config.transcripts))
+    commit_all(config, store)
+    shutil.rmtree(Path(store.location) / "sources")
+    assert [task.missing for task in prepared(config, store).tasks] == [()]
+
+
 def test_an_earlier_root_is_not_swept_on(config: Config, root: LocalStore) -> None:
     before = {path: path.read_bytes() for path in Path(root.location).rglob("*") if path.is_file()}
-    with cluster_to_plan_for(config.cluster) as cluster, pytest.raises(ResultsError) as raised:
-        prepare(config, [simulator_checkpoint()], Snapshot.read(root), root, cluster)
+    with pytest.raises(ResultsError) as raised:
+        prepared(config, root)
     assert len(str(raised.value).splitlines()) == 1
     assert str(raised.value).startswith(f"{root.location}: was made by an earlier version")
     assert {path: path.read_bytes() for path in Path(root.location).rglob("*") if path.is_file()} == before

@@ -221,7 +221,7 @@ class TranscriptsConfig:
     limit: int | None = None
     """The first N participants (transcripts) of each study, of the sample where there is one; None: all."""
     sample: int | None = None
-    """At most N transcripts of each study, drawn at random; None: all."""
+    """At most N transcripts of each study, drawn at random, for which the source is read twice; None: all."""
     sample_fraction: float | None = None
     """At most this part of a study's transcripts, rounded down, drawn at random: 0.1 with sample=100 is the size of the
     hub's test set. None: all."""

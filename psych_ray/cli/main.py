@@ -41,6 +41,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
       transcripts.limit=N                  the first N participants of each study
       transcripts.sample=N transcripts.seed=S
                                            N participants of each study, drawn at random
+      transcripts.sample_fraction=F        at most this part of each study, drawn at random
       transcripts.normalise=psych201|none  contributed studies as the hub's Psych-201 holds them, or as they are
       transcripts.on_error=stop|skip       what a transcript, or archive, that cannot be used does
   conditions=[plain]

@@ -50,6 +50,31 @@ class TranscriptSource(StrEnum):
     psych101 = "psych101"
 
 
+class DataSet(StrEnum):
+    """Which of the hub's data sets."""
+
+    test = "test"
+    """Up to 100 participants of each study."""
+    discrete_test = "discrete_test"
+    """The same, with markers only around responses that are a single capital letter."""
+    full = "full"
+
+
+class Collection(StrEnum):
+    """The data set for which a study was first collected, by `is_psych101`."""
+
+    psych101 = "psych101"
+    psych201 = "psych201"
+
+
+class Normalise(StrEnum):
+    """What is done to the records of contributed studies."""
+
+    psych201 = "psych201"
+    """What was done to them for the hub's Psych-201: metadata renamed and cast, texts repaired, studies left out."""
+    none = "none"
+
+
 class OnError(StrEnum):
     """What happens when a transcript cannot be used."""
 
@@ -187,26 +212,56 @@ class TranscriptsConfig:
     source: TranscriptSource = TranscriptSource.demo
     path: str | None = None
     """For files: .jsonl, .jsonl.zip, .parquet, or a folder of studies. For psych201 and psych101: a local copy."""
+    dataset: DataSet = DataSet.test
+    """For psych201 and psych101 on the hub: test, discrete_test (psych201 only) or full."""
+    collection: Collection | None = None
+    """Keep the studies that came with Psych-101, or those that came with Psych-201; None: both."""
     studies: list[str] = field(default_factory=list)
     """Keep the studies that match one of these globs; empty: all."""
     limit: int | None = None
-    """The first N participants (transcripts) of each study; None: all."""
+    """The first N participants (transcripts) of each study, of the sample where there is one; None: all."""
+    sample: int | None = None
+    """At most N transcripts of each study, drawn at random, for which the source is read twice; None: all."""
+    sample_fraction: float | None = None
+    """At most this part of a study's transcripts, rounded down, drawn at random: 0.1 with sample=100 is the size of the
+    hub's test set. None: all."""
+    normalise: Normalise = Normalise.psych201
+    """psych201: contributions are read as the hub's Psych-201 holds them; none: as they are."""
     on_error: OnError = OnError.stop
-    """A transcript that cannot be used stops the sweep before it starts, or is skipped and listed."""
+    """A transcript, or a file of a folder, that cannot be used stops the sweep before it starts, or is skipped and
+    listed."""
     participants: int = 24
     """For demo: simulated participants of each task."""
     seed: int = 201
-    """For demo: the same seed gives the same transcripts."""
+    """Of all that is drawn, the sample and the demo's participants: the same seed gives the same transcripts."""
 
     def __post_init__(self) -> None:
         if self.source == TranscriptSource.files and self.path is None:
             raise ValueError("transcripts=files needs transcripts.path=PATH")
+        hub = {TranscriptSource.psych101, TranscriptSource.psych201}
+        if self.dataset != DataSet.test and (self.path is not None or self.source not in hub):
+            raise ValueError(
+                f"transcripts.dataset={self.dataset} is of the hub: for transcripts=psych201, without a path"
+            )
+        if self.dataset == DataSet.discrete_test and self.source == TranscriptSource.psych101:
+            raise ValueError("transcripts.dataset=discrete_test: Psych-101 has none; take transcripts=psych201")
+        if self.collection is not None and self.source == TranscriptSource.demo:
+            raise ValueError(f"transcripts.collection={self.collection}: the demo's studies are of neither")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"transcripts.limit={self.limit}: must be 1 or more")
+        if self.sample is not None and self.sample < 1:
+            raise ValueError(f"transcripts.sample={self.sample}: must be 1 or more")
+        if self.sample_fraction is not None and not 0 < self.sample_fraction <= 1:
+            raise ValueError(f"transcripts.sample_fraction={self.sample_fraction}: must be above 0, and at most 1")
         if self.participants < 1:
             raise ValueError(f"transcripts.participants={self.participants}: must be 1 or more")
         if self.seed < 0:
             raise ValueError(f"transcripts.seed={self.seed}: must be 0 or more")
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether transcripts are drawn at random."""
+        return self.sample is not None or self.sample_fraction is not None
 
 
 @dataclass(kw_only=True)
@@ -343,6 +398,14 @@ class TrackingConfig:
 
 
 @dataclass(kw_only=True)
+class StudyConfig:
+    """What is known of studies beside their transcripts."""
+
+    domains: str | None = None
+    """YAML file with domains of studies, in the form of psych_ray/study/domains.yaml, added to those; None: no more."""
+
+
+@dataclass(kw_only=True)
 class ReportConfig:
     """Where figures and page are written."""
 
@@ -378,6 +441,7 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     results: ResultsConfig = field(default_factory=ResultsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     repair: bool = False

@@ -32,6 +32,9 @@ def test_the_wheel_holds_configuration_templates_licence_and_nothing_else(wheel)
         assert f"psych_ray/{path.relative_to(ROOT)}" in names
     for path in (ROOT / "psych_ray/report/templates").iterdir():
         assert f"psych_ray/report/templates/{path.name}" in names
+    for path in (ROOT / "psych_ray").rglob("*.yaml"):
+        assert str(path.relative_to(ROOT)) in names
+    assert "psych_ray/transcripts/psych201.yaml" in names
     assert "psych_ray/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names} <= {

@@ -17,7 +17,8 @@ from psych_ray.checkpoints.shape import CheckpointShape, shape_of
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import CheckpointError, ConfigError, ResultsError, TranscriptError
-from psych_ray.results.catalogue import catalogue
+from psych_ray.results.catalogue import catalogue, has_sources, require_same_form
+from psych_ray.results.refused import refusals, write_refused
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
@@ -28,7 +29,7 @@ from psych_ray.sweep.plan import PlannedTranscripts, Task, without_committed
 from psych_ray.sweep.rates import Rate
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Skipped, read_transcripts
+from psych_ray.transcripts.sources import LeftOut, Skipped, read_transcripts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,9 @@ class Prepared:
     tasks: list[Task]
     """Checkpoint by checkpoint, condition by condition."""
     skipped: list[Skipped]
-    """Transcripts that `transcripts.on_error=skip` skipped."""
+    """Transcripts and files that `transcripts.on_error=skip` skipped."""
+    left_out: list[LeftOut]
+    """What else of the source is not used, while its transcripts are scored."""
     cluster: ClusterShape
     placements: dict[str, Placement]
     """By slug of the weights that a replica loads, of those with missing responses."""
@@ -87,9 +90,14 @@ def prepare(
     """
     identity = scoring_identity(config)
     _refuse_to_mix(store.location, snapshot, identity, checkpoints)
+    normalise = config.transcripts.normalise
+    require_same_form(store, normalise)
+    if snapshot.tasks and not has_sources(store):
+        _refuse_other_transcripts(store.location, snapshot, config)
     skipped: list[Skipped] = []
-    transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append)
-    refs = catalogue(store, transcripts) if write else _survey(transcripts)
+    left_out: list[LeftOut] = []
+    transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append, on_left_out=left_out.append)
+    refs = catalogue(store, transcripts, normalise=normalise) if write else _survey(transcripts)
     planned = PlannedTranscripts.of(refs)
     if not planned.refs:
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
@@ -108,6 +116,7 @@ def prepare(
     }
     if write:
         store.remove_unfinished()
+        write_refused(store, refusals(skipped, left_out), studies={ref.study for ref in refs})
         write_plan(
             store, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
         )
@@ -126,6 +135,7 @@ def prepare(
         scoring=identity,
         tasks=without_committed(tasks, committed),
         skipped=skipped,
+        left_out=left_out,
         cluster=cluster,
         placements=placements,
         devices=devices,
@@ -228,6 +238,16 @@ def _checkpoints(config: Config, say: Callable[[str], None]) -> list[Checkpoint]
 
 def _survey(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
     return [TranscriptRef(t.id, t.study, "", 0, len(t.text), len(t.responses)) for t in transcripts]
+
+
+def _refuse_other_transcripts(location: str, snapshot: Snapshot, config: Config) -> None:
+    """Raise ResultsError where none of the transcripts is in the table: without `sources/`, their form is not known."""
+    ids = [one.id for one in read_transcripts(config.transcripts)]
+    if not any(is_in.any() for is_in in snapshot.committed_among(ids).values()):
+        raise ResultsError(
+            f"{location}: has lost its sources/, and none of these transcripts has the id of one that was scored "
+            "there, as an earlier version gave other ids: name another results.root"
+        )
 
 
 def _refuse_to_mix(

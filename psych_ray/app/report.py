@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from psych_ray.config import Config
 from psych_ray.results.reading import open_responses
+from psych_ray.results.refused import read_refused
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 
@@ -18,18 +19,23 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
     """
     from psych_ray.report import write_report
     from psych_ray.study import findings
+    from psych_ray.study.domains import load_domains, with_domain
 
+    domains = load_domains(config.study.domains)
     footers = snapshot.footers
     checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
     with open_responses(store, snapshot.parts) as responses:
         found = findings(responses, list(checkpoints.values()))
+    found = replace(found, by_study=with_domain(found.by_study, domains))
     about = {
         "results": store.location,
         "scoring": ", ".join(f"{name} {value}" for name, value in asdict(footers[0].scoring).items()),
         "engine": ", ".join(sorted({footer.engine for footer in footers})),
         "versions": ", ".join(f"{name} {number}" for name, number in footers[0].versions.items()),
     }
-    written = write_report(found, config.report_root(), title=sweep_name(config), about=about)
+    written = write_report(
+        found, config.report_root(), title=sweep_name(config), about=about, refused=read_refused(store)
+    )
     return [
         *written.headlines,
         f"tables:  {store.location}/responses (Delta Lake)",

@@ -38,8 +38,10 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
 
     `say` gets a line for every step that may take long, and for everything that was not scored.
     """
+    from psych_ray.study.domains import load_domains
     from psych_ray.tracking import open_tracker
 
+    load_domains(config.study.domains)  # here, as the report is written only when all is scored
     results = config.results
     store = open_store(results.root, retry_s=min(RETRY_S, results.unreachable_seconds))
     checkpoints = find(config, say=say)
@@ -55,6 +57,8 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
     ):
         prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
         tracker = open_tracker(config.tracking, config.tracking_root())
+        for left in prepared.left_out:
+            say(str(left))
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
         skipped += _tracked(prepared, config, table, tracker, skipped)
         for line in table.recover():

@@ -10,6 +10,7 @@ from psych_ray.config import Config
 from psych_ray.errors import ResultsError
 from psych_ray.results import catalogue
 from psych_ray.results.faults import Verification
+from psych_ray.results.refused import REFUSED, read_refused
 from psych_ray.results.repair import repair
 from psych_ray.results.schema import FOLDER
 from psych_ray.results.store import ResultsStore, open_store
@@ -24,7 +25,10 @@ def verify(config: Config, *, say: Callable[[str], None]) -> tuple[list[str], bo
     store = open_store(config.results.root)
     if not store.files(FOLDER) and not store.files(catalogue.FOLDER):
         raise ResultsError(f"{store.location}: no sweep there yet; run psych-ray sweep results.root={store.location}")
-    readable = {PLAN: partial(planned_tasks, store)}
+    readable: dict[str, Callable[[], object]] = {
+        PLAN: partial(planned_tasks, store),
+        REFUSED: partial(read_refused, store),
+    }
     if config.repair:
         found = repair(store, say=say, readable=readable, lease_seconds=config.results.lease_seconds)
     else:

@@ -33,9 +33,17 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
       checkpoints.only=[GLOB,...]          keep some
   transcripts=demo|psych201|psych101|files
       transcripts.path=PATH                for files: .jsonl, .jsonl.zip, .parquet, or a folder of studies
+      transcripts.dataset=test|discrete_test|full
+                                           for psych201 and psych101: which of the hub's data sets
+      transcripts.collection=psych101|psych201
+                                           keep the studies that came with it
       transcripts.studies=[GLOB,...]       keep some
       transcripts.limit=N                  the first N participants of each study
-      transcripts.on_error=stop|skip       what a transcript that cannot be used does
+      transcripts.sample=N transcripts.seed=S
+                                           N participants of each study, drawn at random
+      transcripts.sample_fraction=F        at most this part of each study, drawn at random
+      transcripts.normalise=psych201|none  contributed studies as the hub's Psych-201 holds them, or as they are
+      transcripts.on_error=stop|skip       what a transcript, or archive, that cannot be used does
   conditions=[plain]
   scoring.dtype=float32|bfloat16           scoring.cut=tokens|characters   scoring.cut_at=N
   cluster=local|existing                   cluster.address=ADDRESS
@@ -44,6 +52,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
   plan.picture=PATH                        for plan: who runs when, .html or .png
   results.root=PATH_OR_URI                 a local path, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER
   tracking=console|wandb                   tracking.mode=offline|online
+  study.domains=FILE                       for report: domains of studies, beside those of Psych-201
   report.root=PATH
   repair=true                              for verify: drop what is bad; the next sweep scores it again
 

@@ -27,6 +27,8 @@ def plan(config: Config) -> int:
         path = Path(config.plan.picture).expanduser()
         write_picture(planned, path, title=f"Plan of {sweep_name(config)}")
         print_line(f"picture: {path}")
+    for left in planned.prepared.left_out:
+        say(str(left))
     for record in planned.prepared.skipped:
         say(f"skipped: {record.where}: {record.reason}")
     return UNFIT if planned.prepared.unfit else 0

@@ -6,7 +6,7 @@ spreadsheet must not run: see `harmless`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from psych_ray.errors import ResultsError
 from psych_ray.report.figures import render_figures
 from psych_ray.report.headlines import headlines
 from psych_ray.report.page import render
+from psych_ray.report.tables import refused_table
+from psych_ray.results.refused import Refusal
 from psych_ray.study import Findings
 
 
@@ -32,11 +34,13 @@ class ReportFiles:
     """Plain text, one sentence each."""
 
 
-def write_report(found: Findings, root: Path, *, title: str, about: Mapping[str, str]) -> ReportFiles:
+def write_report(
+    found: Findings, root: Path, *, title: str, about: Mapping[str, str], refused: Sequence[Refusal] = ()
+) -> ReportFiles:
     """Write figures/, tables/ and index.html under `root`, replacing those of an earlier report.
 
-    `about`: facts of the sweep, shown unchanged. The page needs no other file and no network. ResultsError where a
-    file cannot be written.
+    `about`: facts of the sweep, shown unchanged. `refused`: what of the sources was not scored. The page
+    needs no other file and no network. ResultsError where a file cannot be written.
     """
     sentences = headlines(found)
     rendered = render_figures(found)
@@ -48,7 +52,9 @@ def write_report(found: Findings, root: Path, *, title: str, about: Mapping[str,
     for field in fields(found):
         frame: pl.DataFrame = getattr(found, field.name)
         tables.append(_write(root / "tables" / f"{field.name}.csv", harmless(frame).write_csv().encode()))
-    page = render(found, title=title, about=about, headlines=sentences, figures=rendered)
+    not_used = refused_table(refused)
+    tables.append(_write(root / "tables" / "refused.csv", harmless(not_used).write_csv().encode()))
+    page = render(found, title=title, about=about, headlines=sentences, figures=rendered, refused=not_used)
     written = _write(root / "index.html", page.encode())
     return ReportFiles(page=written, figures=tuple(figures), tables=tuple(tables), headlines=sentences)
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 import jinja2
+import polars as pl
 from markupsafe import Markup
 
 from psych_ray.report.figures import RenderedFigure
-from psych_ray.report.tables import checkpoint_ids, table, tables
+from psych_ray.report.tables import checkpoint_ids, plain_table, table, tables
 from psych_ray.study import Findings
 
 
@@ -26,6 +27,7 @@ def render(
     about: Mapping[str, str],
     headlines: Sequence[str],
     figures: Sequence[RenderedFigure],
+    refused: pl.DataFrame,
 ) -> str:
     """The page as HTML."""
     script = template("page.js")
@@ -39,6 +41,7 @@ def render(
             figures=[(figure, _data_uri(figure.svg)) for figure in figures],
             tables=tables(found),
             skipped=skipped,
+            refused=plain_table(refused, "refused", "Not used of the sources"),
             about=about,
             style=Markup(template("page.css")),  # noqa: S704  a file of this package, without data
             script=Markup(script),  # noqa: S704

@@ -6,12 +6,13 @@ digits, the page at most `MAX_ROWS` rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import polars as pl
 
 from psych_ray.report.style import MINUS, size_label
+from psych_ray.results.refused import Refusal
 from psych_ray.study import Findings
 
 MAX_ROWS = 1_000
@@ -29,7 +30,11 @@ _LABELS: Mapping[str, str] = {
     "size_b": "Parameters",
     "stage": "Stage",
     "study": "Study",
+    "domain": "Domain",
     "reason": "Reason",
+    "what": "Not used",
+    "n": "Number",
+    "example": "First of them",
     "nll": "NLL (nats)",
     "nll_post": "NLL, post-trained",
     "nll_base": "NLL, base",
@@ -128,6 +133,18 @@ def table(found: Findings, file: str, key: str, title: str, note: str, *, ids: M
     return _table(shown, file, key, title, note, ids, _LABELS)
 
 
+def refused_table(refused: Sequence[Refusal]) -> pl.DataFrame:
+    """study, what, reason, n, example: what of the sources was not scored; the study is null where it is not known."""
+    schema = {"study": pl.String, "what": pl.String, "reason": pl.String, "n": pl.Int64, "example": pl.String}
+    frame = pl.DataFrame([asdict(one) for one in refused], schema=schema)
+    return frame.with_columns(pl.col("study", "example").replace("", None))
+
+
+def plain_table(frame: pl.DataFrame, file: str, title: str) -> Table:
+    """A table that is not of the findings."""
+    return _table(frame, file, file, title, "", {}, _LABELS)
+
+
 def _table(
     frame: pl.DataFrame,
     file: str,
@@ -174,10 +191,9 @@ def _by_study(found: Findings, ids: Mapping[str, str]) -> Iterator[Table]:
 
 
 def _wide(by_study: pl.DataFrame, value: str) -> pl.DataFrame:
-    long = by_study.select("study", "condition", pl.format(f"{value} {{}}", "checkpoint").alias("of"), value)
-    return long.pivot("of", index=["study", "condition"], values=value).sort(
-        pl.col("condition") != "plain", "condition", "study"
-    )
+    index = [name for name in ("study", "domain", "condition") if name in by_study.columns]
+    long = by_study.select(*index, pl.format(f"{value} {{}}", "checkpoint").alias("of"), value)
+    return long.pivot("of", index=index, values=value).sort(pl.col("condition") != "plain", "condition", "study")
 
 
 def _cell(name: str, value: object) -> Cell:

@@ -17,16 +17,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from psych_ray.config import Normalise
 from psych_ray.errors import ResultsError, first_line
 from psych_ray.results.parts import checksum, to_parquet
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.results.store import ResultsStore
-from psych_ray.transcripts.record import Transcript
+from psych_ray.transcripts.record import ID_RULE, Transcript
 
 FOLDER = "sources"
 _FILE_CHARACTERS = 4_000_000
 _INDEX = ["transcript", "study", "n_characters", "n_responses"]
 _THREADS = 8
+_ID_RULE, _NORMALISE = b"psych_ray.id_rule", b"psych_ray.normalise"
+"""In the metadata of a file's schema."""
 
 SOURCES = pa.schema(
     [
@@ -41,15 +44,45 @@ SOURCES = pa.schema(
         pa.field("text", pa.large_string(), nullable=False),
         pa.field("reaction_times_ms", pa.list_(pa.float64())),
         pa.field("true_nll_nats", pa.list_(pa.float64())),
+        pa.field("is_psych101", pa.bool_()),
     ]
 )
-"""One row per transcript."""
+"""One row per transcript. Files of earlier versions end before `is_psych101`."""
+_EARLIER = pa.schema(list(SOURCES)[:-1])
 
 
-def catalogue(store: ResultsStore, transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
+def has_sources(store: ResultsStore) -> bool:
+    """Whether `sources/` holds any transcripts."""
+    return any(file.name.endswith(".parquet") for file in store.files(FOLDER))
+
+
+def require_same_form(store: ResultsStore, normalise: Normalise) -> None:
+    """Raise ResultsError where `sources/` holds the transcripts under other ids, so that all would be scored twice.
+
+    Files of earlier versions do, and those that were read with another `transcripts.normalise`.
+    """
+    names = [file.name for file in store.files(FOLDER) if file.name.endswith(".parquet")]
+    if not names:
+        return
+    rule, form = _form(_read_index(store, names[0]))
+    if rule != ID_RULE:
+        raise ResultsError(
+            f"{store.location}: was made by an earlier version, which gave transcripts other ids, so that all of "
+            "them would be scored twice: name another results.root (report, status and verify still read this one)"
+        )
+    if form != normalise.value:
+        raise ResultsError(
+            f"{store.location}: was made with transcripts.normalise={form}: repeat that, or name another results.root"
+        )
+
+
+def catalogue(
+    store: ResultsStore, transcripts: Iterable[Transcript], *, normalise: Normalise = Normalise.psych201
+) -> list[TranscriptRef]:
     """Write the transcripts that `sources/` lacks, and return where each of them is, in their order.
 
-    Reads the index of `sources/` once. Holds the text of one file's transcripts at a time.
+    `normalise`: how they were read. Reads the index of `sources/` once. Holds the text of one file's transcripts at a
+    time.
     """
     catalogued = {ref.id: ref for ref in catalogue_index(store)}
     refs: list[TranscriptRef | None] = []
@@ -62,9 +95,9 @@ def catalogue(store: ResultsStore, transcripts: Iterable[Transcript]) -> list[Tr
             n_characters += len(transcript.text)
         refs.append(ref)
         if n_characters >= _FILE_CHARACTERS:
-            _write(store, unwritten, refs)
+            _write(store, unwritten, refs, normalise)
             n_characters = 0
-    _write(store, unwritten, refs)
+    _write(store, unwritten, refs, normalise)
     return [ref for ref in refs if ref is not None]
 
 
@@ -78,7 +111,8 @@ def read_catalogued(store: ResultsStore, refs: Sequence[TranscriptRef]) -> Itera
         rows = [ref.row for ref in wanted]
         if max(rows) >= len(table) or table["transcript"].take(rows).to_pylist() != [ref.id for ref in wanted]:
             raise ResultsError(f"{store.location}/{file}: was changed since it was written; remove it and sweep again")
-        yield from map(_transcript, table.take(rows).to_pylist())
+        id_rule, _ = _form(table)
+        yield from (_transcript(row, id_rule) for row in table.take(rows).to_pylist())
 
 
 def catalogue_index(store: ResultsStore) -> list[TranscriptRef]:
@@ -96,11 +130,12 @@ def catalogue_index(store: ResultsStore) -> list[TranscriptRef]:
 def read_file(store: ResultsStore, name: str) -> list[Transcript]:
     """All transcripts of a file, everything in it checked. ResultsError, or MarkerError, where it is damaged."""
     table = _read(store, name)
-    if table.schema.remove_metadata() != SOURCES:
+    if table.schema.remove_metadata() not in (SOURCES, _EARLIER):
         raise ResultsError(_damaged(store, name, "it has other columns"))
     transcripts = []
+    id_rule, _ = _form(table)
     for row in table.to_pylist():
-        transcript = _transcript(row)
+        transcript = _transcript(row, id_rule)
         facts = (transcript.id, len(transcript.text), len(transcript.responses))
         if (row["transcript"], row["n_characters"], row["n_responses"]) != facts:
             raise ResultsError(_damaged(store, name, f"{row['transcript']} is not the id, or the counts, of its text"))
@@ -135,11 +170,21 @@ def _damaged(store: ResultsStore, name: str, reason: str) -> str:
     return f"{store.location}/{name}: damaged ({reason}); remove it and sweep again: no score is lost"
 
 
-def _write(store: ResultsStore, unwritten: dict[int, Transcript], refs: list[TranscriptRef | None]) -> None:
+def _form(table: pa.Table) -> tuple[int, str]:
+    """How a file's ids were made, and how its transcripts were normalised; earlier versions did not write it."""
+    metadata = table.schema.metadata or {}
+    rule, form = (metadata.get(name, b"").decode(errors="replace") for name in (_ID_RULE, _NORMALISE))
+    return int(rule) if rule.isdecimal() else 1, form
+
+
+def _write(
+    store: ResultsStore, unwritten: dict[int, Transcript], refs: list[TranscriptRef | None], normalise: Normalise
+) -> None:
     """Write these transcripts as one file, set `refs` at their indices, and empty `unwritten`."""
     if not unwritten:
         return
-    content = to_parquet(pa.Table.from_pylist([_row(t) for t in unwritten.values()], schema=SOURCES))
+    schema = SOURCES.with_metadata({_ID_RULE: str(ID_RULE), _NORMALISE: normalise.value})
+    content = to_parquet(pa.Table.from_pylist([_row(t) for t in unwritten.values()], schema=schema))
     name = f"{FOLDER}/{_hash(unwritten.values())}-{checksum(content)}.parquet"
     store.write(name, content)
     for row, (index, t) in enumerate(unwritten.items()):
@@ -165,10 +210,11 @@ def _row(transcript: Transcript) -> dict[str, object]:
         "text": transcript.text,
         "reaction_times_ms": transcript.reaction_times_ms,
         "true_nll_nats": transcript.true_nll_nats,
+        "is_psych101": transcript.is_psych101,
     }
 
 
-def _transcript(row: dict[str, object]) -> Transcript:
+def _transcript(row: dict[str, object], id_rule: int) -> Transcript:
     fields = {name: row[name] for name in ("study", "experiment", "participant", "copy", "text")}
     times, nll = row["reaction_times_ms"], row["true_nll_nats"]
     return Transcript(
@@ -176,4 +222,6 @@ def _transcript(row: dict[str, object]) -> Transcript:
         metadata=dict(row["metadata"]),  # type: ignore[call-overload]
         reaction_times_ms=None if times is None else tuple(times),  # type: ignore[arg-type]
         true_nll_nats=None if nll is None else tuple(nll),  # type: ignore[arg-type]
+        is_psych101=row.get("is_psych101"),  # type: ignore[arg-type]
+        id_rule=id_rule,
     )

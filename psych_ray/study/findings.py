@@ -26,7 +26,9 @@ class Findings:
     coverage: pl.DataFrame
     """checkpoint, condition, studies, transcripts, responses, and of those a column for each status."""
     by_study: pl.DataFrame
-    """checkpoint, condition, study, n_responses (scored), nll (mean), sd (sample), accuracy (all scored responses)."""
+    """checkpoint, condition, study, n_responses (scored), nll (mean), sd (sample), accuracy (all scored responses).
+
+    In a report also the study's domain, by `study.domains`."""
     by_checkpoint: pl.DataFrame
     """checkpoint, id, family, generation, size_b, stage, base, condition, nll, accuracy, n_studies, n_responses.
 

@@ -10,6 +10,8 @@ from functools import cached_property
 
 from psych_ray.transcripts.markers import Response, find_responses
 
+ID_RULE = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
@@ -27,13 +29,19 @@ class Transcript:
     metadata: Mapping[str, str] = field(default_factory=dict)
     reaction_times_ms: tuple[float | None, ...] | None = None
     true_nll_nats: tuple[float, ...] | None = None
+    is_psych101: bool | None = None
+    """Whether the study came with Psych-101, not first with Psych-201; None: not known."""
     copy: int = 0
-    """Number of earlier records of the source that are equal to this one."""
+    """Number of earlier records of the source that are equal to this one, but perhaps for metadata."""
+    id_rule: int = ID_RULE
+    """What `id` hashes; 1, of results roots of earlier versions: metadata too."""
 
     @cached_property
     def id(self) -> str:
-        """Stable id: a hash of everything that a condition can render, and of study, experiment and participant."""
-        record = [self.study, self.experiment, self.participant, self.text, sorted(self.metadata.items()), self.copy]
+        """Stable id: a hash of study, experiment, participant and text, the same for a contribution and the hub."""
+        record: list[object] = [self.study, self.experiment, self.participant, self.text, self.copy]
+        if self.id_rule == 1:
+            record.insert(4, sorted(self.metadata.items()))
         return hashlib.blake2b(json.dumps(record).encode(), digest_size=16).hexdigest()
 
     @cached_property

@@ -25,6 +25,7 @@ from psych_ray.report.headlines import headlines
 from psych_ray.report.nll_figure import size_ticks
 from psych_ray.report.style import STAGE_STYLES, shorten, size_label
 from psych_ray.report.tables import MAX_CHECKPOINT_COLUMNS, MAX_ROWS
+from psych_ray.results.refused import Refusal
 from psych_ray.results.schema import CheckpointFacts
 from psych_ray.study import Findings, findings
 
@@ -105,7 +106,8 @@ def test_every_figure_and_table_is_written_and_looks_like_one(tmp_path: Path) ->
 
     assert files.page == tmp_path / "index.html"
     assert set(files.figures) == {tmp_path / "figures" / f"{name}.{kind}" for name in NAMES for kind in ("png", "pdf")}
-    assert set(files.tables) == {tmp_path / "tables" / f"{field.name}.csv" for field in fields(Findings)}
+    names = [*(field.name for field in fields(Findings)), "refused"]
+    assert set(files.tables) == {tmp_path / "tables" / f"{name}.csv" for name in names}
     for path in files.figures:
         content = path.read_bytes()
         if path.suffix == ".png":
@@ -228,6 +230,24 @@ def test_what_is_skipped_is_on_the_page(tmp_path: Path) -> None:
     page = report(found_of(DEMO[2:], {"demo-1-instruct": 1.0}), tmp_path).page.read_text()
 
     assert "its base demo-1-base is not in the tables" in page
+
+
+def test_what_was_refused_of_the_sources_is_on_the_page_and_in_a_table(tmp_path: Path) -> None:
+    refused = [
+        Refusal("", "transcripts", "`study` is missing", 1, "t row 3: `study` is missing"),
+        Refusal("=s<b>", "files", "is a zip that cannot be read", 1_608, SCRIPT),
+    ]
+    page = write_report(demo(), tmp_path, title="t", about={}, refused=refused).page.read_text()
+
+    assert "Not used of the sources" in page
+    assert "1,608" in page
+    assert SCRIPT not in page
+    found = pl.read_csv(tmp_path / "tables/refused.csv")
+    assert found.columns == ["study", "what", "reason", "n", "example"]
+    assert found["study"].to_list() == [None, "'=s<b>"]
+    assert found["n"].to_list() == [1, 1_608]
+    assert "Not used of the sources" not in report(demo(), tmp_path).page.read_text()
+    assert pl.read_csv(tmp_path / "tables/refused.csv").height == 0
 
 
 def test_few_checkpoints_stand_side_by_side_and_many_below_one_another(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from psych_ray.config import Normalise
 from psych_ray.errors import ResultsError
 from psych_ray.results import catalogue as module
-from psych_ray.results.catalogue import catalogue, catalogue_index, read_catalogued
+from psych_ray.results.catalogue import catalogue, catalogue_index, read_catalogued, require_same_form
 from psych_ray.results.store import open_store
 from psych_ray.transcripts.record import Transcript
 
@@ -21,6 +22,7 @@ def people(n: int) -> list[Transcript]:
             metadata={"age": f"{20 + k}.0"} if k % 2 else {},
             reaction_times_ms=(100.5, None) if k % 4 == 0 else None,
             true_nll_nats=(0.25, 1.5) if k % 5 == 0 else None,
+            is_psych101=(None, True, False)[k % 3],
         )
         for k in range(n)
     ]
@@ -67,3 +69,12 @@ def test_a_source_file_that_was_changed_is_an_error(tmp_path, small_files):
     (tmp_path / first).unlink()
     with pytest.raises(ResultsError, match="cannot be read"):
         list(read_catalogued(store, refs))
+
+
+def test_sources_that_were_read_another_way_take_no_more(tmp_path):
+    store = open_store(str(tmp_path))
+    require_same_form(store, Normalise.none)
+    catalogue(store, people(2), normalise=Normalise.none)
+    require_same_form(store, Normalise.none)
+    with pytest.raises(ResultsError, match=r"was made with transcripts.normalise=none: repeat that, or name another"):
+        require_same_form(store, Normalise.psych201)

@@ -11,7 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from psych_ray.checkpoints.find import find_checkpoints
-from psych_ray.config import CheckpointsConfig, CheckpointSource, ScoringConfig, TranscriptsConfig, TranscriptSource
+from psych_ray.config import (
+    CheckpointsConfig,
+    CheckpointSource,
+    Normalise,
+    ScoringConfig,
+    TranscriptsConfig,
+    TranscriptSource,
+)
 from psych_ray.scoring.loading import load_scorer
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
@@ -30,7 +37,11 @@ STUDIES = {  # short ones whole; markers before newlines, commas, hyphens and af
 
 def read(shared: Path, study: str, limit: int) -> list[Transcript]:
     config = TranscriptsConfig(
-        source=TranscriptSource.files, path=str(shared / "data/psych-201"), studies=[study], limit=limit
+        source=TranscriptSource.files,
+        path=str(shared / "data/psych-201"),
+        studies=[study],
+        limit=limit,
+        normalise=Normalise.none,
     )
     return list(read_transcripts(config))
 

@@ -8,7 +8,7 @@ import pytest
 from small_tokenizers import LLAMA_LIKE, small_tokenizer
 from transformers import AutoTokenizer
 
-from psych_ray.config import TranscriptsConfig, TranscriptSource
+from psych_ray.config import Normalise, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.scoring.tokens.alignment import align
 from psych_ray.scoring.tokens.chat_templates import TokenizerTemplate, template_of
@@ -40,11 +40,12 @@ def contents(made: Transcript) -> list[tuple[str, str]]:
     return pairs
 
 
-def read(shared: Path, study: str, limit: int = 1) -> list[Transcript]:
+def read(shared: Path, study: str, limit: int = 1, normalise: Normalise = Normalise.none) -> list[Transcript]:
     path = str(shared / "data/psych-201")
-    return list(
-        read_transcripts(TranscriptsConfig(source=TranscriptSource.files, path=path, studies=[study], limit=limit))
+    config = TranscriptsConfig(
+        source=TranscriptSource.files, path=path, studies=[study], limit=limit, normalise=normalise
     )
+    return list(read_transcripts(config))
 
 
 STUDIES = ["franke2024bayesian", "guenther2024substitutions", "little2024functionestimation", "thoma2025riskychoice"]
@@ -115,6 +116,9 @@ def test_a_template_that_strips_changes_negative_numbers_only_after_the_authors_
     spaced = sum(plain.text[start] == " " for start in plain.starts)
     assert spaced > 100
     assert spaced == ((plain.ends - plain.starts) - (published.ends - published.starts)).sum()
+    (normalised,) = read(shared, "little2024functionestimation", normalise=Normalise.psych201)
+    status = condition_named("chat").render(normalised, template).status
+    assert (status == Status.altered.code).sum() == spaced  # the hub's texts have that space already
 
 
 @pytest.mark.parametrize(("bos", "expected"), [(True, 1), (False, 0)])

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
+from psych_ray.config import Collection, DataSet, OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import PsychRayError, TranscriptError, UnreachableError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Skipped, read_transcripts
+from psych_ray.transcripts.sources import Skipped, layout, read_transcripts
 
 NAN = float("nan")
 ROW = {
@@ -52,17 +52,17 @@ def rows(n: int, **fields: Any) -> list[dict[str, Any]]:
     return [ROW | {"participant": str(i)} | fields for i in range(n)]
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, served: Any) -> list[tuple[Any, ...]]:
-    """Stand in for `datasets.load_dataset`; what it was asked is noted."""
+def hub(monkeypatch: pytest.MonkeyPatch, served: Any, split: str = "train") -> list[tuple[Any, ...]]:
+    """Stand in for `datasets.load_dataset`, with one split; what it was asked is noted."""
     import datasets
 
     asked: list[tuple[Any, ...]] = []
 
-    def load_dataset(name: str, *, split: str, streaming: bool) -> Any:
-        asked.append((name, split, streaming))
+    def load_dataset(name: str, *, streaming: bool) -> Any:
+        asked.append((name, streaming))
         if isinstance(served, Exception):
             raise served
-        return served
+        return {split: served}
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return asked
@@ -77,6 +77,7 @@ def test_a_row_becomes_a_transcript(tmp_path: Path) -> None:
         text="You press <<A>> and <<B>>.",
         metadata={"age": "37.0"},
         reaction_times_ms=(3.0, None),
+        is_psych101=False,
     )
 
 
@@ -101,7 +102,6 @@ def test_other_types_of_columns(tmp_path: Path) -> None:
         ({"study": None}, "`study` is missing"),
         ({"experiment": ""}, "`experiment` is empty"),
         ({"participant": None}, "`participant` is missing"),
-        ({"RTs": [1.0]}, "`RTs` has 1 entries for 2 responses"),
     ],
 )
 def test_bad_rows(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
@@ -111,7 +111,17 @@ def test_bad_rows(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
     skipped: list[Skipped] = []
     config = TranscriptsConfig(source=TranscriptSource.psych201, path=str(path), on_error=OnError.skip)
     assert len(list(read_transcripts(config, on_skipped=skipped.append))) == 41
-    assert skipped == [Skipped(f"{path} row 41", reason)]
+    assert skipped == [Skipped(f"{path} row 41", reason, (ROW | fields)["study"])]
+
+
+def test_a_bad_table_among_others_is_skipped_where_that_is_asked_for(tmp_path: Path) -> None:
+    table(tmp_path / "t-0.parquet", rows(2))
+    (tmp_path / "t-1.parquet").write_bytes(b"words")
+    table(tmp_path / "t-2.parquet", rows(1), drop=("text",))
+    skipped: list[Skipped] = []
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(tmp_path), on_error=OnError.skip)
+    assert len(list(read_transcripts(config, on_skipped=skipped.append))) == 2
+    assert [(s.where, s.is_file) for s in skipped] == [(str(tmp_path / f"t-{k}.parquet"), True) for k in (1, 2)]
 
 
 def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
@@ -200,17 +210,79 @@ def test_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = next(stream)
     assert (first.study, first.metadata, first.reaction_times_ms) == ("s", {"age": "37.0"}, (3.0, None))
     assert len(fetched) == 1
-    assert asked == [("marcelbinz/Psych-201-test", "test", True)]
+    assert asked == [("marcelbinz/Psych-201-test", True)]
     assert len(list(stream)) == 99
 
 
 def test_psych101_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     served = [{"text": "<<a>>", "experiment": f"{study}/x", "participant": "1"} for study in "ab"]
-    asked = hub(monkeypatch, served)
+    asked = hub(monkeypatch, served, split="test")
     assert [t.study for t in read_transcripts(TranscriptsConfig(source=TranscriptSource.psych101))] == ["a", "b"]
-    assert asked == [("marcelbinz/Psych-101-test", "test", True)]
+    assert asked == [("marcelbinz/Psych-101-test", True)]
     message = refusal(TranscriptsConfig(source=TranscriptSource.psych201))
     assert message.startswith("marcelbinz/Psych-201-test: has no column study")
+
+
+@pytest.mark.parametrize(
+    ("source", "dataset", "name"),
+    [
+        ("psych201", "test", "Psych-201-test"),
+        ("psych201", "discrete_test", "Psych-201-discrete-test"),
+        ("psych201", "full", "Psych-201"),
+        ("psych101", "test", "Psych-101-test"),
+        ("psych101", "full", "Psych-101"),
+    ],
+)
+def test_the_data_sets_of_the_hub(monkeypatch: pytest.MonkeyPatch, source: str, dataset: str, name: str) -> None:
+    asked = hub(monkeypatch, rows(2))
+    config = TranscriptsConfig(source=TranscriptSource(source), dataset=DataSet(dataset))
+    assert len(list(read_transcripts(config))) == 2
+    assert asked == [(f"marcelbinz/{name}", True)]
+
+
+def test_the_library_itself_finds_the_only_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "one"
+    table(place / "data" / "train-00000-of-00001.parquet", rows(3))
+    hub_names = {(TranscriptSource.psych201, DataSet.test): str(place)}
+    monkeypatch.setattr(layout, "_HUB", hub_names)
+    found = list(read_transcripts(TranscriptsConfig(source=TranscriptSource.psych201)))
+    assert [(t.participant, t.is_psych101, t.reaction_times_ms) for t in found] == [
+        (str(i), False, (3.0, None)) for i in range(3)
+    ]
+    table(place / "data" / "test-00000-of-00001.parquet", rows(1))
+    assert refusal(TranscriptsConfig(source=TranscriptSource.psych201)) == (
+        f"{place}: has not one split ('train', 'test'); save the one to score, and name it with transcripts.path"
+    )
+
+
+def test_is_psych101_is_kept_and_chooses_the_collection(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", [*rows(1), *rows(2, study="old", is_psych101=True)])
+    assert [t.is_psych101 for t in read(path)] == [False, True, True]
+    assert [t.study for t in read(path, collection=Collection.psych101)] == ["old", "old"]
+    assert [t.study for t in read(path, collection=Collection.psych201)] == ["s"]
+    config = TranscriptsConfig(
+        source=TranscriptSource.files, path=str(path), studies=["s"], collection=Collection.psych101
+    )
+    assert refusal(config) == "transcripts.collection=psych101: the source has no study that came with it"
+    without = table(tmp_path / "u.parquet", [ROW], drop=("is_psych101",))
+    assert [t.is_psych101 for t in read(without)] == [None]
+    assert [t.is_psych101 for t in read(without, TranscriptSource.psych101)] == [True]
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(without), collection=Collection.psych201)
+    assert refusal(config).startswith(f"{without} row 1: has no is_psych101, which transcripts.collection=psych201")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dataset": DataSet.full},
+        {"source": TranscriptSource.psych201, "path": "p", "dataset": DataSet.discrete_test},
+        {"source": TranscriptSource.psych101, "dataset": DataSet.discrete_test},
+        {"collection": Collection.psych101},
+    ],
+)
+def test_data_sets_and_collections_that_a_source_has_not(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^transcripts\.(dataset|collection)="):
+        TranscriptsConfig(**settings)
 
 
 def test_a_bad_row_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,11 +207,41 @@ def test_names_that_lead_out_of_the_zip_are_refused(tmp_path: Path, name: str) -
     assert "has a name outside of its folder" in refusal(path)
 
 
-def test_exactly_one_json_lines_file_in_a_zip(tmp_path: Path) -> None:
+def test_several_prompt_files_in_a_zip_are_one_study(tmp_path: Path) -> None:
+    members = {"b/prompts.jsonl": lines(2, start=5), "a/prompts.jsonl": lines(2), "a/codebook.jsonl": b"x"}
+    path = zipped(tmp_path / "s" / "prompts.jsonl.zip", members)
+    assert [(t.study, t.participant) for t in read(path)] == [("s", k) for k in "0156"]
+    assert [t.participant for t in read(path, limit=3)] == ["0", "1", "5"]
+    zipped(path, {"exp2.jsonl": lines(1) + b"x\n", "exp1.jsonl": lines(2, start=5)})
+    assert [t.participant for t in read(path, on_error=OnError.skip)] == ["5", "6", "0"]
+    with pytest.raises(TranscriptError, match=r"prompts.jsonl.zip 'exp2.jsonl' line 2: not JSON"):
+        read(path)
+
+
+def test_a_bad_archive_of_a_folder_is_skipped_as_a_whole_where_that_is_asked_for(studies: Path) -> None:
+    broken = studies / "c" / "prompts.jsonl.zip"
+    late = zipped(studies / "d" / "prompts.jsonl.zip", {"prompts.jsonl": lines(50_000)})
+    content = bytearray(late.read_bytes())
+    content[content.index(b"PK\1\2") + 16] ^= 0xFF  # its checksum, which reading compares at the end
+    late.write_bytes(content)
+    plain(broken, b"no zip")
+    skipped: list[Skipped] = []
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(studies), on_error=OnError.skip)
+    found = list(read_transcripts(config, on_skipped=skipped.append))
+    assert {t.study for t in found} == {"B2021", "a2019", "b2020"}
+    assert [(s.where, s.study, s.is_file) for s in skipped] == [(str(broken), "c", True), (str(late), "d", True)]
+    assert skipped[0].reason.startswith("is a zip that cannot be read (File is not a zip file)")
+    assert "Bad CRC-32" in skipped[1].reason
+    with pytest.raises(TranscriptError) as raised:
+        read(studies)
+    assert str(raised.value).endswith("fetch or create it again; transcripts.on_error=skip skips it")
+    with pytest.raises(TranscriptError, match=r"skip skipped 2 files, and no response is left: .*/c/prompts"):
+        read(studies, studies=["[cd]"], on_error=OnError.skip)
+
+
+def test_no_json_lines_file_in_a_zip(tmp_path: Path) -> None:
     none = zipped(tmp_path / "none.zip", {"prompts.json": b"", "._prompts.jsonl": b""})
-    assert refusal(none) == f"{none}: holds no .jsonl file; a study's zip holds exactly one"
-    two = zipped(tmp_path / "two.zip", {"a\n.jsonl": lines(), "b.jsonl": lines()})
-    assert r"holds 2 .jsonl files ('a\n.jsonl', 'b.jsonl')" in refusal(two)
+    assert refusal(none) == f"{none}: holds no .jsonl file; a study's zip holds its prompts.jsonl"
 
 
 def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from psych_ray.config import TranscriptsConfig, TranscriptSource
@@ -82,13 +83,13 @@ def test_what_contributors_write_beside_the_text(data: Path) -> None:
         return next(read_transcripts(config(data / "psych-201" / study)))
 
     stroop = first("busch2024_stroop")  # reaction times as strings
-    assert stroop.metadata == {"age": "37"}
+    assert stroop.metadata == {"age": "37.0"}
     assert stroop.reaction_times_ms is not None
     assert stroop.reaction_times_ms[:3] == (1159.0, 3268.0, 877.0)
     assert set(first("sandbrink2024metacontrol").metadata) == {"FACSIMILE A/D", "FACSIMILE Compul", "FACSIMILE SW"}
-    assert first("thoma2025riskychoice").metadata == {"age": "31.0", "gender": "Female", "condition": "repeated"}
+    assert first("thoma2025riskychoice").metadata == {"age": "31.0", "gender": "female", "condition": "repeated"}
     assert first("xu2023augmenting").metadata == {}
-    assert first("dezfouli2019").metadata == {"diagnosis": "Depression"}
+    assert first("dezfouli2019").metadata == {"clinical diagnosis": "depression"}
 
 
 @pytest.mark.parametrize("source", [TranscriptSource.files, TranscriptSource.psych201])
@@ -105,8 +106,17 @@ def test_the_published_sample(data: Path, source: TranscriptSource) -> None:
     assert all(len(t.reaction_times_ms or ()) == len(t.responses) for t in timed)
 
 
-def test_the_published_sample_holds_the_contributed_text(data: Path) -> None:
-    sample = read_transcripts(config(data / "psych-201-test-sample.parquet", studies=["franke2024bayesian"]))
-    contributed = read_transcripts(config(data / "psych-201" / "franke2024bayesian"))
-    texts = {(t.study, t.experiment, t.participant): t.text for t in contributed}
-    assert all(texts[t.study, t.experiment, t.participant] == t.text for t in sample)
+def test_the_published_sample_and_the_contributions_agree_in_ids_and_in_what_the_hub_holds_of_people(
+    data: Path,
+) -> None:
+    path = data / "psych-201-test-sample.parquet"
+    sample = list(read_transcripts(config(path)))
+    studies = sorted({t.study for t in sample})
+    contributed = {t.id: t for t in read_transcripts(config(data / "psych-201", studies=studies))}
+    columns = set(pq.read_schema(path).names)
+    for transcript in sample:
+        found = contributed[transcript.id]
+        assert found.text == transcript.text
+        assert found.is_psych101 is transcript.is_psych101 is False
+        assert {name: value for name, value in found.metadata.items() if name in columns} == transcript.metadata
+    assert len(studies) == 6

@@ -10,7 +10,7 @@ import pytest
 from psych_ray.config import OnError, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.transcripts.record import Transcript
-from psych_ray.transcripts.sources import Skipped, json_lines, read_transcripts
+from psych_ray.transcripts.sources import LeftOut, Skipped, json_lines, read_transcripts
 from psych_ray.transcripts.sources import skipping as skipping_module
 
 GOOD = {"text": "You press <<A>>.", "experiment": "demo/1", "participant": 1}
@@ -67,6 +67,8 @@ BAD = [
     (GOOD | {"experiment": ""}, "`experiment` is empty"),
     (GOOD | {"participant": True}, "`participant` is a boolean, not a string or a whole number"),
     (GOOD | {"participant": [1]}, "`participant` is a list, not a string or a whole number"),
+    (GOOD | {"participant": float("nan")}, "`participant` is a number, not a string or a whole number"),
+    (GOOD | {"participant": float("inf")}, "`participant` is a number, not a string or a whole number"),
     (GOOD | {"participant": 1.5}, "`participant` is a number, not a string or a whole number"),
     (GOOD | {"participant": ""}, "`participant` is empty"),
     (GOOD | {"study": 5}, "`study` is a number, not a string"),
@@ -76,15 +78,6 @@ BAD = [
     (GOOD | {"text": "<<a<<b>>"}, "`text`, character 3: `<<` inside the response opened at 0"),
     (GOOD | {"text": "\ud800 <<a>>"}, "`text` has half a surrogate pair at character 0"),
     (GOOD | {"gender": "\ud800"}, "`gender` has half a surrogate pair at character 0"),
-    (GOOD | {"RTs": 3}, "`RTs` is a number, not a list"),
-    (GOOD | {"RTs": "12"}, "`RTs` is a string, not a list"),
-    (GOOD | {"RTs": []}, "`RTs` has 0 entries for 1 responses"),
-    (GOOD | {"RTs": [None, None]}, "`RTs` has 2 entries for 1 responses"),
-    (GOOD | {"RTs": ["fast\nest"]}, "`RTs` entry 0 is 'fast\\nest', not a number"),
-    (GOOD | {"RTs": [True]}, "`RTs` entry 0 is True, not a number"),
-    (GOOD | {"RTs": [[1]]}, "`RTs` entry 0 is [1], not a number"),
-    (GOOD | {"RTs": [float("inf")]}, "`RTs` entry 0 is inf, not a number"),
-    (GOOD | {"RTs": [10**400]}, "`RTs` entry 0 is 1000000"),
     (GOOD | {"true_nll_nats": 0.5}, "`true_nll_nats` is a number, not a list"),
     (GOOD | {"true_nll_nats": [0.5, 0.5]}, "`true_nll_nats` has 2 entries for 1 responses"),
     (GOOD | {"true_nll_nats": [None]}, "`true_nll_nats` entry 0 is None, not a number"),
@@ -108,6 +101,36 @@ def test_a_bad_record_stops_with_one_line_or_is_skipped(tmp_path: Path, line: An
     assert skipped[0].where == f"{path} line 3"
     assert skipped[0].reason.startswith(reason)
     assert len(skipped[0].reason.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        (3, "`RTs` is a number, not a list"),
+        ("12", "`RTs` is a string, not a list"),
+        ([], "`RTs` has not one entry for each response"),
+        ([None, None], "`RTs` has not one entry for each response"),
+        *((entry, "`RTs` has an entry that is not a number") for entry in (["a\nb"], [True], [[1]], [float("inf")])),
+        ([10**400], "`RTs` has an entry that is not a number"),
+    ],
+)
+def test_reaction_times_that_cannot_be_used_are_left_out_and_told_once(tmp_path: Path, times: Any, reason: str) -> None:
+    records = [GOOD | {"RTs": times}, GOOD | {"participant": 2, "RTs": [5]}, GOOD | {"participant": 3, "RTs": times}]
+    told: list[LeftOut] = []
+    path = write(tmp_path / "study.jsonl", records)
+    found = list(read_transcripts(config(path), on_left_out=told.append))
+    assert [t.reaction_times_ms for t in found] == [None, (5.0,), None]
+    assert told == [LeftOut("study", "reaction times", reason, 2)]
+    assert str(told[0]) == f"study: reaction times of 2 participants left out: {reason}"
+
+
+def test_a_whole_number_is_an_id_as_it_is_written(tmp_path: Path) -> None:
+    assert [one(tmp_path, participant=number).participant for number in (0.0, 0, 12.0, -3)] == [
+        "0.0",
+        "0",
+        "12.0",
+        "-3",
+    ]
 
 
 def test_what_comes_before_the_bad_record_is_read(tmp_path: Path) -> None:
@@ -174,9 +197,10 @@ def test_a_good_record(tmp_path: Path) -> None:
         experiment="demo/1",
         participant="7",
         text="You press <<A>>.",
-        metadata={"age": "31"},
+        metadata={"age": "31.0"},
         reaction_times_ms=(12.0,),
         true_nll_nats=(0.5,),
+        is_psych101=False,
     )
 
 
@@ -188,25 +212,25 @@ def test_no_response_is_fine(tmp_path: Path) -> None:
 def test_reaction_times(tmp_path: Path) -> None:
     text = "<<a>>" * 8
     times = one(tmp_path, text=text, RTs=[1, 2.5, "3", None, float("nan"), "", "N/A", -4]).reaction_times_ms
-    assert times == (1.0, 2.5, 3.0, None, None, None, None, -4.0)
+    assert times == (1.0, 2.5, 3.0, None, None, None, None, None)
     assert one(tmp_path, text=text, RTs=[None] * 8).reaction_times_ms is None
     assert one(tmp_path, text=text, RTs=None).reaction_times_ms is None
     assert one(tmp_path, text=text).reaction_times_ms is None
 
 
 def test_metadata_is_what_is_known_of_the_participant(tmp_path: Path) -> None:
-    known = {"age": 37, "FACSIMILE A/D": -0.5, "gender": "féminin", "left_handed": False}
+    known = {"age": 37.5, "FACSIMILE A/D": -0.5, "gender": "féminin", "left_handed": False}
     unknown = {"nationality": "N/A", "education": "", "IUS": None, "RRQ": float("nan")}
     per_response = {"attention": [1, 2], "extra": {"a": 1}}
     bookkeeping = {"is_psych101": True, "is_psych101_test": False, "participant_reindexed": "0", "in_eval": True}
     metadata = one(tmp_path, **known, **unknown, **per_response, **bookkeeping).metadata
-    assert metadata == {"age": "37", "FACSIMILE A/D": "-0.5", "gender": "féminin", "left_handed": "False"}
+    assert metadata == {"age": "37.5", "FACSIMILE A/D": "-0.5", "gender": "féminin", "left_handed": "False"}
 
 
 def test_blank_lines_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     lines = [b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r", b"\r", b"  ", json.dumps(GOOD | {"age": 1}).encode()]
     path = write(tmp_path / "study.jsonl", lines)
-    assert [dict(t.metadata) for t in read(path)] == [{}, {"age": "1"}]
+    assert [dict(t.metadata) for t in read(path)] == [{}, {"age": "1.0"}]
     path.write_bytes(b"\xef\xbb\xbf\n" + json.dumps(GOOD).encode())
     assert len(read(path)) == 1
 
@@ -215,6 +239,6 @@ def test_exact_repeats_are_numbered_over_the_whole_source(tmp_path: Path) -> Non
     other = GOOD | {"age": 3}
     path = write(tmp_path / "study.jsonl", [GOOD, other, GOOD, GOOD | {"RTs": [4]}, other, GOOD | {"participant": "1"}])
     transcripts = read(path)
-    assert [t.copy for t in transcripts] == [0, 0, 1, 2, 1, 3]
+    assert [t.copy for t in transcripts] == [0, 1, 2, 3, 4, 5]  # metadata and reaction times make no other transcript
     assert len({t.id for t in transcripts}) == 6
     assert [t.id for t in read(path, limit=3)] == [t.id for t in transcripts[:3]]

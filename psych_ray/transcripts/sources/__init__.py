@@ -4,7 +4,7 @@ Each layout has a reader that returns the plain fields of records; `fields` vali
 `selection` selects studies and participants. Does not depend on tokens or checkpoints.
 """
 
-from psych_ray.transcripts.sources.errors import Skipped
+from psych_ray.transcripts.sources.errors import LeftOut, Skipped
 from psych_ray.transcripts.sources.reading import read_transcripts
 
-__all__ = ["Skipped", "read_transcripts"]
+__all__ = ["LeftOut", "Skipped", "read_transcripts"]

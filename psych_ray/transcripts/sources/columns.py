@@ -13,7 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from psych_ray.errors import UnreachableError
-from psych_ray.transcripts.sources.errors import BadRecordError, Skipped, detail, file_error, file_errors, one_line
+from psych_ray.transcripts.sources.errors import (
+    BadRecordError,
+    Skipped,
+    detail,
+    file_error,
+    file_errors,
+    one_line,
+    quoted,
+)
 from psych_ray.transcripts.sources.origin import Raw, Records
 
 HUB_COLUMNS = ("text", "study", "experiment", "participant")
@@ -40,7 +48,7 @@ def read_parquet(path: Path, *, needed: Collection[str] = HUB_COLUMNS) -> Record
 
 
 def read_hub(dataset: str, *, needed: Collection[str] = HUB_COLUMNS) -> Records:
-    """The rows of the test split of a hub data set, in order, fetched while they are iterated."""
+    """The rows of the only split of a hub data set, in order, fetched while they are iterated."""
     for row, fields in enumerate(_hub_rows(dataset), start=1):
         if row == 1:
             _check_columns(fields, needed, dataset)
@@ -89,13 +97,18 @@ def _hub_rows(dataset: str) -> Iterator[dict[str, object]]:
     import datasets
 
     try:
-        yield from datasets.load_dataset(dataset, split="test", streaming=True)
+        splits = datasets.load_dataset(dataset, streaming=True)
+        if len(splits) == 1:
+            yield from next(iter(splits.values()))
+            return
     except Exception as error:
         if _is_unreachable(error):
             problem = f"the hub cannot be reached ({detail(error)}); try again later, or name a copy"
             raise UnreachableError(one_line(f"{dataset}: {problem} with transcripts.path=PATH")) from error
         problem = f"the hub cannot be read ({detail(error)}); transcripts.path=PATH reads a local copy"
         raise file_error(dataset, problem) from error
+    names = ", ".join(quoted(str(name)) for name in splits) or "none"
+    raise file_error(dataset, f"has not one split ({names}); save the one to score, and name it with transcripts.path")
 
 
 def _is_unreachable(error: BaseException | None) -> bool:

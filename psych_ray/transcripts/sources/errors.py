@@ -1,6 +1,6 @@
-"""Errors of sources: records that are skipped, and files that cannot be read. Messages are one line for any data.
+"""Errors of sources: records and files that cannot be read. Messages are one line for any data.
 
-`transcripts.on_error` decides about a bad record; a bad file always stops the reading. The readers detect the errors.
+`transcripts.on_error` decides about a bad record, and about a bad file among others. The readers detect the errors.
 """
 
 from __future__ import annotations
@@ -20,11 +20,32 @@ _DETAIL_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A record that cannot be used."""
+    """A record, or a file, that cannot be used."""
 
     where: str
-    """File and line, or file and row, from 1."""
+    """File and line, or file and row, from 1; a file alone where all of it is skipped."""
     reason: str
+    study: str | None = None
+    """None where it is not known."""
+    is_file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What was not taken from a study, while its transcripts are scored or it is left out by a rule."""
+
+    study: str
+    what: str
+    """For example `reaction times`."""
+    reason: str
+    participants: int
+    """0 where they were not counted."""
+
+    def __str__(self) -> str:
+        if not self.participants:
+            return one_line(f"{self.study}: {self.what} is left out: {self.reason}")
+        people = "1 participant" if self.participants == 1 else f"{self.participants:,} participants"
+        return one_line(f"{self.study}: {self.what} of {people} left out: {self.reason}")
 
 
 class BadRecordError(Exception):

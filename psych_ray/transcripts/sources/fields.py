@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from psych_ray.errors import MarkerError
 from psych_ray.transcripts.record import Transcript
@@ -45,6 +46,14 @@ def named_study(fields: Mapping[str, object]) -> str | None:
     return None if fields.get("study") is None else _string(fields, "study")
 
 
+def flag(fields: Mapping[str, object], name: str) -> bool | None:
+    """A field that says yes or no; None where the record has none. BadRecordError for anything else."""
+    value = fields.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise BadRecordError(f"`{name}` is {_kind(value)}, not a boolean")
+
+
 def study_in_experiment(fields: Mapping[str, object]) -> str:
     """The part of `experiment` before the first slash, which is the study in Psych-101."""
     study = _string(fields, "experiment").split("/", 1)[0]
@@ -53,25 +62,34 @@ def study_in_experiment(fields: Mapping[str, object]) -> str:
     return study
 
 
-def to_transcript(fields: Mapping[str, object], *, study: str) -> Transcript:
-    """Make the transcript of `fields`. Raises BadRecordError."""
+def to_transcript(
+    fields: Mapping[str, object], *, study: str, is_psych101: bool | None = None
+) -> tuple[Transcript, str | None]:
+    """Make the transcript of `fields`; and why its reaction times are left out, None where they are not.
+
+    Raises BadRecordError.
+    """
     transcript = Transcript(
         study=study,
         experiment=_string(fields, "experiment"),
         participant=_participant(fields),
         text=_string(fields, "text"),
         metadata=_metadata(fields),
-        reaction_times_ms=_reaction_times_ms(fields.get("RTs")),
+        is_psych101=is_psych101,
         true_nll_nats=_true_nll_nats(fields.get("true_nll_nats")),
     )
     try:
         n_responses = len(transcript.responses)
     except MarkerError as error:
         raise BadRecordError(f"`text`, {error}") from error
-    for name, values in (("RTs", fields.get("RTs")), ("true_nll_nats", fields.get("true_nll_nats"))):
-        if isinstance(values, list) and len(values) != n_responses:
-            raise BadRecordError(f"`{name}` has {len(values)} entries for {n_responses} responses")
-    return transcript
+    nll_nats = transcript.true_nll_nats
+    if nll_nats is not None and len(nll_nats) != n_responses:
+        raise BadRecordError(f"`true_nll_nats` has {len(nll_nats)} entries for {n_responses} responses")
+    try:
+        times = _reaction_times_ms(fields.get("RTs"), n_responses)
+    except _TimesError as error:
+        return transcript, str(error)
+    return replace(transcript, reaction_times_ms=times), None
 
 
 def _string(fields: Mapping[str, object], name: str) -> str:
@@ -87,7 +105,7 @@ def _string(fields: Mapping[str, object], name: str) -> str:
 
 def _participant(fields: Mapping[str, object]) -> str:
     value = fields.get("participant")
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
         return str(value)
     if value is not None and not isinstance(value, str):
         raise BadRecordError(f"`participant` is {_kind(value)}, not a string or a whole number")
@@ -108,19 +126,28 @@ def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
     return metadata
 
 
-def _reaction_times_ms(values: object) -> tuple[float | None, ...] | None:
+class _TimesError(Exception):
+    """Why reaction times cannot be used; in words that are the same for all participants of a study."""
+
+
+def _reaction_times_ms(values: object, n_responses: int) -> tuple[float | None, ...] | None:
     if values is None:
         return None
     if not isinstance(values, list):
-        raise BadRecordError(f"`RTs` is {_kind(values)}, not a list")
-    times = tuple(_reaction_time_ms(value, index) for index, value in enumerate(values))
+        raise _TimesError(f"`RTs` is {_kind(values)}, not a list")
+    if len(values) != n_responses:
+        raise _TimesError("`RTs` has not one entry for each response")
+    times = tuple(_reaction_time_ms(value) for value in values)
     return times if any(time is not None for time in times) else None
 
 
-def _reaction_time_ms(value: object, index: int) -> float | None:
+def _reaction_time_ms(value: object) -> float | None:
     if value is None or (isinstance(value, str) and value.strip() in _UNKNOWN):
         return None
-    time = _number(value, f"`RTs` entry {index}")
+    try:
+        time = _number(value, "an entry")
+    except BadRecordError as error:
+        raise _TimesError("`RTs` has an entry that is not a number") from error
     return None if math.isnan(time) else time
 
 

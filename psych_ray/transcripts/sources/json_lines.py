@@ -9,11 +9,12 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
-from psych_ray.transcripts.sources.archive import open_member
-from psych_ray.transcripts.sources.errors import BadRecordError, Skipped, file_error, file_errors, one_line
+from psych_ray.transcripts.sources.archive import open_members
+from psych_ray.transcripts.sources.errors import BadRecordError, Skipped, file_error, file_errors, one_line, quoted
 from psych_ray.transcripts.sources.origin import Raw, Records
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -23,21 +24,22 @@ CHUNK_BYTES = 2**20
 
 
 def read_json_lines(path: Path) -> Records:
-    """The records of a `.jsonl` file or of a zip with one in it, in order, without blank lines."""
+    """The records of a `.jsonl` file, or of those in a zip by their names, in order, without blank lines."""
     if path.suffix.lower() == ".zip":
-        with open_member(path) as stream:
-            yield from _records(stream, path)
+        with closing(open_members(path)) as members:
+            for name, stream in members:
+                yield from _records(stream, path, f"{path} {quoted(name)}")
     else:
         with file_errors(path):
             file = path.open("rb")
         with file:
-            yield from _records(file, path)
+            yield from _records(file, path, str(path))
 
 
-def _records(stream: BinaryIO, path: Path) -> Records:
+def _records(stream: BinaryIO, path: Path, place: str) -> Records:
     with file_errors(path):
         for number, line in _lines(stream, path):
-            where = one_line(f"{path} line {number}")
+            where = one_line(f"{place} line {number}")
             record: Raw | Skipped
             try:
                 record = Raw(where, _parse(line))

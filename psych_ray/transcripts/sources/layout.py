@@ -6,10 +6,12 @@ It follows from names alone; no file is opened. A folder with more than one layo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from psych_ray.config import TranscriptsConfig, TranscriptSource
+from psych_ray.config import DataSet, TranscriptsConfig, TranscriptSource
+from psych_ray.transcripts.sources.archive import check_members
 from psych_ray.transcripts.sources.columns import HUB_COLUMNS, PSYCH101_COLUMNS, read_hub, read_parquet
 from psych_ray.transcripts.sources.errors import file_error, file_errors
 from psych_ray.transcripts.sources.json_lines import read_json_lines
@@ -19,17 +21,19 @@ from psych_ray.transcripts.sources.selection import Selection
 # The unpacked file comes first: where a study has both, it may have been edited.
 _CONTRIBUTED = ("prompts.jsonl", "prompts.jsonl.zip")
 _HUB = {
-    TranscriptSource.psych201: "marcelbinz/Psych-201-test",
-    TranscriptSource.psych101: "marcelbinz/Psych-101-test",
+    (TranscriptSource.psych201, DataSet.test): "marcelbinz/Psych-201-test",
+    (TranscriptSource.psych201, DataSet.discrete_test): "marcelbinz/Psych-201-discrete-test",
+    (TranscriptSource.psych201, DataSet.full): "marcelbinz/Psych-201",
+    (TranscriptSource.psych101, DataSet.test): "marcelbinz/Psych-101-test",
+    (TranscriptSource.psych101, DataSet.full): "marcelbinz/Psych-101",
 }
 
 
 def origins(config: TranscriptsConfig, selection: Selection) -> Iterator[Origin]:
     """The files of the source in their order, without studies that are not selected."""
     if config.path is None:
-        in_experiment = config.source == TranscriptSource.psych101
-        read = partial(read_hub, _HUB[config.source], needed=_needed(config))
-        yield Origin(read=read, study_in_experiment=in_experiment)
+        read = partial(read_hub, _HUB[config.source, config.dataset], needed=_needed(config))
+        yield Origin(read=read, psych101=_psych101(config))
         return
     path = Path(config.path).expanduser()
     with file_errors(path):
@@ -49,22 +53,37 @@ def _in_folder(folder: Path, config: TranscriptsConfig, selection: Selection) ->
     elif studies:
         for study in sorted(studies):
             if selection.includes(study):
-                yield Origin(read=partial(read_json_lines, studies[study]), own_study=study, all_records=True)
+                file = studies[study]
+                yield Origin(
+                    read=partial(read_json_lines, file),
+                    file=file,
+                    is_one_of_many=True,
+                    check=partial(check_members, file) if file.suffix == ".zip" else None,
+                    own_study=study,
+                    is_contribution=True,
+                    all_records=True,
+                    psych101=False,
+                )
     elif tables:
-        yield from (_of_file(table, config) for table in tables)
+        yield from (replace(_of_file(table, config), is_one_of_many=len(tables) > 1) for table in tables)
     else:
         raise file_error(folder, "holds no study: no */prompts.jsonl, */prompts.jsonl.zip or *.parquet in it")
 
 
 def _of_file(path: Path, config: TranscriptsConfig) -> Origin:
-    in_experiment = config.source == TranscriptSource.psych101
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         read = partial(read_parquet, path, needed=_needed(config))
-        return Origin(read=read, study_in_experiment=in_experiment)
+        return Origin(read=read, file=path, psych101=_psych101(config))
     if suffix in {".jsonl", ".zip"}:
-        own = None if in_experiment else _study_by_name(path)
-        return Origin(read=partial(read_json_lines, path), own_study=own, study_in_experiment=in_experiment)
+        in_experiment = config.source == TranscriptSource.psych101
+        return Origin(
+            read=partial(read_json_lines, path),
+            file=path,
+            own_study=None if in_experiment else _study_by_name(path),
+            is_contribution=not in_experiment,
+            psych101=in_experiment,
+        )
     raise file_error(path, "is none of .jsonl, .jsonl.zip, .zip, .parquet or a folder; check transcripts.path")
 
 
@@ -78,6 +97,11 @@ def _study_by_name(path: Path) -> str:
 
 def _needed(config: TranscriptsConfig) -> tuple[str, ...]:
     return PSYCH101_COLUMNS if config.source == TranscriptSource.psych101 else HUB_COLUMNS
+
+
+def _psych101(config: TranscriptsConfig) -> bool | None:
+    """Whether rows without a column that says so are of Psych-101; None: not known."""
+    return True if config.source == TranscriptSource.psych101 else None
 
 
 def _contribution(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Selected studies, and the number of participants of each, counted over all files of a source."""
+"""Selected studies and collections, and the number of participants of each, counted over all files of a source."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from psych_ray.config import Collection
 from psych_ray.errors import TranscriptError
-from psych_ray.transcripts.sources.errors import one_line
+from psych_ray.transcripts.sources.errors import file_error, one_line
 
 _LISTED = 8
 
 
 class Selection:
-    """State of `transcripts.studies` and `transcripts.limit` while a source is read."""
+    """State of `transcripts.studies`, `transcripts.collection` and `transcripts.limit` while a source is read."""
 
-    def __init__(self, globs: Sequence[str], limit: int | None) -> None:
+    def __init__(self, globs: Sequence[str], limit: int | None, collection: Collection | None = None) -> None:
         self._globs = tuple(globs)
         self._limit = limit
+        self._collection = collection
+        self._any_in_collection = collection is None
         self._counts: Counter[str] = Counter()
         self._included: dict[str, bool] = {}
 
@@ -26,6 +29,17 @@ class Selection:
         if study not in self._included:
             self._included[study] = not self._globs or any(fnmatchcase(study, glob) for glob in self._globs)
         return self._included[study]
+
+    def in_collection(self, is_psych101: bool | None, where: str) -> bool:
+        """Whether a study is of the selected collection. TranscriptError where it is not known of which it is."""
+        if self._collection is None:
+            return True
+        if is_psych101 is None:
+            wanted = f"is_psych101, which transcripts.collection={self._collection} needs"
+            raise file_error(where, f"has no {wanted}; add it, or omit transcripts.collection")
+        found = is_psych101 == (self._collection == Collection.psych101)
+        self._any_in_collection = self._any_in_collection or found
+        return found
 
     def is_full(self, study: str) -> bool:
         """Whether the limit of participants of the study is reached."""
@@ -36,7 +50,11 @@ class Selection:
         self._counts[study] += 1
 
     def check_match(self) -> None:
-        """Raise TranscriptError where there are globs and none matches a study of the source."""
+        """Raise TranscriptError where no study of the source is of the collection, or matches any of the globs."""
+        if not self._any_in_collection and any(self._included.values()):
+            raise TranscriptError(
+                f"transcripts.collection={self._collection}: the source has no study that came with it"
+            )
         if not self._globs or any(self._included.values()):
             return
         studies = sorted(self._included)

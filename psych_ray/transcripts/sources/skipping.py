@@ -1,4 +1,4 @@
-"""What happens to records that cannot be used: they stop the reading, or are skipped, counted and remembered.
+"""What happens to records and files that cannot be used: they stop the reading, or are skipped and counted.
 
 The reasons of the first ones are kept, because an error that says that nothing is left must give them. Independent of
 layouts and formats.
@@ -14,7 +14,7 @@ from psych_ray.transcripts.sources.errors import Skipped
 
 OnSkipped = Callable[[Skipped], None]
 MAX_SKIPPED = 100_000
-"""Records of a source that may be skipped; with more it is not a source of transcripts."""
+"""Records and files of a source that may be skipped; with more it is not a source of transcripts."""
 _LISTED = 5
 
 
@@ -25,7 +25,12 @@ class Skipping:
         self._on_error = on_error
         self._on_skipped = on_skipped
         self._first: list[Skipped] = []
-        self._n = 0
+        self._n = self._n_files = 0
+
+    @property
+    def skips(self) -> bool:
+        """Whether records and files are skipped."""
+        return self._on_error == OnError.skip
 
     def __call__(self, skipped: Skipped) -> None:
         """Raise TranscriptError, or pass the record on with transcripts.on_error=skip."""
@@ -33,6 +38,7 @@ class Skipping:
         if self._on_error == OnError.stop:
             raise TranscriptError(f"{what}; transcripts.on_error=skip skips it")
         self._n += 1
+        self._n_files += skipped.is_file
         if self._n > MAX_SKIPPED:
             raise TranscriptError(f"{what}; with it more than {MAX_SKIPPED:,} records are bad; check transcripts.path")
         if self._n <= _LISTED:
@@ -46,5 +52,6 @@ class Skipping:
             return
         listed = "; ".join(f"{skipped.where}: {skipped.reason}" for skipped in self._first)
         more = f"; and {self._n - _LISTED:,} more" if self._n > _LISTED else ""
-        records = "1 record" if self._n == 1 else f"{self._n:,} records"
+        noun = "file" if self._n_files == self._n else "record or file" if self._n_files else "record"
+        records = f"1 {noun}" if self._n == 1 else f"{self._n:,} {noun.replace(' or ', 's and ')}s"
         raise TranscriptError(f"transcripts.on_error=skip skipped {records}, and no response is left: {listed}{more}")

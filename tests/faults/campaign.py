@@ -72,9 +72,9 @@ def complete(case: Case) -> float:
             break
         case.require(holds=code == 1, what=f"exit {code}: {said[-300:]}")
         case.run("verify", "repair=true")
-    case.require(holds=code == 0, what=f"never complete: {said[-500:]}")
+    case.require(holds=code == 0, what=f"never complete, exit {code}: {said[-500:]}")
     code, said = case.run("verify")
-    case.require(holds=code == 0, what=f"verify afterwards: {said[-500:]}")
+    case.require(holds=code == 0, what=f"exit {code} of verify afterwards: {said[-500:]}")
     found = table(case.root)
     case.counts["doubled"] += len(found) - found.unique(KEYS).height
     case.counts["lost"] += case.expected.join(found, on=KEYS, how="anti").height

@@ -36,6 +36,7 @@ def test_sweeps_on_one_root_lose_and_double_nothing():
     assert not +counts, counts
 
 
+@pytest.mark.faults
 def test_a_node_that_is_drained_loses_nothing_counts_as_no_failure_and_is_replaced_by_the_other():
     counts = campaign(1, 0, [drain_node], more=0)
     assert counts.pop("rows") > 0

@@ -66,7 +66,7 @@ from psych_ray.sweep.unit import Unit
 
 RANK_TIMEOUT_S = 10.0
 """How long the other ranks of a gang may take to report after one of them failed."""
-CUT_MARGIN_S = 10.0
+CUT_MARGIN_S = 15.0
 """A unit is cut so long before its node is gone, or in half of the time that is left if that is shorter."""
 GRACE_S = 30.0
 """How long a draining node is taken to stay where its notice does not say."""

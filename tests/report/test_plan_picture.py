@@ -12,7 +12,7 @@ from matplotlib.collections import PolyCollection
 from psych_ray.report.plan_page import draw, write_plan_picture
 from psych_ray.report.timeline_figure import MAX_ROWS, who_runs_when
 from psych_ray.results.schema import TranscriptRef
-from psych_ray.sweep.simulator import Conditions, simulate
+from psych_ray.sweep.simulator import Disturbances, simulate
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.timeline import Doing, Timeline
 from psych_ray.sweep.unit import Unit
@@ -29,9 +29,9 @@ def timeline(seed: int, *, nodes: int = 3, preempted_every_s: float | None = Non
         for k in range(12)
     ]
     facts = {name: WeightsFacts(ranks, ranks > 1, 20.0) for name, ranks in zip(names, (1, 2, 1), strict=True)}
-    conditions = Conditions(preempted_every_s=preempted_every_s)
+    disturbances = Disturbances(preempted_every_s=preempted_every_s)
     slots = {f"node {k}": rng.choice([2, 4]) for k in range(nodes)}
-    return simulate(units, nodes=slots, facts=facts, conditions=conditions, seed=seed)
+    return simulate(units, nodes=slots, facts=facts, disturbances=disturbances, seed=seed)
 
 
 def boxes(figure) -> list[list[tuple[float, float, float, float]]]:

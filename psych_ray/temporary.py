@@ -11,12 +11,13 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from psych_ray.child import shell_after_death
 
 _LOCK = ".lock"
 _REMOVED_WITHOUT_LOCK_AFTER_S = 86_400
@@ -33,37 +34,14 @@ def temporary_directory(parent: Path | None = None, *, prefix: str = "psych-ray-
     _remove_abandoned(parent, prefix)
     directory = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
     try:
-        with _locked(directory), _removed_after_death(directory):
+        with _locked(directory), shell_after_death(_REMOVE, directory):
             yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-# Processes that still end may write there, hence the repetition.
-_WAIT_AND_REMOVE = """
-cat > /dev/null
-for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$0"; sleep 0.5; [ -e "$0" ] || exit; done
-"""
-
-
-@contextmanager
-def _removed_after_death(directory: Path) -> Iterator[None]:
-    """Let a shell remove the directory when this process is gone, which closes the pipe from which it reads."""
-    shell = None
-    with suppress(OSError):  # without a shell, the next process removes it
-        shell = subprocess.Popen(  # noqa: S603
-            ["/bin/sh", "-c", _WAIT_AND_REMOVE, str(directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a signal may be sent to all processes of a terminal or group
-        )
-    try:
-        yield
-    finally:
-        if shell is not None:
-            shell.kill()
-            shell.communicate()
+# Processes that still end may write there, hence the repetition. Without a shell, the next process removes it.
+_REMOVE = 'for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1"; sleep 0.5; [ -e "$1" ] || exit; done'
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from psych_ray.checkpoints.shape import CheckpointShape, shape_of
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
 from psych_ray.errors import CheckpointError, ConfigError, ResultsError, TranscriptError
-from psych_ray.results.catalogue import catalogue, has_sources, require_same_form
+from psych_ray.results.catalogue import catalogue, require_same_form
 from psych_ray.results.refused import refusals, write_refused
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
 from psych_ray.results.snapshot import Snapshot
@@ -91,8 +91,7 @@ def prepare(
     identity = scoring_identity(config)
     _refuse_to_mix(store.location, snapshot, identity, checkpoints)
     normalise = config.transcripts.normalise
-    require_same_form(store, normalise)
-    if snapshot.tasks and not has_sources(store):
+    if not require_same_form(store, normalise) and snapshot.tasks:
         _refuse_other_transcripts(store.location, snapshot, config)
     skipped: list[Skipped] = []
     left_out: list[LeftOut] = []

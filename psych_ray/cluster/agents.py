@@ -6,16 +6,15 @@ its gcs, which is gone as well, and wait 60 s for an answer.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from psych_ray.child import shell_after_death
 from psych_ray.compat.ray import raylet_process
 
 # Each argument is PID:START, as the kernel may have given the id of an ended process to another one.
-_WAIT_AND_KILL = r"""
-cat > /dev/null
+_KILL = r"""
 for agent; do
     pid=${agent%%:*}
     [ "$(sed 's/.*) //' /proc/$pid/stat 2>/dev/null | cut -d' ' -f20)" = "${agent##*:}" ] && kill -9 $pid
@@ -29,22 +28,9 @@ def agents_end_with_this_process() -> Iterator[None]:
 
     Nothing happens where there is no /proc, as on macOS.
     """
-    shell = None
-    with suppress(OSError):
-        if agents := _children_of(raylet_process()):
-            shell = subprocess.Popen(  # noqa: S603
-                ["/bin/sh", "-c", _WAIT_AND_KILL, "sh", *agents],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a signal may be sent to all processes of a terminal or group
-            )
-    try:
+    agents = _children_of(raylet_process())
+    with shell_after_death(_KILL, *agents) if agents else nullcontext():
         yield
-    finally:
-        if shell is not None:
-            shell.kill()
-            shell.communicate()
 
 
 def _children_of(process: int) -> list[str]:

@@ -51,11 +51,10 @@ class WatchesNodes(Protocol):
 
 @dataclass(slots=True, frozen=True, eq=False)
 class _Call:
-    """What one rank was asked to do; without a unit, to load."""
+    """Whom a call is to."""
 
     replica: int
     rank: int
-    unit: Unit | None
 
 
 @dataclass(slots=True)
@@ -96,13 +95,13 @@ class Replicas:
         name = f"replica-{action.replica}-{action.weights}"
         gang = Gang(spec, self.slots, name=name, across_nodes=self.across_nodes, nodes=action.nodes)
         self._gangs[action.replica], self._weights[action.replica] = gang, action.weights
-        self._call(action.replica, None, gang.load())
+        self._call(action.replica, gang.load())
         return spec
 
     def score(self, replica: int, unit: Unit) -> None:
         """Let a replica score a unit."""
         self._units[replica] = unit
-        self._call(replica, unit, self._gangs[replica].score(unit))
+        self._call(replica, self._gangs[replica].score(unit))
 
     def cut(self, replica: int) -> None:
         """Let a replica end its unit early."""
@@ -197,8 +196,8 @@ class Replicas:
         lost = [NodeLost(node)] if node is not None and is_lost else []
         return [*lost, RankDied(call.replica, failure, call.rank)]
 
-    def _call(self, replica: int, unit: Unit | None, references: Sequence[Any]) -> None:
-        self._calls |= {reference: _Call(replica, rank, unit) for rank, reference in enumerate(references)}
+    def _call(self, replica: int, references: Sequence[Any]) -> None:
+        self._calls |= {reference: _Call(replica, rank) for rank, reference in enumerate(references)}
 
 
 def failure_of_death(error: RayError) -> Failure:

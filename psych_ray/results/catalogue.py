@@ -51,19 +51,14 @@ SOURCES = pa.schema(
 _EARLIER = pa.schema(list(SOURCES)[:-1])
 
 
-def has_sources(store: ResultsStore) -> bool:
-    """Whether `sources/` holds any transcripts."""
-    return any(file.name.endswith(".parquet") for file in store.files(FOLDER))
-
-
-def require_same_form(store: ResultsStore, normalise: Normalise) -> None:
-    """Raise ResultsError where `sources/` holds the transcripts under other ids, so that all would be scored twice.
+def require_same_form(store: ResultsStore, normalise: Normalise) -> bool:
+    """Whether `sources/` holds any transcripts. ResultsError where under other ids, so that all would be scored twice.
 
     Files of earlier versions do, and those that were read with another `transcripts.normalise`.
     """
     names = [file.name for file in store.files(FOLDER) if file.name.endswith(".parquet")]
     if not names:
-        return
+        return False
     rule, form = _form(_read_index(store, names[0]))
     if rule != ID_RULE:
         raise ResultsError(
@@ -74,6 +69,7 @@ def require_same_form(store: ResultsStore, normalise: Normalise) -> None:
         raise ResultsError(
             f"{store.location}: was made with transcripts.normalise={form}: repeat that, or name another results.root"
         )
+    return True
 
 
 def catalogue(

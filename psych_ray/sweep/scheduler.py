@@ -408,7 +408,7 @@ class Scheduler:
             self._pause(weights, ASK_AGAIN_S)
             return [Warn(f"replica of {weights}: {reason}{_after(ASK_AGAIN_S)}"), *self._fleet.stop(number)]
         actions = [Warn(f"replica of {weights} given up: {reason}"), *self._fleet.stop(number)]
-        return actions + self._starts.give_up(weights, reason) + self._fill()
+        return actions + self._starts.give_up(weights, reason)
 
     def _fill(self) -> list[Action]:
         return [] if self._is_interrupted else self._starts.fill(self._now)

@@ -64,8 +64,8 @@ class Starts:
     """When it was looked where these weights could have room."""
     _fetched: dict[str, list[str]] = field(default_factory=dict)
     """Weights that were brought to the disk of a node, or are being, and are not loaded yet."""
-    _unfit: dict[str, float] = field(default_factory=dict)
-    """Since when no node is large enough for these weights."""
+    _unfit: set[str] = field(default_factory=set)
+    """Weights for which no node is large enough."""
 
     def fill(self, now: float) -> list[Action]:
         """Start what is worth a place."""
@@ -246,10 +246,10 @@ class Starts:
         for weights in self.queues:
             is_unfit = self.queues.has(weights) and not self.fleet.nodes.fits(self.facts[weights].ranks)
             if is_unfit and weights not in self._unfit:
-                self._unfit[weights] = self._now
+                self._unfit.add(weights)
                 timers.set(("unfit", weights), self._now + self.deadlines.place_seconds)
             elif not is_unfit and weights in self._unfit:
-                del self._unfit[weights]
+                self._unfit.remove(weights)
                 timers.set(("unfit", weights), None)
 
 

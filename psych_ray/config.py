@@ -41,6 +41,17 @@ class CheckpointSource(StrEnum):
     hub = "hub"
 
 
+class Reference(StrEnum):
+    """What checkpoints are compared with: predicts responses from earlier responses, without weights."""
+
+    chance = "chance"
+    """All options of the participant are as probable."""
+    frequencies = "frequencies"
+    """How often the participant has chosen each option so far."""
+    rescorla_wagner = "rescorla_wagner"
+    """A learner with two parameters, fitted to the same responses of each participant; for some bandits only."""
+
+
 class TranscriptSource(StrEnum):
     """Where the transcripts of a sweep come from."""
 
@@ -181,7 +192,10 @@ class CheckpointsConfig:
     paths: list[str] = field(default_factory=list)
     """For local: directories in the hub's layout (config.json, *.safetensors, tokenizer)."""
     only: list[str] = field(default_factory=list)
-    """Keep the checkpoints whose id matches one of these globs; empty: all."""
+    """Keep the checkpoints whose id matches one of these globs; empty: all. Does not concern references."""
+    references: list[Reference] = field(default_factory=list)
+    """Also score these, which need no weights; their NLL depends on no condition, so each is scored under one: plain,
+    or the first of a sweep without plain."""
     cards: list[CheckpointCard] = field(default_factory=list)
     """For hub: the checkpoints and their descriptions."""
     allow_pickle: bool = False
@@ -199,6 +213,8 @@ class CheckpointsConfig:
     def __post_init__(self) -> None:
         if self.source == CheckpointSource.local and not self.paths:
             raise ValueError("checkpoints=local needs checkpoints.paths=[DIR,...]")
+        if len(set(self.references)) < len(self.references):
+            raise ValueError(f"checkpoints.references={list(map(str, self.references))}: one is named twice")
         if self.disk is not None and not self.disk.startswith(("/", "~")):
             raise ValueError(f"checkpoints.disk={self.disk}: must be an absolute path, the same on every node")
         if self.disk_gb is not None and (self.disk is None or not 0 < self.disk_gb < float("inf")):

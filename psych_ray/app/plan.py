@@ -19,6 +19,7 @@ from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.sweep.cluster_shape import ranks_on
+from psych_ray.sweep.cost import GPU
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.simulator import Disturbances, simulate
 from psych_ray.sweep.timeline import Doing, Timeline
@@ -43,7 +44,7 @@ class WeightsPlan:
     load_seconds: float
     """Of one start, assumed."""
     gpu_hours: float
-    """Scoring and loading, on all ranks; 0 without GPUs."""
+    """Scoring and loading, on all ranks; 0 without GPUs, and of references."""
     is_measured: bool
     """Whether the rate of any of its checkpoints is a measured one."""
 
@@ -161,7 +162,7 @@ def _by_weights(
             replicas=timeline.most_at_a_time[weights] if timeline else 0,
             starts=timeline.starts[weights] if timeline else 0,
             load_seconds=prepared.load_seconds[weights],
-            gpu_hours=rank_seconds[weights] / 3600 if prepared.slots.gpus else 0.0,
+            gpu_hours=rank_seconds[weights] / 3600 if GPU in prepared.devices[weights].name else 0.0,
             is_measured=weights in measured,
         )
         for weights, placement in prepared.placements.items()
@@ -184,9 +185,10 @@ def _sentences(planned: SweepPlan) -> list[str]:
             f"{planned.gpu_hours_paid:,.2f} GPU-hours{price}; {planned.gpu_hours_busy / planned.gpu_hours_paid:.0%} of "
             f"them busy, {loading:,.2f} GPU-hours of loading"
         )
-    measured = sum(rate.is_measured for rate in prepared.rates.values())
-    of = f"measured for {measured:,} of {len(prepared.rates):,} checkpoints, assumed for the others"
-    if measured in {0, len(prepared.rates)}:
+    rates = [rate for slug, rate in prepared.rates.items() if prepared.checkpoints[slug].reference is None]
+    measured = sum(rate.is_measured for rate in rates)
+    of = f"measured for {measured:,} of {len(rates):,} checkpoints, assumed for the others"
+    if measured in {0, len(rates)}:
         of = "measured" if measured else "assumed, not measured"
     lines.append(f"rates are {of}; times to load are assumed")
     return lines

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from psych_ray.app.costs import costs_of, is_complete, measured_rates, planned_task
 from psych_ray.app.status import write_plan
-from psych_ray.checkpoints.find import Checkpoint, find_checkpoints, load_group, simulator_checkpoint
+from psych_ray.checkpoints.find import (
+    REFERENCES,
+    Checkpoint,
+    find_checkpoints,
+    load_group,
+    reference_checkpoint,
+    simulator_checkpoint,
+    with_references,
+)
 from psych_ray.checkpoints.shape import CheckpointShape, shape_of
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
@@ -30,6 +38,8 @@ from psych_ray.sweep.rates import Rate
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import LeftOut, Skipped, read_transcripts
+
+_PLAIN = "plain"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,31 +111,32 @@ def prepare(
     if not planned.refs:
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
     committed = snapshot.committed_among([ref.id for ref in planned.refs])
+    conditions = {checkpoint.slug: _conditions_of(checkpoint, config.conditions) for checkpoint in checkpoints}
     missing = [
         checkpoint
         for checkpoint in checkpoints
-        if place_all or not all(is_complete(committed.get((checkpoint.slug, c))) for c in config.conditions)
+        if place_all or not all(is_complete(committed.get((checkpoint.slug, c))) for c in conditions[checkpoint.slug])
     ]
     shapes = {checkpoint.slug: shape_of(checkpoint) for checkpoint in missing}
     longest = max(ref.n_characters for ref in refs)
     placements, slots, unfit = _place(missing, shapes, config, cluster, longest=longest, refuse=refuse)
     devices = {
-        weights: replica_device(ranks=placement.ranks, cpus=slots.cpus, gpus=_gpus(slots, config))
+        weights: replica_device(
+            ranks=placement.ranks, cpus=slots.cpus, gpus=0 if weights == REFERENCES else _gpus(slots, config)
+        )
         for weights, placement in placements.items()
     }
     if write:
         store.remove_unfinished()
         write_refused(store, refusals(skipped, left_out), studies={ref.study for ref in refs})
-        write_plan(
-            store, [(checkpoint.slug, condition) for checkpoint in checkpoints for condition in config.conditions]
-        )
+        write_plan(store, [(slug, condition) for slug, its_own in conditions.items() for condition in its_own])
     costs = costs_of(
         missing, shapes, devices, measured_rates(snapshot, checkpoints, shapes, planned, committed, config)
     )
     tasks = [
         planned_task(checkpoint, condition, planned, costs.get(checkpoint.slug), config)
         for checkpoint in checkpoints
-        for condition in config.conditions
+        for condition in conditions[checkpoint.slug]
     ]
     return Prepared(
         store=store,
@@ -226,13 +237,20 @@ def _gpus(slots: Slots, config: Config) -> int:
 
 
 def _checkpoints(config: Config, say: Callable[[str], None]) -> list[Checkpoint]:
+    references = list(map(reference_checkpoint, config.checkpoints.references))
     if config.checkpoints.source != CheckpointSource.demo:
-        return find_checkpoints(config.checkpoints)
+        return with_references(find_checkpoints(config.checkpoints), references)
     directories = demo_checkpoints(Path(config.checkpoints.cache).expanduser(), progress=say)
-    found = find_checkpoints(config.checkpoints, directories)
     if config.transcripts.source == TranscriptSource.demo:
-        found.append(simulator_checkpoint())
-    return found
+        references.append(simulator_checkpoint())
+    return with_references(find_checkpoints(config.checkpoints, directories), references)
+
+
+def _conditions_of(checkpoint: Checkpoint, conditions: Sequence[str]) -> Sequence[str]:
+    """All; of a reference, which reads nothing of what a condition adds or omits, one."""
+    if checkpoint.reference is None:
+        return conditions
+    return [_PLAIN if _PLAIN in conditions else conditions[0]]
 
 
 def _survey(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:

@@ -71,7 +71,7 @@ class WeightsDisk:
 
     def holds(self, checkpoints: Sequence[Checkpoint]) -> bool:
         """Whether copies of all these, and of the bases of adapters, are here. Reads no content."""
-        wanted = {one.slug: one for c in checkpoints for one in (c, c.base_of_adapter) if one and not one.is_simulator}
+        wanted = {one.slug: one for c in checkpoints for one in (c, c.base_of_adapter) if one and not one.reference}
         try:
             return all(self._source(checkpoint).entry.is_whole() for checkpoint in wanted.values())
         except (OSError, CheckpointError):
@@ -177,7 +177,7 @@ class _Fetch:
 
     def __call__(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with its copy, and that of its base; without one where it is read where it lies."""
-        if checkpoint.is_simulator:
+        if checkpoint.reference:
             return checkpoint
         base = checkpoint.base_of_adapter
         return replace(checkpoint, copy=self._copy(checkpoint), base_of_adapter=self(base) if base else None)

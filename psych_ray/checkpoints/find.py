@@ -20,10 +20,14 @@ from psych_ray.checkpoints.model_config import read_config
 from psych_ray.checkpoints.quantization import require_known
 from psych_ray.checkpoints.trust import Trust
 from psych_ray.checkpoints.weight_files import ADAPTER, count_parameters, weight_files
-from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
+from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, Reference
 from psych_ray.errors import CheckpointError, UnreachableError
 
 SIMULATOR = "simulator"
+REFERENCES = "(references)"
+"""What one replica holds for all references, in place of weights; no slug has brackets."""
+_RULES = 1
+"""Changes when a reference gives other numbers than before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,29 +40,46 @@ class Checkpoint:
     fingerprint: str
     """Changes with the weights, their configuration and tokenizer; an adapter's also with its base's fingerprint."""
     n_parameters: int
-    """From the weights' headers or the hub, else from the card; an adapter's includes its base; 0 for the simulator."""
+    """From the weights' headers or the hub, else from the card; an adapter's includes its base; 0 for a reference."""
     base_slug: str | None = None
     """Slug of the checkpoint that this one is compared with."""
     base_of_adapter: Checkpoint | None = None
     """The checkpoint that this adapter modifies; None: not an adapter."""
     copy: str | None = None
     """Directory on this machine's own disk to which its files were fetched; None: they are read where they lie."""
-
-    @property
-    def is_simulator(self) -> bool:
-        """Whether this is the simulator of the demo transcripts, not a language model."""
-        return self.fingerprint == SIMULATOR
+    reference: str | None = None
+    """Name of the scorer that scores it without weights; None: it is a language model."""
 
 
 def simulator_checkpoint() -> Checkpoint:
     """A checkpoint that represents the simulators of the demo transcripts: their noise floor in the tables."""
     card = CheckpointCard(id=SIMULATOR, family="demo", generation="demo")
-    return Checkpoint(card=card, slug=SIMULATOR, fingerprint=SIMULATOR, n_parameters=0)
+    return Checkpoint(card=card, slug=SIMULATOR, fingerprint=SIMULATOR, n_parameters=0, reference=SIMULATOR)
+
+
+def reference_checkpoint(reference: Reference) -> Checkpoint:
+    """A checkpoint that represents a reference in the tables: without stage, size or base."""
+    name = reference.value
+    card = CheckpointCard(id=name, family="reference", generation="reference")
+    return Checkpoint(card=card, slug=name, fingerprint=f"{name} {_RULES}", n_parameters=0, reference=name)
+
+
+def with_references(checkpoints: Sequence[Checkpoint], references: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Both; CheckpointError where a checkpoint has the name of a reference, or names one as its base."""
+    both = [*checkpoints, *references]
+    _require_different_names(both)
+    for checkpoint in checkpoints:
+        if any(checkpoint.base_slug == reference.slug for reference in references):
+            raise CheckpointError(
+                f"{checkpoint.card.id}: its base {checkpoint.card.base} has the name of a reference, which is no base; "
+                "correct its card, or omit the reference from checkpoints.references"
+            )
+    return both
 
 
 def load_group(checkpoint: Checkpoint) -> str:
-    """Slug of the weights that a replica holds for this checkpoint: an adapter's base, or the checkpoint itself."""
-    return (checkpoint.base_of_adapter or checkpoint).slug
+    """What a replica holds for this checkpoint: the slug of an adapter's base, or its own; one name for references."""
+    return REFERENCES if checkpoint.reference else (checkpoint.base_of_adapter or checkpoint).slug
 
 
 def find_checkpoints(config: CheckpointsConfig, directories: Sequence[Path] = ()) -> list[Checkpoint]:

@@ -26,7 +26,7 @@ class CheckpointShape:
     """Sizes of one checkpoint; None where neither its files nor the hub give them."""
 
     n_parameters: int
-    """Those of an adapter include its base's; 0 for the simulator."""
+    """Those of an adapter include its base's; 0 for a reference."""
     bits: int | None = None
     """Bits of a quantized weight, 4 or 8; None: the weights are not quantized."""
     hidden_size: int | None = None
@@ -89,7 +89,7 @@ def _widest(text: Mapping[str, Any], name: str) -> int:
 
 def shape_of(checkpoint: Checkpoint) -> CheckpointShape:
     """Read the sizes of a checkpoint. CheckpointError where a local config.json cannot be read."""
-    if checkpoint.is_simulator:
+    if checkpoint.reference:
         return CheckpointShape(n_parameters=checkpoint.n_parameters)
     weights = checkpoint.base_of_adapter or checkpoint
     card = weights.card

@@ -44,7 +44,7 @@ def run_check(
     Needs a Ray session, of which `check_cluster` raises an error once it no longer answers.
     """
     for weights, spec in specs.items():
-        if spec.checkpoints[0].is_simulator:
+        if spec.of_references:
             continue
         gang = Gang(spec, slots, name=f"check-{weights}", across_nodes=across_nodes)
         with ExitStack() as ends:

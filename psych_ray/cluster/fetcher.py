@@ -72,7 +72,7 @@ class Fetchers:
     """
 
     def __init__(self, specs: Mapping[str, ReplicaSpec]) -> None:
-        self._specs = {weights: s for weights, s in specs.items() if s.disk and not s.checkpoints[0].is_simulator}
+        self._specs = {weights: s for weights, s in specs.items() if s.disk and not s.of_references}
         self._actors: dict[str, Any] = {}
         self._known: dict[str, OnDisk] = {}
         self._calls: dict[Any, tuple[str, str | None]] = {}

@@ -34,14 +34,15 @@ class Gang:
         """Start the processes; `nodes`: where, by rank, in Ray's hex ids, or elsewhere where there is no room."""
         self._group: PlacementGroup | None = None
         together = "" if across_nodes or spec.ranks == 1 else " on one node"
-        each = resources({"CPU": slots.cpus, "GPU": slots.gpus})
+        gpus = 0 if spec.of_references else slots.gpus
+        each = resources({"CPU": slots.cpus, "GPU": gpus})
         self.asks_for = f"it needs {spec.ranks} rank{'s' * (spec.ranks > 1)} of {each}{together}"
         """What Ray must find a place for, in words."""
         options: dict[str, Any] = {
-            "num_cpus": slots.cpus, "num_gpus": slots.gpus, "max_restarts": 0, "max_task_retries": 0,
+            "num_cpus": slots.cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0,
         }  # fmt: skip
         if spec.ranks > 1:
-            bundle = {"CPU": slots.cpus} | ({"GPU": slots.gpus} if slots.gpus else {})
+            bundle = {"CPU": slots.cpus} | ({"GPU": gpus} if gpus else {})
             strategy = "PACK" if across_nodes else "STRICT_PACK"
             target = {"_soft_target_node_id": nodes[0]} if nodes and not across_nodes else {}
             self._group = ray.util.placement_group([bundle] * spec.ranks, strategy=strategy, **target)

@@ -30,7 +30,9 @@ _FETCH_BYTES_PER_S = 3e8
 _BYTES_PER_PARAMETER = 2.0
 _START_S = 20.0
 """Of the processes of a replica: imports, process group, self-check."""
-_SIMULATOR_START_S = 2.0
+_REFERENCES_START_S = 2.0
+REFERENCE_CHARACTERS_PER_S = 1e6
+"""Of the slowest reference, Rescorla-Wagner, where half of the text is of bandits; chance takes 5e7 on one core."""
 GPU: Final = "GPU"
 _CPU_CORE: Final = "CPU core"
 _NAME = re.compile(rf"(?:([1-9]\d{{0,5}}) )?({GPU}|{_CPU_CORE})s?")
@@ -80,7 +82,7 @@ def device_named(name: str | None) -> Device | None:
 def load_seconds(shape: CheckpointShape) -> float:
     """Assumed time from the start of a replica's processes until it can score."""
     if not shape.n_parameters:
-        return _SIMULATOR_START_S
+        return _REFERENCES_START_S
     return _START_S + _stored_bytes(shape) / _DISK_BYTES_PER_S
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from psych_ray.results.schema import Measured
-from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, Device, device_named
+from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, REFERENCE_CHARACTERS_PER_S, Device, device_named
 
 _TOKENS_PER_S = 1e-3, 1e9
 """Least and most that can have been measured; anything else is a wrong footer."""
@@ -109,9 +109,9 @@ class Rates:
         return self.of_checkpoint(checkpoint, n_parameters, device)
 
     def _rate(self, slug: str, n_parameters: int, device: Device, slowdown: float | None, ratio: float) -> Rate:
-        assumed = device.tokens_per_s(n_parameters)
         if not n_parameters:
-            return Rate(assumed)
+            return Rate(REFERENCE_CHARACTERS_PER_S / CHARACTERS_PER_TOKEN)
+        assumed = device.tokens_per_s(n_parameters)
         if slowdown is None and slug in self._tokens_per_s:
             return Rate(self._tokens_per_s[slug], ratio, is_measured=True)
         if slowdown is None:

@@ -21,7 +21,8 @@ from psych_ray.results.catalogue import read_catalogued
 from psych_ray.results.parts import write_part
 from psych_ray.results.schema import Footer
 from psych_ray.results.store import open_store
-from psych_ray.scoring.scored import AlignsTranscripts, ScoredTranscript, Scorer, SimulatorScorer
+from psych_ray.scoring.references import reference_scorer
+from psych_ray.scoring.scored import AlignsTranscripts, ScoredTranscript, Scorer
 from psych_ray.scoring.work import Work
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.conditions import condition_named
@@ -64,8 +65,9 @@ class Replica:
         """
         began = time.monotonic()
         spec = self._spec
-        if spec.checkpoints[0].is_simulator:
-            self._scorers[spec.checkpoints[0].slug] = SimulatorScorer()
+        references = {one.slug: one.reference for one in spec.checkpoints if one.reference}
+        if references:
+            self._scorers |= {slug: reference_scorer(name, self.work) for slug, name in references.items()}
             return LoadReport(seconds=time.monotonic() - began)
         import torch
 

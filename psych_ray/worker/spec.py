@@ -46,6 +46,11 @@ class ReplicaSpec:
     """Fraction of the default number of tokens per pass; below 1 after a rank ran out of memory."""
 
     @property
+    def of_references(self) -> bool:
+        """Whether it holds no weights and needs no GPU."""
+        return self.checkpoints[0].reference is not None
+
+    @property
     def needs_process_group(self) -> bool:
         """Whether its ranks must be joined before they load, even a single one."""
         return self.engine in {EngineName.deepspeed_tp, EngineName.deepspeed_zero}

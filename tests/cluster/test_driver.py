@@ -191,7 +191,7 @@ def ideal(attempt: int, rank: int, call: Any) -> tuple[float, Outcome]:
 
 def spec(ranks: int) -> ReplicaSpec:
     return ReplicaSpec(
-        checkpoints=(SimpleNamespace(slug="a", is_simulator=False),),  # type: ignore[arg-type]
+        checkpoints=(SimpleNamespace(slug="a", reference=None),),  # type: ignore[arg-type]
         facts={},
         identity=ScoringIdentity(dtype="float32", cut="tokens", cut_at=None, parity=False),
         engine=EngineName.deepspeed_tp if ranks > 1 else EngineName.transformers,

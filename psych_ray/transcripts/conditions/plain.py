@@ -5,8 +5,6 @@ Source: "Post-training makes large language models less human-like" (arXiv 2605.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,10 +16,9 @@ from psych_ray.transcripts.conditions.rendering import (
     scored_unless_empty,
 )
 from psych_ray.transcripts.markers import CLOSE, OPEN
+from psych_ray.transcripts.options import is_option
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
-
-_SINGLE_CAPITAL = re.compile(r"[A-Z]")
 
 
 class Plain(Condition):
@@ -52,7 +49,7 @@ class Discrete(Condition):
         position = 0
         for number, response in enumerate(transcript.responses):
             answer = transcript.response_text(response)
-            is_letter[number] = _SINGLE_CAPITAL.fullmatch(answer) is not None
+            is_letter[number] = is_option(answer)
             opening, closing = (OPEN, CLOSE) if is_letter[number] else ("", "")
             pieces += [text[position : response.start - len(OPEN)], opening, answer, closing]
             position = response.end + len(CLOSE)

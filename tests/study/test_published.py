@@ -150,7 +150,7 @@ def test_a_run_of_the_study_agrees() -> None:
         for finding in ("nll", "accuracy", "by_generation", "by_domain", "persona_benefit", "behavioural")
     }
     assert len(of_stage) == 3
-    assert len(rows) == 28 + 24 + 3 + 4 + 7 + 1 + 1
+    assert len(rows) == 27 + 22 + 3 + 4 + 7 + 1 + 1
     assert rows["difference"].to_list() == pytest.approx((rows["value"] - rows["published"]).to_list())
 
 

@@ -127,17 +127,17 @@ def read_file(store: ResultsStore, name: str) -> list[Transcript]:
     """All transcripts of a file, everything in it checked. ResultsError, or MarkerError, where it is damaged."""
     table = _read(store, name)
     if table.schema.remove_metadata() not in (SOURCES, _EARLIER):
-        raise ResultsError(_damaged(store, name, "it has other columns"))
+        raise ResultsError(damaged(store, name, "it has other columns"))
     transcripts = []
     id_rule, _ = _form(table)
     for row in table.to_pylist():
         transcript = _transcript(row, id_rule)
         facts = (transcript.id, len(transcript.text), len(transcript.responses))
         if (row["transcript"], row["n_characters"], row["n_responses"]) != facts:
-            raise ResultsError(_damaged(store, name, f"{row['transcript']} is not the id, or the counts, of its text"))
+            raise ResultsError(damaged(store, name, f"{row['transcript']} is not the id, or the counts, of its text"))
         transcripts.append(transcript)
     if name.removeprefix(f"{FOLDER}/").removesuffix(".parquet").partition("-")[0] != _hash(transcripts):
-        raise ResultsError(_damaged(store, name, "it holds other transcripts than its name says"))
+        raise ResultsError(damaged(store, name, "it holds other transcripts than its name says"))
     return transcripts
 
 
@@ -146,23 +146,35 @@ def _read(store: ResultsStore, name: str) -> pa.Table:
     content = store.read(name)
     _, dash, expected = name.removesuffix(".parquet").partition("-")
     if dash and checksum(content) != expected:
-        raise ResultsError(_damaged(store, name, f"{len(content):,} bytes whose checksum is not that of its name"))
-    return _rows_of(store, name, pa.BufferReader(content))
+        raise ResultsError(damaged(store, name, f"{len(content):,} bytes whose checksum is not that of its name"))
+    return rows_of(store, name, pa.BufferReader(content))
 
 
 def _read_index(store: ResultsStore, name: str) -> pa.Table:
     with store.open(name) as file:
-        return _rows_of(store, name, file, _INDEX)
+        return rows_of(store, name, file, _INDEX)
 
 
-def _rows_of(store: ResultsStore, name: str, file: Any, columns: Sequence[str] | None = None) -> pa.Table:
+def rows_of(
+    store: ResultsStore, name: str, file: Any, columns: Sequence[str] | None = None, *, or_null: str | None = None
+) -> pa.Table:
+    """Rows of an open file, all columns or some. ResultsError where it cannot be read, or lacks one of `columns`.
+
+    `or_null`: the one of them that is null where it is not there.
+    """
     try:
-        return pq.read_table(file, columns=columns, page_checksum_verification=True)
+        if or_null is None or or_null in pq.read_schema(file).names:
+            return pq.read_table(file, columns=columns, page_checksum_verification=True)
+        present = [column for column in columns or () if column != or_null]
+        rows = pq.read_table(file, columns=present, page_checksum_verification=True)
+        field = SOURCES.field(or_null)
+        return rows.append_column(field, pa.nulls(len(rows), field.type))
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise ResultsError(_damaged(store, name, first_line(error))) from error
+        raise ResultsError(damaged(store, name, first_line(error))) from error
 
 
-def _damaged(store: ResultsStore, name: str, reason: str) -> str:
+def damaged(store: ResultsStore, name: str, reason: str) -> str:
+    """Message of an error about a file of `sources/`."""
     return f"{store.location}/{name}: damaged ({reason}); remove it and sweep again: no score is lost"
 
 

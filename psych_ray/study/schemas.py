@@ -340,6 +340,8 @@ def empty(name: str) -> pl.DataFrame:
 
 def table(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` in the columns of the table `name`; a column that is missing is null."""
+    if not rows.columns:  # a frame of no rows without columns would become a row of nulls
+        return empty(name)
     schema = SCHEMAS[name]
     present = set(rows.columns)
     return rows.select(

@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 
 from psych_ray.results.check_sources import SourceTranscript
 from psych_ray.results.parts import counted_facts
-from psych_ray.results.schema import RESPONSES, Footer
+from psych_ray.results.schema import ADDED_LATER, RESPONSES, Footer
+from psych_ray.scoring.calibration import NLL_AT, OF_OPTIONS, OPTIONS_BRIER, OPTIONS_HIT, OPTIONS_TOP
 from psych_ray.transcripts.status import Status
 
 # Shapes: N rows of a part, T transcripts of it.
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_RANGE = {OPTIONS_BRIER: (0.0, 2.0), OPTIONS_TOP: (1 / 27, 1.0)}
+"""Of columns that have a largest value. There are at most 26 options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,10 @@ class _Rows:
     lengths_T: NDArray[np.int64]
     known: Mapping[str, SourceTranscript]
 
-    def numbers(self, column: str) -> NDArray[Any]:
-        """A column without nulls [N]."""
-        return np.asarray(self.table[column].to_numpy())
+    def numbers(self, name: str) -> NDArray[Any]:
+        """A column without nulls, or with 0 for them [N]."""
+        column = self.table[name]
+        return np.asarray((column.fill_null(0) if column.null_count else column).to_numpy())
 
     def transcript_of(self, row: int) -> str:
         """Id of the transcript that a row belongs to."""
@@ -56,14 +61,16 @@ def rows_fault(table: pa.Table, footer: Footer, known: Mapping[str, SourceTransc
     if [ids[code] for code in codes[first]] != footer.transcripts:
         return "rows of one transcript are not next to each other"
     rows = _Rows(table, footer.transcripts, first, np.diff(first, append=len(codes)), known)
-    checks: tuple[Callable[[_Rows], str | None], ...] = (_order_fault, _span_fault, _names_fault, _values_fault)
+    checks: tuple[Callable[[_Rows], str | None], ...] = (_order_fault, _text_fault, _names_fault, _values_fault)
     return next(filter(None, (check(rows) for check in checks)), None)
 
 
 def _schema_fault(table: pa.Table) -> str | None:
-    """Columns that a newer version added are no fault."""
+    """Columns that a newer version added are no fault, nor those that an earlier one did not have."""
     found = {column.name: column for column in table.schema}
     for column in RESPONSES:
+        if column.name in ADDED_LATER and column.name not in found:
+            continue
         if not column.equals(found.get(column.name, pa.field("", pa.null()))):
             return f"column {column.name} is missing or of another type"
         if not column.nullable and table[column.name].null_count:
@@ -90,11 +97,14 @@ def _order_fault(rows: _Rows) -> str | None:
     return None
 
 
-def _span_fault(rows: _Rows) -> str | None:
-    for column, spans in (("char_start", "starts_R"), ("char_end", "ends_R")):
+def _text_fault(rows: _Rows) -> str | None:
+    columns = {"char_start": "starts_R", "char_end": "ends_R", "n_options": "n_options_R"}
+    for column, of_source in columns.items():
+        if column not in rows.table.column_names:
+            continue
         found_N = rows.numbers(column)
         expected = [
-            getattr(rows.known[one], spans) if one in rows.known else found_N[first : first + length]
+            getattr(rows.known[one], of_source) if one in rows.known else found_N[first : first + length]
             for one, first, length in zip(rows.ids_T, rows.first_T, rows.lengths_T, strict=True)
         ]
         wrong = np.flatnonzero(found_N != np.concatenate([found_N[:0], *expected]))
@@ -127,13 +137,38 @@ def _values_fault(rows: _Rows) -> str | None:
     nll = table["nll"]
     if not np.array_equal(np.asarray(nll.is_valid().to_numpy()), scored_N):
         return "nll is not null exactly where nothing was scored"
-    if not pc.all(pc.and_(pc.is_finite(nll), pc.greater_equal(nll, 0)), min_count=0).as_py():
+    if not _is_between(nll, 0, _LARGEST_FLOAT):
         return "nll is not finite, or below 0"
     if np.any(np.asarray(table["top1"].is_valid().to_numpy()) & ~scored_N):
         return "top1 where nothing was scored"
     if np.any(rows.numbers("n_tokens") < 0):
         return "n_tokens is below 0"
+    return _calibration_fault(rows, scored_N)
+
+
+def _calibration_fault(rows: _Rows, scored_N: NDArray[np.bool_]) -> str | None:
+    """Parts of earlier versions have none of these columns."""
+    table = rows.table
+    for names in (tuple(NLL_AT.values()), OF_OPTIONS):
+        present = [name for name in names if name in table.column_names]
+        valid = [np.asarray(table[name].is_valid().to_numpy()) for name in present]
+        for name, valid_N in zip(present, valid, strict=True):
+            if np.any(valid_N & ~scored_N):
+                return f"{name} where nothing was scored"
+            if not np.array_equal(valid_N, valid[0]):
+                return f"{name} is not null in the same rows as {present[0]}"
+            least, most = _RANGE.get(name, (0.0, _LARGEST_FLOAT))
+            if name != OPTIONS_HIT and not _is_between(table[name], least, most):
+                return f"{name} is not from {least:.2g} to {most:.2g}"
+        if names == OF_OPTIONS and present and np.any(valid[0] & (rows.numbers("n_options") < 2)):
+            return f"{present[0]} where there are no two options"
     return None
+
+
+def _is_between(column: pa.ChunkedArray, least: float, most: float) -> bool:
+    """Whether all values that are not null are numbers in that range."""
+    within = pc.and_(pc.greater_equal(column, least), pc.less_equal(column, most))
+    return bool(pc.all(within, min_count=0).as_py())
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str]]:

@@ -17,6 +17,7 @@ from psych_ray.errors import MarkerError, ResultsError, first_line
 from psych_ray.results.catalogue import FOLDER, read_file
 from psych_ray.results.store import ResultsStore
 from psych_ray.transcripts.conditions import response_spans
+from psych_ray.transcripts.options import option_counts
 from psych_ray.transcripts.record import Transcript
 
 _THREADS = 4
@@ -33,6 +34,8 @@ class SourceTranscript:
     participant: str
     starts_R: NDArray[np.int32]
     ends_R: NDArray[np.int32]
+    n_options_R: NDArray[np.int16]
+    """0 for responses that are no option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +76,5 @@ def _check_file(store: ResultsStore, name: str) -> dict[str, SourceTranscript] |
 
 def _source(transcript: Transcript) -> SourceTranscript:
     starts, ends = (span.astype(np.int32) for span in response_spans(transcript))
-    return SourceTranscript(-1, transcript.study, transcript.experiment, transcript.participant, starts, ends)
+    names = (transcript.study, transcript.experiment, transcript.participant)
+    return SourceTranscript(-1, *names, starts, ends, option_counts(transcript))

@@ -73,8 +73,11 @@ def _runs(parts: Sequence[LoggedPart], rows: int, n_bytes: int) -> Iterator[list
 
 
 def _rewrite(table: ResponsesTable, run: Sequence[LoggedPart], damaged: list[str]) -> int:
-    """Replace the parts of a run by one part for each set of facts that made them; how many parts there are then."""
-    groups: dict[str, list[tuple[Part, pa.Table]]] = {}
+    """Replace the parts of a run by one part for each set of facts that made them; how many parts there are then.
+
+    Parts of versions with other columns are not joined.
+    """
+    groups: dict[tuple[str, ...], list[tuple[Part, pa.Table]]] = {}
     n_left = 0
     for logged in run:
         try:
@@ -83,7 +86,7 @@ def _rewrite(table: ResponsesTable, run: Sequence[LoggedPart], damaged: list[str
             damaged.append(f"left {table.store.location}/{logged.name}: {error}")
             n_left += 1
             continue
-        groups.setdefault(_made_by(part.footer), []).append((part, read))
+        groups.setdefault((_made_by(part.footer), *read.column_names), []).append((part, read))
     for group in groups.values():
         if len(group) > 1:
             old = [part for part, _ in group]

@@ -22,12 +22,12 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from psych_ray.errors import ResultsError
-from psych_ray.results.schema import FOLDER, RESPONSES, Part, PartName
+from psych_ray.results.schema import ADDED_LATER, FOLDER, RESPONSES, Part, PartName
 from psych_ray.results.store import ResultsStore
 
 T = TypeVar("T")
@@ -92,7 +92,8 @@ class ResponsesLog:
     def take_over(self) -> None:
         """Make this process the only one that can commit: whoever did before is refused from now on.
 
-        Creates the log where there is none. TakenOverError where another process does the same at this moment.
+        Creates the log where there is none, and adds the columns that an earlier version did not have.
+        TakenOverError where another process does the same at this moment.
         """
         with self._errors():
             self._repeat(self._take_over)
@@ -126,6 +127,9 @@ class ResponsesLog:
             if not self._wrote_last(table):
                 raise
         self._advance(table)
+        known = {column.name for column in table.schema().fields}
+        if missing := [column for column in Schema.from_arrow(_schema()).fields if column.name in ADDED_LATER - known]:
+            table.alter.add_columns(missing, commit_properties=self._transaction())
 
     def _commit(self, table: DeltaTable, added: Sequence[Part], removed: Sequence[LoggedPart]) -> None:
         if self._is_unsure:
@@ -177,10 +181,13 @@ class ResponsesLog:
         return object_errors.is_transient(error)
 
     def _write(self, table: DeltaTable, actions: list[AddAction | RemoveAction]) -> None:
-        transaction = CommitProperties(
+        table.create_write_transaction(actions, "append", _schema(), _PARTITIONS, commit_properties=self._transaction())
+
+    def _transaction(self) -> CommitProperties:
+        """What has deltalake refuse a commit of this process after another one has taken over."""
+        return CommitProperties(
             custom_metadata={_APPLICATION: self._id}, app_transactions=[Transaction(_APPLICATION, self._number)]
         )
-        table.create_write_transaction(actions, "append", _schema(), _PARTITIONS, commit_properties=transaction)
 
     def _advance(self, table: DeltaTable) -> None:
         """Read what was committed; deltalake refuses the next commit if another process commits after this."""
@@ -282,10 +289,14 @@ def _parts_of(table: DeltaTable, uri: str) -> list[LoggedPart]:
 
 
 def _require_schema(table: DeltaTable, uri: str) -> None:
-    """Raise ResultsError where the log lacks a column, or has it with another type: other readers go by the log."""
+    """Raise ResultsError where the log lacks a column, or has it with another type: other readers go by the log.
+
+    Columns that were added later may be missing: `take_over` adds them.
+    """
     found = {column.name: column for column in pa.schema(table.schema().to_arrow())}
+    expected = [column for column in _schema() if column.name in found or column.name not in ADDED_LATER]
     about = table.metadata()
-    if about.partition_columns != _PARTITIONS or any(found.get(c.name) != c for c in _schema()):
+    if about.partition_columns != _PARTITIONS or any(c.name not in found or found[c.name] != c for c in expected):
         raise ResultsError(f"{uri}: its log describes other columns than those of responses; {_repair(uri)}")
     if about.configuration.get("delta.appendOnly", "false") != "false":
         raise ResultsError(f"{uri}: its log forbids to remove parts that are damaged; {_repair(uri)}")

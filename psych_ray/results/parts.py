@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, Part, PartName, ScoringIdentity, Tally
 from psych_ray.results.store import ResultsStore
+from psych_ray.scoring.calibration import COLUMNS, OPTIONS_HIT
 from psych_ray.scoring.scored import ScoredTranscript
 from psych_ray.transcripts.conditions import response_spans
+from psych_ray.transcripts.options import option_counts
 from psych_ray.transcripts.status import Status
 
 _KEY = "psych_ray"
@@ -176,8 +179,23 @@ def _rows(scored: ScoredTranscript) -> pa.Table:
         "nll": pa.array(scored.nll_R, mask=unscored),
         "top1": pa.array(top1, mask=no_top1),
         "status": pa.DictionaryArray.from_arrays(scored.status_R.astype(np.int32), [s.value for s in Status]),
+        "n_options": _null_where_zero(option_counts(transcript)),
+        **_calibration(scored),
     }
     return pa.table(columns, schema=RESPONSES)
+
+
+def _calibration(scored: ScoredTranscript) -> dict[str, pa.Array]:
+    if scored.calibration_RC is None:
+        return {name: pa.nulls(len(scored.status_R), RESPONSES.field(name).type) for name in COLUMNS}
+    columns = {name: (values, np.isnan(values)) for name, values in zip(COLUMNS, scored.calibration_RC.T, strict=True)}
+    hit, no_hit = columns[OPTIONS_HIT]
+    columns[OPTIONS_HIT] = (hit == 1, no_hit)
+    return {name: pa.array(values, mask=is_null) for name, (values, is_null) in columns.items()}
+
+
+def _null_where_zero(values: NDArray[np.int16]) -> pa.Array:
+    return pa.array(values, mask=values == 0)
 
 
 def _repeated(value: str, n: int) -> pa.DictionaryArray:

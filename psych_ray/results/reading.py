@@ -16,16 +16,19 @@ import polars as pl
 from psych_ray.errors import ResultsError
 from psych_ray.results.log import LoggedPart
 from psych_ray.results.parts import checksum
+from psych_ray.results.schema import RESPONSES
 from psych_ray.results.store import ResultsStore
 from psych_ray.temporary import temporary_directory
 
 _THREADS = 8
+_SCHEMA = pl.DataFrame(RESPONSES.empty_table()).schema
 
 
 @contextmanager
 def open_responses(store: ResultsStore, parts: Sequence[LoggedPart]) -> Iterator[pl.LazyFrame]:
     """The table of responses, lazily, for as long as the block runs; `checkpoint` and `condition` are last columns.
 
+    Columns that a part of an earlier version lacks are null there; those that a newer version added are left out.
     Reads every file once to verify its checksum; those of an object store are copied to the temporary folder.
     ResultsError where there are no parts, or one is damaged.
     """
@@ -58,6 +61,11 @@ def _verified_path(store: ResultsStore, directory: Path, part: LoggedPart) -> Pa
 
 def _scan_task(paths: list[Path], checkpoint: str, condition: str) -> pl.LazyFrame:
     # polars would parse hive columns from the directories above the store too, and reject a root below seed=3/.
-    return pl.scan_parquet(paths, glob=False, hive_partitioning=False).with_columns(
-        pl.lit(checkpoint, pl.String).alias("checkpoint"), pl.lit(condition, pl.String).alias("condition")
-    )
+    return pl.scan_parquet(
+        paths,
+        glob=False,
+        hive_partitioning=False,
+        schema=_SCHEMA,
+        missing_columns="insert",
+        extra_columns="ignore",
+    ).with_columns(pl.lit(checkpoint, pl.String).alias("checkpoint"), pl.lit(condition, pl.String).alias("condition"))

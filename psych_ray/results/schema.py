@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
+from psych_ray.scoring.calibration import NLL_AT, OF_OPTIONS, OPTIONS_HIT
+
 FOLDER = "responses"
 """Of the table, in the results store."""
 
@@ -26,9 +28,20 @@ RESPONSES = pa.schema(
         pa.field("nll", pa.float32()),
         pa.field("top1", pa.bool_()),
         pa.field("status", _NAME, nullable=False),
+        pa.field("n_options", pa.int16()),
+        *(pa.field(name, pa.float32()) for name in NLL_AT.values()),
+        *(pa.field(name, pa.bool_() if name == OPTIONS_HIT else pa.float32()) for name in OF_OPTIONS),
     ]
 )
-"""One row per response. `nll` in nats, summed over its tokens; `nll` and `top1` are null unless scored."""
+"""One row per response. `nll` in nats, summed over its tokens; `nll` and `top1` are null unless scored.
+
+`n_options`: number of distinct responses of the transcript that are one capital letter A-Z; null unless this one is.
+The others are described in `scoring.calibration`. Those of temperatures are null unless a language model scored the
+response with `scoring.calibration`; those of options too where it is no option, no single token, or the only option.
+"""
+
+ADDED_LATER = frozenset(RESPONSES.names[RESPONSES.get_field_index("status") + 1 :])
+"""Columns that parts of earlier versions, and the logs of their tables, lack: null there."""
 
 
 @dataclass(frozen=True, slots=True)

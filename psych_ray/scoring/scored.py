@@ -29,6 +29,8 @@ class ScoredTranscript:
     tokens_read: int
     straddling_edges: int = 0
     """Number of edges of responses that lie within a scored token."""
+    calibration_RC: NDArray[np.float32] | None = None
+    """The columns `calibration.COLUMNS`, NaN where there is no number; None: none were computed."""
 
 
 class Scorer(Protocol):

@@ -31,3 +31,9 @@ def option_index(transcript: Transcript) -> NDArray[np.int16]:
     index_of = {letter: index for index, letter in enumerate(option_letters(transcript))}
     answers = map(transcript.response_text, transcript.responses)
     return np.array([index_of.get(answer, -1) for answer in answers], dtype=np.int16)
+
+
+def option_counts(transcript: Transcript) -> NDArray[np.int16]:
+    """The number of options, for each response that is one of them, int16 [R]; 0 for the others."""
+    n_options = len(option_letters(transcript))
+    return np.where(option_index(transcript) >= 0, n_options, 0).astype(np.int16)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from psych_ray.results.parts import NoPartError, check_part, read_part, response
 from psych_ray.results.reading import open_responses
 from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, PartName, ScoringIdentity, Tally
 from psych_ray.results.store import open_store
+from psych_ray.scoring.calibration import COLUMNS, NLL_AT, OF_OPTIONS
 from psych_ray.scoring.scored import ScoredTranscript
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
@@ -68,8 +70,22 @@ def test_rows_are_the_promised_columns(tmp_path):
     assert [r["status"] for r in rows[:4]] == ["scored", "empty", "scored", "cut"]
     assert [r["nll"] for r in rows[:4]] == [0.5, None, 7.25, None]
     assert [r["top1"] for r in rows[:4]] == [True, None, False, None]
+    assert [r["n_options"] for r in rows[:4]] == [2, None, None, 2]
+    assert {r[name] for r in rows for name in COLUMNS} == {None}
     assert [TEXT[r["char_start"] : r["char_end"]] for r in rows[:4]] == ["A", "", "two words", "B"]
     assert rows[0]["transcript"] != rows[4]["transcript"], "equal texts of different participants stay apart"
+
+
+def test_columns_of_calibration_are_null_where_there_is_no_number(tmp_path):
+    calibration_RC = np.full((4, len(COLUMNS)), np.nan, np.float32)
+    calibration_RC[0] = np.arange(len(COLUMNS)) / 16
+    calibration_RC[2, : len(NLL_AT)] = 1.5
+    store = open_store(str(tmp_path))
+    part = write_part(store, [replace(scored(), calibration_RC=calibration_RC)], footer())
+    rows = pq.read_table(tmp_path / str(part.name), partitioning=None).select(COLUMNS).to_pylist()
+    assert list(rows[0].values()) == [*(k / 16 for k in range(len(COLUMNS) - 1)), False]
+    assert set(rows[1].values()) == set(rows[3].values()) == {None}
+    assert [rows[2][name] for name in COLUMNS] == [1.5] * len(NLL_AT) + [None] * len(OF_OPTIONS)
 
 
 def test_a_scorer_without_arg_max_leaves_top1_null():

@@ -60,7 +60,7 @@ def hive(rows: list[Row], root: Path) -> pl.LazyFrame:
     for (checkpoint, condition, part), own in parts.items():
         folder = root / f"responses/checkpoint={checkpoint}/condition={condition}"
         folder.mkdir(parents=True, exist_ok=True)
-        columns = {name: [each[name] for each in own] for name in RESPONSES.names}
+        columns = {name: [each.get(name) for each in own] for name in RESPONSES.names}
         pq.write_table(pa.table(columns, schema=RESPONSES), folder / f"{part}.parquet")
     return pl.scan_parquet(root / "responses/*/*/*.parquet", hive_partitioning=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from psych_ray.transcripts.options import is_option, option_index, option_letters
+from psych_ray.transcripts.options import is_option, option_counts, option_index, option_letters
 from psych_ray.transcripts.record import Transcript
 
 
@@ -30,6 +30,8 @@ def test_letters_are_sorted_and_each_response_has_its_index():
     index = option_index(made)
     assert index.dtype == np.int16
     assert index.tolist() == [2, 0, -1, -1, 2, -1, 0, 1]
+    assert option_counts(made).dtype == np.int16
+    assert option_counts(made).tolist() == [3, 3, 0, 0, 3, 0, 3, 3]
 
 
 @pytest.mark.parametrize("answers", [(), ("left", "12")])
@@ -38,3 +40,4 @@ def test_a_transcript_without_letters_has_no_options(answers):
     assert option_letters(made) == ()
     assert option_index(made).dtype == np.int16
     assert option_index(made).tolist() == [-1] * len(answers)
+    assert option_counts(made).tolist() == [0] * len(answers)

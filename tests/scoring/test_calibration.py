@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support_calibration import slow_columns
 from support_packing import ARCHITECTURES, queries, slow_attention, tiny
 
 from psych_ray.scoring.calibration import COLUMNS, NLL_AT, OF_OPTIONS, TEMPERATURES
@@ -40,37 +41,13 @@ def asked() -> list[Query]:
     return found
 
 
-def slowly(logits_V: np.ndarray, target: int, options: list[int]) -> dict[str, float]:
-    """One token, by the definitions."""
-    logits_V = logits_V.astype(np.float64)
-    found = {
-        NLL_AT[temperature]: log_sum_exp(logits_V / temperature) - logits_V[target] / temperature
-        for temperature in TEMPERATURES
-    }
-    if len(options) < 2:
-        return found | dict.fromkeys(OF_OPTIONS, np.nan)
-    of_options = logits_V[options]
-    probabilities = dict(zip(options, np.exp(of_options - log_sum_exp(of_options)), strict=True))
-    largest = max(probabilities.values())
-    return found | {
-        "options_nll": log_sum_exp(logits_V) - log_sum_exp(of_options),
-        "options_brier": sum((p - (option == target)) ** 2 for option, p in probabilities.items()),
-        "options_top": largest,
-        "options_hit": float(target == min(option for option, p in probabilities.items() if p == largest)),
-    }
-
-
-def log_sum_exp(values: np.ndarray) -> float:
-    return values.max() + np.log(np.exp(values - values.max()).sum())
-
-
 def expected(model, asked: list[Query]) -> list[np.ndarray]:
     found = []
     for query in asked:
         with torch.inference_mode():
             ids_1T = torch.from_numpy(query.token_ids_T[None, : query.length])
             logits_TV = model(input_ids=ids_1T).logits[0].float().numpy() if query.length else []
-        rows = [slowly(logits_TV[t - 1], query.token_ids_T[t], query.options_K.tolist()) for t in query.at_R]
+        rows = [slow_columns(logits_TV[t - 1], query.token_ids_T[t], query.options_K.tolist()) for t in query.at_R]
         found.append(np.array([[row[name] for name in COLUMNS] for row in rows]).reshape(-1, len(COLUMNS)))
     return found
 
@@ -117,7 +94,7 @@ def test_a_head_in_bfloat16_is_summed_in_float32():
     targets_R, options_RK = torch.arange(30), torch.arange(30)[:, None] + torch.arange(4)
     *_, found_RC = head.token_nll(hidden_RD, targets_R, options_RK)
     logits_RV = head.logits(hidden_RD).numpy()
-    rows = [slowly(logits_RV[k], k, options_RK[k].tolist()) for k in range(30)]
+    rows = [slow_columns(logits_RV[k], k, options_RK[k].tolist()) for k in range(30)]
     np.testing.assert_allclose(found_RC, [[row[name] for name in COLUMNS] for row in rows], atol=1e-5)
 
 
@@ -166,7 +143,7 @@ def test_flat_and_steep_logits_are_exact(spread):
     for logits_V, target, of_row, found in zip(
         logits_RV.numpy(), targets, options, scored(logits_RV, targets, options), strict=True
     ):
-        row = slowly(logits_V, target, of_row)
+        row = slow_columns(logits_V, target, of_row)
         assert [found[name] for name in COLUMNS] == pytest.approx([row[name] for name in COLUMNS], abs=1e-5, rel=2e-6)
 
 

@@ -24,7 +24,7 @@ def command(checkpoints: list[Path], root: Path | str, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "psych_ray.cli.main", "sweep", "checkpoints=local", f"checkpoints.paths=[{paths}]",
         f"transcripts.participants={PARTICIPANTS}", "scoring.unit_seconds=0.2", f"results.root={root}",
-        "tracking=console", *more,
+        "tracking=console", "checkpoints.references=[]", *more,
     ]  # fmt: skip
 
 

@@ -66,7 +66,8 @@ def test_the_demo_runs_from_the_wheel_and_finds_what_was_planted(wheel, tmp_path
     tables = place / "outputs/report/tables"
     nll = {row["checkpoint"]: row["nll"] for row in pl.read_csv(tables / "by_checkpoint.csv").iter_rows(named=True)}
     d = {row["post"]: row["d"] for row in pl.read_csv(tables / "misalignment.csv").iter_rows(named=True)}
-    assert len(nll) == 7
+    assert len(nll) == 10
+    assert nll["rescorla_wagner"] < nll["frequencies"] < nll["chance"]
     for generation in ("demo-1", "demo-2"):
         base, instruct, reasoning = (nll[f"{generation}-{stage}"] for stage in ("base", "instruct", "reasoning"))
         assert nll["simulator"] < base < instruct - 0.01

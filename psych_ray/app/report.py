@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from psych_ray.config import Config
-from psych_ray.results.reading import open_responses
+from psych_ray.results.reading import open_tasks
 from psych_ray.results.refused import read_refused
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
@@ -18,15 +18,14 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
     ResultsError where the store has no responses.
     """
     from psych_ray.report import write_report
-    from psych_ray.study import findings
-    from psych_ray.study.domains import load_domains, with_domain
+    from psych_ray.study import Settings, findings
+    from psych_ray.study.domains import load_domains
 
-    domains = load_domains(config.study.domains)
+    settings = Settings(domains=load_domains(config.study.domains))
     footers = snapshot.footers
     checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
-    with open_responses(store, snapshot.parts) as responses:
-        found = findings(responses, list(checkpoints.values()))
-    found = replace(found, by_study=with_domain(found.by_study, domains))
+    with open_tasks(store, snapshot.parts) as tasks:
+        found = findings(tasks, list(checkpoints.values()), settings)
     about = {
         "results": store.location,
         "scoring": ", ".join(f"{name} {value}" for name, value in asdict(footers[0].scoring).items()),

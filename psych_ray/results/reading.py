@@ -26,7 +26,14 @@ _SCHEMA = pl.DataFrame(RESPONSES.empty_table()).schema
 
 @contextmanager
 def open_responses(store: ResultsStore, parts: Sequence[LoggedPart]) -> Iterator[pl.LazyFrame]:
-    """The table of responses, lazily, for as long as the block runs; `checkpoint` and `condition` are last columns.
+    """The table of responses, lazily, for as long as the block runs; `checkpoint` and `condition` are last columns."""
+    with open_tasks(store, parts) as tasks:
+        yield pl.concat(tasks.values())
+
+
+@contextmanager
+def open_tasks(store: ResultsStore, parts: Sequence[LoggedPart]) -> Iterator[dict[tuple[str, str], pl.LazyFrame]]:
+    """The rows of each checkpoint (slug) and condition, lazily, for as long as the block runs.
 
     Columns that a part of an earlier version lacks are null there; those that a newer version added are left out.
     Reads every file once to verify its checksum; those of an object store are copied to the temporary folder.
@@ -41,7 +48,7 @@ def open_responses(store: ResultsStore, parts: Sequence[LoggedPart]) -> Iterator
         paths = pool.map(partial(_verified_path, store, directory), parts)
         for part, path in zip(parts, paths, strict=True):
             by_task.setdefault(part.name.task, []).append(path)
-        yield pl.concat([_scan_task(paths, *task) for task, paths in by_task.items()])
+        yield {task: _scan_task(paths, *task) for task, paths in by_task.items()}
 
 
 def _verified_path(store: ResultsStore, directory: Path, part: LoggedPart) -> Path:

@@ -29,7 +29,7 @@ _Predict = Callable[[NDArray[np.int16], int, Transcript], NDArray[np.float64]]
 
 
 def reference_scorer(name: str, work: Work | None = None) -> Scorer:
-    """The scorer of a checkpoint whose `reference` is `name`; `work` counts its transcripts. KeyError for another."""
+    """The scorer of a checkpoint whose `reference` is `name`; `work` counts its transcripts. ValueError for another."""
     if name == SIMULATOR:
         return SimulatorScorer()
     return ReferenceScorer(Reference(name), _PREDICTIONS[Reference(name)], work or Work())

@@ -85,7 +85,7 @@ def _best_inverse_temperatures(values_ANK: _Floats, choice_N: NDArray[np.int64])
         middle_A = (low_A + high_A) / 2
         weight_ANK = np.exp(middle_A[:, None, None] * values_ANK)
         expected_A = ((weight_ANK * values_ANK).sum(-1) / weight_ANK.sum(-1)).sum(1)
-        rises_A = expected_A > chosen_A
+        rises_A = expected_A >= chosen_A
         low_A, high_A = np.where(rises_A, low_A, middle_A), np.where(rises_A, middle_A, high_A)
     return np.where(high_A == MAX_INVERSE_TEMPERATURE, high_A, low_A)
 

@@ -5,6 +5,7 @@ base. Takes a lazy frame of responses and the facts of the checkpoints; does not
 does not round.
 """
 
-from psych_ray.study.findings import Findings, findings
+from psych_ray.study.findings import Settings, findings
+from psych_ray.study.tables import Findings
 
-__all__ = ["Findings", "findings"]
+__all__ = ["Findings", "Settings", "findings"]

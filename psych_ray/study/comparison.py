@@ -1,83 +1,162 @@
-"""A post-trained checkpoint against its base: Cohen's d of each study, over the responses that both have scored.
+"""Which tasks are compared with which, in which studies, and why not in others.
 
-Where the fingerprints of both tallies agree, the same responses are scored in both and the moments of the tallies are
-used. Only where they differ, the rows of both checkpoints in those studies are read again and joined, in batches of
-bounded size. Means over studies are in `summaries`.
+Takes sums, no rows. Shapes: C comparisons, S studies, P participants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from psych_ray.study.tally import NLL, SCORED, sample_sd
+from psych_ray.study.comparing import Comparison
+from psych_ray.study.effects import StudyEffects, study_effects, t_interval
+from psych_ray.study.rows import Task
+from psych_ray.study.tallies import Tallies
+from psych_ray.study.task_sums import Floats
 
-BATCH_RESPONSES = 4_000_000
-"""Approximate limit of the responses of one checkpoint in a join; a study is never split."""
+CHANCE = "chance"
+"""Slug of the checkpoint that pseudo-R² is against."""
+REFERENCE = "plain"
+"""The condition that others are contrasted with."""
 
-_KEYS = ["post", "base", "condition", "study"]
-_MOMENTS = ["n_responses", "nll_post", "nll_base", "sd_post", "sd_base"]
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Comparisons of one kind with their effects in each study."""
+
+    comparisons: Sequence[Comparison]
+    effects: Sequence[StudyEffects]
+    usable_CS: NDArray[np.bool_]
+    """Whether d is defined, and no NLL of either task is infinite in the study."""
+
+    @property
+    def d(self) -> Floats:
+        """Cohen's d [C, S]; NaN unless usable."""
+        d_CS = np.array([one.d for one in self.effects]).reshape(self.usable_CS.shape)
+        return np.where(self.usable_CS, d_CS, np.nan)
 
 
-def compare(responses: pl.LazyFrame, tallied: pl.DataFrame, pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(`Findings.misalignment_by_study`, rows of `Findings.skipped`).
+def planned(tasks: Sequence[Task], pairs: Sequence[tuple[str, str]]) -> dict[str, list[Comparison]]:
+    """All comparisons by kind: `pairs` (post and base), `conditions` and `chance`."""
+    known = set(tasks)
+    conditions = sorted({task.condition for task in tasks})
+    of_pairs = [
+        Comparison(Task(post, condition), Task(base, condition)) for condition in conditions for post, base in pairs
+    ]
+    of_conditions = [
+        Comparison(task, Task(task.checkpoint, REFERENCE)) for task in tasks if task.condition != REFERENCE
+    ]
+    of_chance = [Comparison(task, Task(CHANCE, REFERENCE)) for task in tasks if task.checkpoint != CHANCE]
+    planned = {"pairs": of_pairs, "conditions": of_conditions, "chance": of_chance}
+    return {kind: [one for one in all_ if known.issuperset(one)] for kind, all_ in planned.items()}
 
-    A study that one of the two does not have, or for which d is not defined, is skipped for both.
+
+def compared(tallies: Tallies, comparisons: Sequence[Comparison]) -> Compared:
+    """The effects of these comparisons."""
+    effects = [study_effects(tallies, one) for one in comparisons]
+    infinite = {
+        task: tallies.by_study(one.sums["infinite"]) > 0 for task, one in tallies.tasks.items()
+    }  # fmt: skip
+    usable = [
+        ~np.isnan(one.d) & ~infinite[comparison.first] & ~infinite[comparison.second]
+        for comparison, one in zip(comparisons, effects, strict=True)
+    ]
+    shape = (len(comparisons), len(tallies.studies))
+    return Compared(comparisons=comparisons, effects=effects, usable_CS=np.array(usable, dtype=np.bool_).reshape(shape))
+
+
+def effects_table(tallies: Tallies, of: Compared) -> pl.DataFrame:
+    """A row for each usable comparison and study.
+
+    Columns: first, second (checkpoints), condition, reference (conditions of both), study, n_responses, n_participants,
+    mean_a, mean_b, sd_a, sd_b, d, se, low, high, d_z, difference, difference_se, difference_se_naive, only_a, only_b.
     """
-    sides = _sides(tallied, pairs).with_columns(_unusable().alias("reason"))
-    usable = sides.filter(pl.col("reason").is_null())
-    same = pl.all_horizontal(pl.col(name) == pl.col(f"{name}_base") for name in ("scored", "key_low", "key_high"))
-    as_tallied = usable.filter(same).select(
-        *_KEYS,
-        pl.col("scored").alias("n_responses"),
-        pl.col("nll").alias("nll_post"),
-        "nll_base",
-        pl.col("sd").alias("sd_post"),
-        "sd_base",
-    )
-    moments = pl.concat([as_tallied, *_joined(responses, usable.filter(~same))])
-    compared = usable.select(*_KEYS, "scored", "scored_base").join(moments, on=_KEYS, how="left")
-    compared = compared.with_columns(pl.col("n_responses").fill_null(0)).with_columns(
-        _cohens_d().alias("d"), _undefined().alias("reason")
-    )
-    table = compared.filter(pl.col("reason").is_null()).select(
-        *_KEYS,
-        "d",
-        "nll_post",
-        "nll_base",
-        "sd_post",
-        "sd_base",
-        "n_responses",
-        (pl.col("scored") - pl.col("n_responses")).alias("only_post"),
-        (pl.col("scored_base") - pl.col("n_responses")).alias("only_base"),
-    )
-    return table, pl.concat([_skipped(sides), _skipped(compared)])
+    frames = []
+    for comparison, one, usable_S in zip(of.comparisons, of.effects, of.usable_CS, strict=True):
+        low, high = t_interval(one.d, one.d_se, one.participants)
+        sums = tallies.comparisons[comparison].sums
+        columns = {
+            "n_responses": one.n,
+            "n_participants": one.participants,
+            **{name: getattr(one, name) for name in ("mean_a", "mean_b", "sd_a", "sd_b", "d")},
+            "se": one.d_se,
+            "low": low,
+            "high": high,
+            **{name: getattr(one, name) for name in ("d_z", "difference", "difference_se", "difference_se_naive")},
+            **{name: tallies.by_study(sums[name]) for name in ("only_a", "only_b")},
+        }
+        frame = pl.DataFrame({"study": tallies.studies} | columns, schema_overrides={"study": pl.String})
+        (first, condition), (second, reference) = comparison
+        names = {"first": first, "second": second, "condition": condition, "reference": reference}
+        frames.append(
+            frame.filter(pl.Series(usable_S)).select(
+                *(pl.lit(value).alias(name) for name, value in names.items()),
+                "study",
+                pl.col(pl.Float64).fill_nan(None),
+            )
+        )
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def not_compared(tallies: Tallies, tallied: pl.DataFrame, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    """checkpoint, condition, study and reason of pairs that were not compared in a study that either side has.
+
+    `tallied`: rows of `summaries.tallied`. Where a side has no responses under a condition, there is one row with a
+    null study.
+    """
+    pair_rows = pl.DataFrame(pairs, schema={"post": pl.String, "base": pl.String}, orient="row")
+    sides = _sides(tallied, pair_rows)
+    counts = {
+        (one.first.checkpoint, one.second.checkpoint, one.first.condition): study_effects(tallies, one)
+        for one in tallies.comparisons
+        if one.first.condition == one.second.condition
+    }
+    index_of = {study: index for index, study in enumerate(tallies.studies)}
+
+    def undefined(row: dict[str, object]) -> str | None:
+        effects = counts.get((str(row["post"]), str(row["base"]), str(row["condition"])))
+        if effects is None or row["study"] is None:
+            return None
+        at = index_of[str(row["study"])]
+        n = int(effects.n[at])
+        if n < 2:
+            return f"not compared with {row['base']}: d needs 2 responses that are scored in both, there are {n}"
+        if np.isnan(effects.d[at]):
+            return f"not compared with {row['base']}: all responses have the same NLL, so d is not defined"
+        return None
+
+    unusable = sides.with_columns(_unusable().alias("reason"))
+    reasons = [row["reason"] or undefined(row) for row in unusable.iter_rows(named=True)]
+    with_reason = unusable.with_columns(pl.Series("reason", reasons, pl.String)).filter(pl.col("reason").is_not_null())
+    return with_reason.select(pl.col("post").alias("checkpoint"), "condition", "study", "reason")
 
 
 def _sides(tallied: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """A row for each pair, condition and study that either side has; the base's columns end in _base.
-
-    Where a side has no responses under a condition, there is one row with a null study instead of a row per study.
-    """
-    post = pairs.join(tallied, left_on="post", right_on="checkpoint")
-    base = pairs.join(tallied, left_on="base", right_on="checkpoint", coalesce=False).drop("checkpoint")
-    both = post.join(base, on=_KEYS, how="full", coalesce=True, suffix="_base")
+    """A row for each pair, condition and study that either side has; the base's columns end in _base."""
+    columns = tallied.select("checkpoint", "condition", "study", "scored", "infinite")
+    post = pairs.join(columns, left_on="post", right_on="checkpoint")
+    base = pairs.join(columns, left_on="base", right_on="checkpoint", coalesce=False).drop("checkpoint")
+    keys = ["post", "base", "condition", "study"]
+    both = post.join(base, on=keys, how="full", coalesce=True, suffix="_base")
     group = ["post", "base", "condition"]
     no_responses = pl.any_horizontal(pl.col(name).is_null().all().over(group) for name in ("scored", "scored_base"))
-    return both.with_columns(pl.when(~no_responses).then("study")).unique(_KEYS, keep="first").sort(_KEYS)
+    return both.with_columns(pl.when(~no_responses).then("study")).unique(keys, keep="first").sort(keys)
 
 
 def _unusable() -> pl.Expr:
     """Why a row of `_sides` cannot be compared; null where it can."""
 
     def checks(side: str, suffix: str) -> list[pl.Expr]:
-        scored, finite = pl.col(f"scored{suffix}"), pl.col(f"n_finite{suffix}")
+        scored, infinite = pl.col(f"scored{suffix}"), pl.col(f"infinite{suffix}")
         reasons = [
             (scored.is_null() & pl.col("study").is_null(), "has no responses under this condition"),
             (scored.is_null(), "has no responses of this study"),
             (scored == 0, "has no scored response of this study"),
-            (finite < scored, "has an NLL that is not finite in this study"),
+            (infinite > 0, "has an NLL that is not finite in this study"),
         ]
         return [
             pl.when(unusable).then(pl.format("not compared with {}: " + f"{side} {text}", "base"))
@@ -86,61 +165,3 @@ def _unusable() -> pl.Expr:
 
     by_side = zip(checks("base", "_base"), checks("post", ""), strict=True)
     return pl.coalesce([check for both in by_side for check in both])
-
-
-def _joined(responses: pl.LazyFrame, differing: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Moments over the responses scored in both, for rows of `_sides` of which the sets of scored responses differ."""
-    for (post, base, condition), rows in differing.group_by(["post", "base", "condition"], maintain_order=True):
-        batch = (pl.col("scored").cum_sum() // BATCH_RESPONSES).alias("batch")
-        for _, part in rows.with_columns(batch).group_by("batch", maintain_order=True):
-            scored = responses.filter(
-                SCORED
-                & (pl.col("condition") == condition)
-                & pl.col("study").cast(pl.String).is_in(part["study"].to_list())
-            )
-            left, right = (
-                _rows(scored.filter(pl.col("checkpoint") == slug), side)
-                for slug, side in ((post, "post"), (base, "base"))
-            )
-            yield (
-                left.join(right, on=["study", "transcript", "response"], how="inner")
-                .group_by("study")
-                .agg(
-                    pl.len().cast(pl.Int64).alias("n_responses"),
-                    pl.col("nll_post", "nll_base").mean(),
-                    sample_sd(pl.col("nll_post")).alias("sd_post"),
-                    sample_sd(pl.col("nll_base")).alias("sd_base"),
-                )
-                .with_columns(
-                    pl.lit(post).alias("post"), pl.lit(base).alias("base"), pl.lit(condition).alias("condition")
-                )
-                .select(*_KEYS, *_MOMENTS)
-                .collect(engine="streaming")
-            )
-
-
-def _rows(responses: pl.LazyFrame, side: str) -> pl.LazyFrame:
-    return responses.select(pl.col("study", "transcript").cast(pl.String), "response", NLL.alias(f"nll_{side}"))
-
-
-def _cohens_d() -> pl.Expr:
-    """(mean post - mean base) / sqrt((sd_post² + sd_base²) / 2); arXiv 2605.07632, sample sd over single responses."""
-    pooled = ((pl.col("sd_post").pow(2) + pl.col("sd_base").pow(2)) / 2).sqrt()
-    return (pl.col("nll_post") - pl.col("nll_base")) / pooled
-
-
-def _undefined() -> pl.Expr:
-    """Why d is not defined; null where it is."""
-    too_few = "not compared with {}: d needs 2 responses that are scored in both, there are {}"
-    constant = "not compared with {}: all responses have the same NLL, so d is not defined"
-    return (
-        pl.when(pl.col("n_responses") < 2)
-        .then(pl.format(too_few, "base", "n_responses"))
-        .when((pl.col("sd_post") == 0) & (pl.col("sd_base") == 0))
-        .then(pl.format(constant, "base"))
-    )
-
-
-def _skipped(rows: pl.DataFrame) -> pl.DataFrame:
-    with_reason = rows.filter(pl.col("reason").is_not_null())
-    return with_reason.select(pl.col("post").alias("checkpoint"), "condition", "study", "reason")

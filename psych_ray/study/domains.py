@@ -15,6 +15,7 @@ import yaml
 
 from psych_ray.errors import ConfigError, first_line
 
+_PSYCH101 = "Psych-101"
 _KEYS = ("domains", "developmental", "not_in_heat_map")
 
 
@@ -28,6 +29,8 @@ class Domains:
     """Studies that compare children or adolescents with adults."""
     not_in_heat_map: frozenset[str]
     """Domains with too few studies for the published heat map."""
+    psych101: frozenset[str] = frozenset()
+    """Studies that were collected for Psych-101."""
 
 
 def load_domains(file: str | Path | None = None) -> Domains:
@@ -52,6 +55,7 @@ def load_domains(file: str | Path | None = None) -> Domains:
         of_study={**found.of_study, **more.of_study},
         developmental=found.developmental | more.developmental,
         not_in_heat_map=found.not_in_heat_map | more.not_in_heat_map,
+        psych101=found.psych101 | more.psych101,
     )
 
 
@@ -76,8 +80,10 @@ def _parsed(content: str) -> Domains:
         for study in _studies(domain, studies):
             if of_study.setdefault(study, domain) != domain:
                 raise ValueError(f"{study} is in two domains, {of_study[study]} and {domain}")
+    in_psych101 = (studies.get(_PSYCH101, []) for studies in domains.values() if isinstance(studies, dict))
     return Domains(
         of_study=of_study,
+        psych101=frozenset(study for studies in in_psych101 for study in studies),
         developmental=frozenset(_names("developmental", value.get("developmental", []))),
         not_in_heat_map=frozenset(_names("not_in_heat_map", value.get("not_in_heat_map", []))),
     )

@@ -45,6 +45,8 @@ class StudyEffects:
     """With responses taken as independent."""
     d_z: Floats
     """Mean of the paired differences / their sd."""
+    present: NDArray[np.bool_]
+    """Whether a participant has such responses [P]."""
     influence: Floats
     """Of each participant on its study's d [P]; d_se² is the sum of their squares times G / (G - 1)."""
 
@@ -99,6 +101,7 @@ def effects_of(sums_P: Mapping[str, Floats], starts_S: Ints, centres_S: tuple[Fl
             difference_se=np.sqrt(correction * by_study((a_P - b_P) ** 2)) / n,
             difference_se_naive=np.sqrt(var_difference / n),
             d_z=difference / np.where(var_difference > 0, np.sqrt(var_difference), np.nan),
+            present=n_P > 0,
             influence=influence,
         )
 

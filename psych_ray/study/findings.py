@@ -1,4 +1,4 @@
-"""All statistics of a study as tables, from one pass over the responses and a few small steps.
+"""All tables of a study, from one pass over the responses.
 
 The formulas are in the modules that this one calls. No paths, figures or rounding: numbers are float64, missing ones
 null.
@@ -6,94 +6,114 @@ null.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from psych_ray.results.schema import CheckpointFacts
-from psych_ray.study import comparison, lineage, summaries
-from psych_ray.study.tally import TALLY_KEYS, tally
+from psych_ray.study import effect_tables, lineage, summaries
+from psych_ray.study.bootstrap import DRAWS, Bootstrap
+from psych_ray.study.comparison import compared, effects_table, not_compared, planned
+from psych_ray.study.domains import Domains, load_domains, with_domain
+from psych_ray.study.draws import Draws, draw
+from psych_ray.study.over_studies import OverStudies
+from psych_ray.study.rows import Task
+from psych_ray.study.schemas import table
+from psych_ray.study.tables import Findings
+from psych_ray.study.tallies import Tallies, tally
+
+Progress = Callable[[str, int, int], None]
+"""What is done, how many of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
-    """The statistics of a study. Checkpoints are named by their slug; NLL is in nats per response.
+class Settings:
+    """What the statistics depend on beside the responses."""
 
-    Rows are ordered by condition (plain first), then by family, generation (by the numbers in its name), stage, size.
-    """
-
-    coverage: pl.DataFrame
-    """checkpoint, condition, studies, transcripts, responses, and of those a column for each status."""
-    by_study: pl.DataFrame
-    """checkpoint, condition, study, n_responses (scored), nll (mean), sd (sample), accuracy (all scored responses).
-
-    In a report also the study's domain, by `study.domains`."""
-    by_checkpoint: pl.DataFrame
-    """checkpoint, id, family, generation, size_b, stage, base, condition, nll, accuracy, n_studies, n_responses.
-
-    nll and accuracy: mean over a study's scored responses, then over studies.
-    """
-    misalignment_by_study: pl.DataFrame
-    """post, base, condition, study, d, nll and sd of both, n_responses (scored in both), only_post, only_base.
-
-    Cohen's d, post minus base, over the responses that are scored in both; only_post and only_base count the others.
-    """
-    misalignment: pl.DataFrame
-    """post, base, condition, post's family, generation, size_b and stage, d (mean over studies), se, n_studies."""
-    by_stage: pl.DataFrame
-    """condition, stage, d (mean over pairs), se, n_pairs, n_studies.
-
-    se, here and in the next two: the standard error over studies of the pairs' mean d in each study.
-    """
-    by_generation: pl.DataFrame
-    """condition, family, generation, d (mean over pairs), se, n_pairs, n_studies."""
-    by_stage_and_generation: pl.DataFrame
-    """condition, family, generation, stage, d (mean over pairs), se, n_pairs, n_studies."""
-    skipped: pl.DataFrame
-    """checkpoint, condition, study, reason; a null condition or study means all of them."""
-
-    @property
-    def conditions(self) -> list[str]:
-        """Conditions that have responses, plain first."""
-        return self.coverage["condition"].unique(maintain_order=True).to_list()
-
-    @property
-    def main_condition(self) -> str | None:
-        """The condition of the figures: plain, otherwise the first; None where there are no responses."""
-        return next(iter(self.conditions), None)
-
-    def in_main_condition(self, table: pl.DataFrame) -> pl.DataFrame:
-        """The rows of one of these tables in the main condition."""
-        return table.filter(pl.col("condition") == pl.lit(self.main_condition, pl.String))
+    domains: Domains = field(default_factory=load_domains)
+    transcripts: pl.DataFrame | None = None
+    """Facts of transcripts, columns as of `results.catalogue.transcript_facts`; None: nothing is known of them."""
+    draws: int = DRAWS
+    """Of the bootstrap."""
+    seed: int = 201
 
 
-def findings(responses: pl.LazyFrame, checkpoints: Sequence[CheckpointFacts]) -> Findings:
+def findings(
+    responses: pl.LazyFrame | Mapping[tuple[str, str], pl.LazyFrame],
+    checkpoints: Sequence[CheckpointFacts],
+    settings: Settings | None = None,
+    *,
+    on_progress: Progress = lambda what, done, of: None,
+) -> Findings:
     """Statistics of the scored responses of `checkpoints`; rows of other checkpoints are not read.
 
-    `responses` has the columns of `results.schema.RESPONSES` and those of its partitions, checkpoint and condition.
-    It is read in one streaming pass, and again only where different responses are scored in a checkpoint and its base.
-    ValueError where two of `checkpoints` have the same slug.
+    `responses`: columns of `results.schema.RESPONSES` and those of its partitions, checkpoint and condition; or a frame
+    without these two for each (checkpoint, condition), of which each is read once. ValueError where two of
+    `checkpoints` have the same slug; ResultsError where a response is there twice.
     """
+    settings = settings or Settings()
     facts = lineage.facts_table(checkpoints)
-    responses = responses.filter(pl.col("checkpoint").is_in(facts["checkpoint"].to_list()))
-    tallied = tally(responses)
+    frames = _tasks(responses, set(facts["checkpoint"]))
     pairs, unpaired = lineage.pairs_table(checkpoints)
-    compared, not_compared = comparison.compare(responses, tallied, pairs)
-    tallied = lineage.ordered(tallied, facts)
-    compared = lineage.ordered(compared, facts, checkpoint="post")
-    by_pair = summaries.misalignment(compared, facts)
-    skipped = pl.concat([summaries.incomplete(tallied, facts), unpaired, not_compared])
-    return Findings(
-        coverage=summaries.coverage(tallied),
-        by_study=tallied.filter(pl.col("scored") > 0).select(
-            *TALLY_KEYS, pl.col("scored").alias("n_responses"), "nll", "sd", "accuracy"
-        ),
-        by_checkpoint=summaries.by_checkpoint(tallied, facts),
-        misalignment_by_study=compared,
-        misalignment=by_pair,
-        by_stage=lineage.stages_ordered(summaries.mean_over_pairs(by_pair, compared, ["stage"])),
-        by_generation=summaries.mean_over_pairs(by_pair, compared, ["family", "generation"]),
-        by_stage_and_generation=summaries.mean_over_pairs(by_pair, compared, ["family", "generation", "stage"]),
-        skipped=skipped,
-    )
+    kinds = planned(list(frames), list(pairs.iter_rows()))
+    done: list[Task] = []
+
+    def on_task(task: Task) -> None:
+        done.append(task)
+        on_progress("reading", len(done), len(frames))
+
+    tallies = tally(frames, [one for kind in kinds.values() for one in kind], on_task=on_task)
+    drawn = draw(tallies, kinds, _bootstrap(tallies, settings), on_progress=on_progress)
+    return Findings(**{
+        name: table(name, rows)
+        for name, rows in _tables(tallies, drawn, facts, pairs, unpaired, settings)
+    })  # fmt: skip
+
+
+def _tables(
+    tallies: Tallies, drawn: Draws, facts: pl.DataFrame, pairs: pl.DataFrame, unpaired: pl.DataFrame, settings: Settings
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Name and rows of each table that has any."""
+    rows = lineage.ordered(summaries.tallied(tallies), facts)
+    of_pairs, of_conditions = (compared(tallies, drawn.comparisons[kind]) for kind in ("pairs", "conditions"))
+    references = facts.filter(pl.col("stage").is_null(), pl.col("size_b").is_null())["checkpoint"].to_list()
+    yield "coverage", summaries.coverage(rows)
+    scored = rows.filter(pl.col("scored") > 0).with_columns(pl.col("scored").alias("n_responses"))
+    yield "by_study", with_domain(scored, settings.domains)
+    yield "by_checkpoint", summaries.by_checkpoint(scored, facts, drawn.task_intervals())
+    skipped = not_compared(tallies, rows, list(pairs.iter_rows()))
+    yield "skipped", pl.concat([summaries.incomplete(rows, facts, references), unpaired, skipped])
+    by_study = effect_tables.pairs_by_study(effects_table(tallies, of_pairs))
+    if by_study.height:
+        by_study = lineage.ordered(by_study, facts, checkpoint="post")
+        yield "misalignment_by_study", with_domain(by_study, settings.domains)
+        over = OverStudies(tallies, of_pairs, drawn.of("pairs"), drawn.bootstrap)
+        yield from effect_tables.of_pairs(over, of_pairs, facts, settings.domains, tallies.studies)
+        yield "accuracy", effect_tables.accuracy(tallies, of_pairs, drawn, facts)
+        yield "transcript_differences", effect_tables.transcript_differences(tallies, of_pairs)
+    contrasts = effect_tables.contrasts_by_study(effects_table(tallies, of_conditions))
+    if contrasts.height:
+        yield "contrasts_by_study", lineage.ordered(contrasts, facts)
+        over = OverStudies(tallies, of_conditions, drawn.of("conditions"), drawn.bootstrap)
+        yield from effect_tables.of_conditions(over, of_conditions, facts, settings.domains, tallies.studies)
+
+
+def _bootstrap(tallies: Tallies, settings: Settings) -> Bootstrap:
+    return Bootstrap(tallies.starts, len(tallies.study_P), draws=settings.draws, seed=settings.seed)
+
+
+def _tasks(
+    responses: pl.LazyFrame | Mapping[tuple[str, str], pl.LazyFrame], slugs: set[str]
+) -> dict[Task, pl.LazyFrame]:
+    """The frame of each task of these checkpoints."""
+    if isinstance(responses, Mapping):
+        return {Task(*task): frame for task, frame in responses.items() if task[0] in slugs}
+    keys = responses.select(pl.col("checkpoint", "condition").cast(pl.String)).unique().sort(pl.all()).collect()
+    return {
+        Task(checkpoint, condition): responses.filter(
+            pl.col("checkpoint") == checkpoint, pl.col("condition") == condition
+        )
+        for checkpoint, condition in keys.iter_rows()
+        if checkpoint in slugs
+    }

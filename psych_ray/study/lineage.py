@@ -61,18 +61,25 @@ def pairs_table(checkpoints: Sequence[CheckpointFacts]) -> tuple[pl.DataFrame, p
     )
 
 
-def ordered(table: pl.DataFrame, facts: pl.DataFrame, *, checkpoint: str = "checkpoint") -> pl.DataFrame:
-    """Rows by condition (plain first), then checkpoint in the order of `facts`, then study."""
+def ordered(
+    table: pl.DataFrame, facts: pl.DataFrame, *, checkpoint: str = "checkpoint", then: str = "study"
+) -> pl.DataFrame:
+    """Rows by condition (plain first), then checkpoint in the order of `facts`, then by `then` where there is that."""
+    if table.is_empty():
+        return table
+    last = [then] if then in table.columns else []
     rank = facts.select(pl.col("checkpoint").alias(checkpoint)).with_row_index("rank")
     return (
         table.join(rank, on=checkpoint, how="left")
-        .sort(pl.col("condition") != "plain", "condition", "rank", "study")
+        .sort(pl.col("condition") != "plain", "condition", "rank", *last)
         .drop("rank")
     )
 
 
 def stages_ordered(table: pl.DataFrame) -> pl.DataFrame:
     """Rows by condition (plain first), then stage in the order of `Stage`."""
+    if table.is_empty():
+        return table
     rank = pl.col("stage").replace_strict(_STAGES, range(len(_STAGES)), default=len(_STAGES), return_dtype=pl.Int64)
     return table.sort(pl.col("condition") != "plain", "condition", rank, "stage")
 

@@ -114,7 +114,7 @@ def sweep(work: Path, checkpoints: list[Path], *overrides: str) -> tuple[pl.Data
         sys.executable, "-m", "psych_ray.cli.main", "sweep", "checkpoints=local", "transcripts=files",
         f"checkpoints.paths=[{','.join(map(str, checkpoints))}]", f"transcripts.path={SHARED / 'data/psych-201'}",
         "transcripts.limit=1", STUDIES, "scoring.cut_at=1024", "scoring.device=cpu", "cluster.cpus_per_replica=1",
-        "cluster.cpus=4", f"results.root={root}", "tracking=console", *overrides,
+        "checkpoints.references=[]", "cluster.cpus=4", f"results.root={root}", "tracking=console", *overrides,
     ]  # fmt: skip
     done, most = threading.Event(), [0.0]
     watcher = threading.Thread(target=_watch, args=(work, done, most))

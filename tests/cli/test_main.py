@@ -11,7 +11,7 @@ import yaml
 
 from psych_ray.cli.compose import conf_directory, load_config
 from psych_ray.cli.main import COMMANDS, main
-from psych_ray.config import Config, Stage
+from psych_ray.config import Config, Reference, Stage
 from psych_ray.errors import ConfigError
 
 NEEDED = {"checkpoints=local": ["checkpoints.paths=[A,B]"], "transcripts=files": ["transcripts.path=x"]}
@@ -38,9 +38,18 @@ def test_every_shipped_yaml_composes(choice):
     assert isinstance(load_config([choice, *NEEDED.get(choice, [])]), Config)
 
 
+@pytest.mark.parametrize("choice", [one for one in choices() if one.startswith("checkpoints=")])
+def test_every_choice_of_checkpoints_comes_with_references(choice):
+    both = [Reference.chance, Reference.frequencies]
+    more = [Reference.rescorla_wagner] if choice == "checkpoints=demo" else []
+    assert load_config([choice, *NEEDED.get(choice, [])]).checkpoints.references == both + more
+    assert load_config([choice, *NEEDED.get(choice, []), "checkpoints.references=[]"]).checkpoints.references == []
+
+
 @pytest.mark.parametrize(
     "override",
     [
+        "checkpoints.references=[chance,rescorla_wagner]",
         "checkpoints.only=[Qwen*,*base]",
         "transcripts.studies=[a*]",
         "transcripts.limit=3",
@@ -91,6 +100,8 @@ def test_the_papers_checkpoints_are_those_of_the_facts(shared):
         ("scoring.dtype=float16", "expected one of [float32, bfloat16]"),
         ("scoring.dtyp=float32", "'dtyp' not in 'ScoringConfig'"),
         ("checkpoints=qwen", "there is centaur, demo"),
+        ("checkpoints.references=[chanse]", "expected one of [chance, frequencies, rescorla_wagner]"),
+        ("checkpoints.references=[chance,chance]", "checkpoints.references=['chance', 'chance']: one is named twice"),
         ("checkpoints=local", "checkpoints=local needs checkpoints.paths"),
         ("transcripts=files", "transcripts=files needs transcripts.path"),
         ("transcripts.limit=0", "transcripts.limit=0"),

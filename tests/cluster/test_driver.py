@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +60,8 @@ class FakeRay:
     alive: set[str] = field(default_factory=set)
     groups: set[int] = field(default_factory=set)
     longest_wait: float = 0.0
+    gpus_wanted: list[int] = field(default_factory=list)
+    """Of each actor."""
     cuts: list[tuple[str, str]] = field(default_factory=list)
     """Actors that were asked to end a unit early, with its id."""
 
@@ -81,6 +83,7 @@ class FakeRay:
 
     def _remote(self, rank_class: type) -> Any:
         def options(**wanted: Any) -> Any:
+            self.gpus_wanted.append(wanted["num_gpus"])
             return SimpleNamespace(remote=lambda spec, rank: FakeActor(self, spec, rank, wanted["name"]))
 
         return SimpleNamespace(options=options)
@@ -501,6 +504,16 @@ def test_a_store_that_comes_back_costs_a_pause_and_nothing_else(sweep):
     assert list(done.committed.values()) == [1, 1, 1]
     assert len(done.ray.gangs) == 1
     assert done.ray.now <= down_until + max(UNREACHABLE_PAUSES_S[:4]) + 3 * 60 + 5
+
+
+@pytest.mark.parametrize(("reference", "gpus"), [("chance", 0), (None, 1)])
+def test_a_replica_of_references_takes_no_gpu_of_its_slot(monkeypatch, reference, gpus):
+    fake = FakeRay(ideal)
+    monkeypatch.setattr(gang, "ray", fake)
+    one = replace(spec(1), checkpoints=(SimpleNamespace(slug="a", reference=reference),))  # type: ignore[arg-type]
+    started = gang.Gang(one, Slots(1, 4, 1), name="replica")
+    assert fake.gpus_wanted == [gpus]
+    assert started.asks_for == f"it needs 1 rank of {gpus} GPU, 4 CPU"
 
 
 def test_a_fault_outside_of_loading_and_scoring_is_reported_by_its_kind(tmp_path):

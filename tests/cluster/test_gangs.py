@@ -50,7 +50,8 @@ def sweep(model: Path, root: Path, *more: str) -> list[str]:
 
     return [
         sys.executable, "-m", "psych_ray.cli.main", "sweep", "checkpoints=local", f"checkpoints.paths=[{model}]",
-        "transcripts.participants=6", "scoring.unit_seconds=0.2", f"results.root={root}", "tracking=console", *more,
+        "transcripts.participants=6", "scoring.unit_seconds=0.2", f"results.root={root}", "tracking=console",
+        "checkpoints.references=[]", *more,
     ]  # fmt: skip
 
 

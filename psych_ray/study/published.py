@@ -152,24 +152,27 @@ def _both(findings: Findings, slug_of: Mapping[str, str]) -> Iterator[tuple[_Val
 
 
 def _checkpoints(findings: Findings, slug_of: Mapping[str, str]) -> Iterator[tuple[_Value, _Measured]]:
-    """NLL and accuracy of checkpoints."""
-    plain = findings.by_checkpoint.filter(pl.col("condition") == "plain")
-    discrete = set(findings.coverage.filter(pl.col("condition") == "discrete")["checkpoint"])
+    """NLL under plain and accuracy under discrete, of checkpoints; accuracy under plain where the other is missing."""
     ids_of = {(group, size): ids for group, sizes in _data()["checkpoints"].items() for size, ids in sizes.items()}
-    for finding, column, low, high in (
-        ("nll", "nll", "low", "high"),
-        ("accuracy", "accuracy", "accuracy_low", "accuracy_high"),
-    ):
+    plain, discrete = (findings.by_checkpoint.filter(pl.col("condition") == name) for name in ("plain", "discrete"))
+    swept = set(findings.coverage.filter(pl.col("condition") == "discrete")["checkpoint"])
+    accuracy = pl.concat([discrete, plain]).filter(pl.col("accuracy").is_not_null())
+    tables = {
+        "nll": plain.select("checkpoint", "nll", "low", "high").drop_nulls("nll"),
+        "accuracy": accuracy.unique("checkpoint", keep="first", maintain_order=True).select(
+            "checkpoint", "accuracy", "accuracy_low", "accuracy_high"
+        ),
+    }
+    for finding, rows in tables.items():
         for value in _values(finding, ids_of):
-            slugs = [slug_of.get(id_, id_) for id_ in value.ids]
-            rows = plain.filter(pl.col("checkpoint").is_in(slugs) & pl.col(column).is_not_null())
-            whole = finding == "nll" or discrete >= set(rows["checkpoint"])
+            own = rows.filter(pl.col("checkpoint").is_in([slug_of.get(id_, id_) for id_ in value.ids]))
+            whole = finding == "nll" or swept >= set(own["checkpoint"])
             yield (
                 value,
                 _Measured(
-                    values=rows[column].to_list(),
-                    slugs=frozenset(rows["checkpoint"]),
-                    interval=rows.select(low, high).row(0) if len(rows) == 1 else (None, None),
+                    values=own[finding].to_list(),
+                    slugs=frozenset(own["checkpoint"]),
+                    interval=own.row(0)[2:] if len(own) == 1 else (None, None),
                     reason=None if whole else "the condition discrete was not swept, in which the study has accuracy",
                 ),
             )

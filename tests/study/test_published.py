@@ -237,6 +237,20 @@ def test_other_checkpoints_and_settings_are_not_compared() -> None:
     assert "scoring.parity=false" in unlike["reason"][0]
 
 
+def test_accuracy_is_that_of_discrete_transcripts() -> None:
+    run = study_run()
+    discrete = run["by_checkpoint"].with_columns(
+        pl.lit("discrete").alias("condition"),
+        pl.col("accuracy") + 0.1,
+        pl.col("nll") + 1,
+        pl.lit(0.9).alias("accuracy_high"),
+    )
+    rows = published(Findings(**run | {"by_checkpoint": pl.concat([run["by_checkpoint"], discrete])}), checkpoints())
+    row = rows.filter(finding="accuracy", group="qwen3-base", size_b=4.0).row(0, named=True)
+    assert (row["value"], row["high"]) == pytest.approx((0.798, 0.9))
+    assert verdicts(rows)["nll"] == {"agrees"}
+
+
 def test_checkpoints_of_ones_own_have_no_rows() -> None:
     own = table("by_checkpoint", pl.DataFrame([{"checkpoint": "mine", "condition": "plain", "nll": 1.0}]))
     facts = [CheckpointFacts(slug="mine", id="mine", fingerprint="f")]

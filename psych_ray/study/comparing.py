@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from psych_ray.study.numbering import Ints, Numbering, moved
 from psych_ray.study.rows import Task, TaskRows
-from psych_ray.study.task_sums import Floats, Sums, first_values
+from psych_ray.study.task_sums import Floats, Sums, least_values
 
 
 class Comparison(NamedTuple):
@@ -100,10 +100,10 @@ def _compare(first: _Placed, second: _Placed, numbering: Numbering) -> Compariso
     offsets_T, lengths_T = numbering.offsets(), numbering.lengths_T
     has_a, has_b = ~np.isnan(first.nll_N), ~np.isnan(second.nll_N)
     both_N = np.isfinite(first.nll_N) & np.isfinite(second.nll_N)
-    study_N, n_studies = np.repeat(numbering.study_T, lengths_T), len(numbering.studies)
-    centres = [first_values(one.nll_N, both_N, study_N, n_studies) for one in (first, second)]
+    n_studies = len(numbering.studies)
+    centres = [least_values(one.nll_N, both_N, offsets_T, numbering.study_T, n_studies) for one in (first, second)]
     a, b = (
-        np.where(both_N, one.nll_N - centres_S[study_N], 0.0)
+        np.where(both_N, one.nll_N - np.repeat(centres_S[numbering.study_T], lengths_T), 0.0)
         for one, centres_S in zip((first, second), centres, strict=True)
     )
     letters_N = (first.hit_N >= 0) & (second.hit_N >= 0)

@@ -61,7 +61,7 @@ class TaskRows:
     option_hit_R: NDArray[np.int8]
     """1 where the option of largest probability was chosen, 0 where not, -1 where that is not known."""
     more: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """The columns of `TEMPERATURES` and of options that the task has, NaN unless scored."""
+    """The columns of `TEMPERATURES` and of options that the task has."""
 
     @property
     def scored(self) -> NDArray[np.bool_]:
@@ -86,11 +86,18 @@ class TaskRows:
         return sums
 
 
-def read_task(frame: pl.LazyFrame, numbering: Numbering, name: Task) -> TaskRows:
-    """The rows of a task, whose new transcripts are added to `numbering`.
+@dataclass(frozen=True)
+class TaskTable:
+    """The columns of a task in memory, each transcript in one run of rows."""
 
-    ResultsError where a response occurs twice.
-    """
+    frame: pl.LazyFrame
+    """In the same order."""
+    table: pl.DataFrame
+    more: list[str]
+
+
+def read_table(frame: pl.LazyFrame) -> TaskTable:
+    """Read the columns that sums need; sorted only where transcripts are not consecutive."""
     names = set(frame.collect_schema().names())
     more = [column for column in (*TEMPERATURES, *_OPTIONS) if column in names]
     columns = [*KEY, "response", "status", "nll", "top1", *more]
@@ -99,6 +106,15 @@ def read_task(frame: pl.LazyFrame, numbering: Numbering, name: Task) -> TaskRows
     if not _in_order(table):
         frame = frame.sort(*KEY, "response")
         table = _collected(frame, columns)
+    return TaskTable(frame, table, more)
+
+
+def task_rows(read: TaskTable, numbering: Numbering, name: Task) -> TaskRows:
+    """The rows of a task as arrays; its new transcripts are added to `numbering`.
+
+    ResultsError where a response occurs twice.
+    """
+    frame, table = read.frame, read.table
     first_T = _runs(table)
     response_R = table["response"].cast(pl.Int64).to_numpy()
     lengths_T: Ints = np.diff(first_T, append=len(table))
@@ -114,7 +130,7 @@ def read_task(frame: pl.LazyFrame, numbering: Numbering, name: Task) -> TaskRows
 
     needed = response_R[first_T + lengths_T - 1] + 1 if len(table) else lengths_T
     numbers_T = numbering.numbers(_keys(table, first_T), needed, about_new)
-    return _rows(table, more, first_T, lengths_T, numbers_T, response_R)
+    return _rows(table, read.more, first_T, lengths_T, numbers_T, response_R)
 
 
 def _rows(
@@ -125,8 +141,8 @@ def _rows(
     letter = table["n_options"].is_not_null().to_numpy() if "n_options" in table.columns else np.zeros_like(scored_R)
 
     def floats(column: str) -> NDArray[np.float32]:
-        values = table[column].cast(pl.Float32).fill_null(float("nan")).to_numpy()
-        return np.where(scored_R, values, np.float32("nan"))
+        values: NDArray[np.float32] = table[column].cast(pl.Float32).fill_null(float("nan")).to_numpy()
+        return values
 
     return TaskRows(
         first_T=first_T,

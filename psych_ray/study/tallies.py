@@ -7,7 +7,8 @@ transcripts, P participants (a participant of two studies counts twice), S studi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ import polars as pl
 
 from psych_ray.study.comparing import Comparing, Comparison, ComparisonSums, reading_order
 from psych_ray.study.numbering import Ints, Numbering
-from psych_ray.study.rows import Task, TaskRows, read_task
+from psych_ray.study.rows import Task, TaskRows, TaskTable, read_table, task_rows
 from psych_ray.study.task_sums import Floats, Sums, TaskSums, sum_task
 
 
@@ -104,13 +105,25 @@ def tally(
     numbering, comparing = Numbering(), Comparing(possible)
     sums: dict[Task, TaskSums] = {}
     extra: dict[Task, Sums] = {}
-    for task in reading_order(frames, possible):
-        rows = read_task(frames[task], numbering, task)
+    order = reading_order(frames, possible)
+    for task, read in zip(order, _ahead([frames[task] for task in order]), strict=True):
+        rows = task_rows(read, numbering, task)
         sums[task] = sum_task(rows, numbering)
         extra[task] = {} if measure is None else measure(rows, numbering)
         comparing.add(task, rows, numbering)
         on_task(task)
     return _assembled(numbering, sums, extra, comparing.compared)
+
+
+def _ahead(frames: Sequence[pl.LazyFrame]) -> Iterator[TaskTable]:
+    """Read each frame, the next one while the caller works on the last."""
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_table, frames[0]) if frames else None
+        for following in [*frames[1:], None]:
+            if reading is not None:
+                table = reading.result()
+                reading = None if following is None else pool.submit(read_table, following)
+                yield table
 
 
 def _assembled(

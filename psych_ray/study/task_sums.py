@@ -1,6 +1,6 @@
 """Sums over the rows of one task, for each of its transcripts, and by study where that is enough.
 
-Sums of NLLs are of values minus a centre, the first value of the study, so that variances of nearly equal values are
+Sums of NLLs are of values minus a centre, the least value of the study, so that variances of nearly equal values are
 exact. Shapes: T transcripts of the task, S studies of the numbering so far.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +40,10 @@ class TaskSums:
 
 def sum_task(rows: TaskRows, numbering: Numbering) -> TaskSums:
     """All sums of a task."""
-    study_R, n_studies = rows.per_row(numbering.study_T[rows.numbers_T]), len(numbering.studies)
+    study_T, n_studies = numbering.study_T[rows.numbers_T], len(numbering.studies)
     finite_R = rows.scored & np.isfinite(rows.nll_R)
-    centres_S = first_values(rows.nll_R, finite_R, study_R, n_studies)
-    x_R = np.where(finite_R, rows.nll_R - centres_S[study_R], 0.0)
+    centres_S = least_values(rows.nll_R, finite_R, rows.first_T, study_T, n_studies)
+    x_R = _where(finite_R, rows.nll_R - rows.per_row(centres_S[study_T]))
     known_R = rows.hit_R >= 0
     letters_R = rows.letter_R & known_R
     return TaskSums(
@@ -62,17 +63,25 @@ def sum_task(rows: TaskRows, numbering: Numbering) -> TaskSums:
             **_of_options(rows, finite_R),
         },
         centres_S=centres_S,
-        deciles=_deciles(rows, finite_R, study_R, n_studies),
-        bins=_bins(rows, study_R, n_studies),
+        deciles=_deciles(rows, finite_R, study_T, n_studies),
+        bins=_bins(rows, rows.per_row(study_T), n_studies),
     )
 
 
-def first_values(values: NDArray[np.float32], usable: NDArray[np.bool_], study: Ints, n_studies: int) -> Floats:
-    """The first usable value of each study [S], 0 where there is none."""
-    first_S = np.zeros(n_studies)
-    at = np.flatnonzero(usable)[::-1]
-    first_S[study[at]] = values[at]
-    return first_S
+def least_values(
+    values: NDArray[np.float32], usable: NDArray[np.bool_], first_T: Ints, study_T: Ints, n: int
+) -> Floats:
+    """The least usable value of each of `n` studies [S], 0 where there is none."""
+    least_S = np.full(n, np.nan)
+    if len(first_T):
+        np.fmin.at(least_S, study_T, np.fmin.reduceat(np.where(usable, values, np.float32("nan")), first_T))
+    least: Floats = np.nan_to_num(least_S)
+    return least
+
+
+def _where(usable: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
+    """The values, 0 where they are not usable."""
+    return values if usable.all() else np.where(usable, values, 0)
 
 
 def _at_temperatures(rows: TaskRows, finite_R: NDArray[np.bool_]) -> Sums:
@@ -84,8 +93,8 @@ def _at_temperatures(rows: TaskRows, finite_R: NDArray[np.bool_]) -> Sums:
         usable_R &= np.isfinite(values)
     return {
         "t_n": rows.summed(usable_R),
-        "t_nll": rows.summed(np.where(usable_R, rows.nll_R, 0)),
-        **{name: rows.summed(np.where(usable_R, values, 0)) for name, values in columns.items()},
+        "t_nll": rows.summed(_where(usable_R, rows.nll_R)),
+        **{name: rows.summed(_where(usable_R, values)) for name, values in columns.items()},
     }
 
 
@@ -97,19 +106,28 @@ def _of_options(rows: TaskRows, finite_R: NDArray[np.bool_]) -> Sums:
     usable_R = finite_R & np.isfinite(leak) & np.isfinite(top) & np.isfinite(brier)
     return {
         "choices": rows.summed(usable_R),
-        "leak": rows.summed(np.where(usable_R, leak, 0)),
-        "within": rows.summed(np.where(usable_R, rows.nll_R - leak, 0)),
-        "brier": rows.summed(np.where(usable_R, brier, 0)),
-        "top": rows.summed(np.where(usable_R, top, 0)),
+        "leak": rows.summed(_where(usable_R, leak)),
+        "within": rows.summed(_where(usable_R, rows.nll_R - leak)),
+        "brier": rows.summed(_where(usable_R, brier)),
+        "top": rows.summed(_where(usable_R, top)),
         "option_hits": rows.summed(usable_R & (rows.option_hit_R > 0)),
     }
 
 
-def _deciles(rows: TaskRows, finite_R: NDArray[np.bool_], study_R: Ints, n_studies: int) -> Floats:
-    length_R = rows.per_row(rows.lengths_T)
-    usable = finite_R & (length_R >= DECILES)
-    decile = np.minimum(rows.response_R[usable] * DECILES // length_R[usable], DECILES - 1)
-    return _by_cell(study_R[usable] * DECILES + decile, n_studies, DECILES, rows.nll_R[usable])
+def _deciles(rows: TaskRows, finite_R: NDArray[np.bool_], study_T: Ints, n_studies: int) -> Floats:
+    """Responses of a transcript are consecutive rows, so that each tenth of them is one range of rows."""
+    long_T = rows.lengths_T >= DECILES
+    if not long_T.any():
+        return np.zeros((n_studies, DECILES, 2))
+    tenths = -(-np.arange(DECILES) * rows.lengths_T[:, None] // DECILES)
+    begins = np.where(long_T[:, None] | (np.arange(DECILES) == 0), rows.first_T[:, None] + tenths, -1)
+    at = begins[begins >= 0]
+    sums = np.zeros((len(long_T), DECILES, 2))
+    for index, values_R in enumerate((finite_R, _where(finite_R, rows.nll_R))):
+        sums[..., index][begins >= 0] = np.add.reduceat(values_R, at, dtype=np.float64)
+    result = np.zeros((n_studies, DECILES, 2))
+    np.add.at(result, study_T[long_T], sums[long_T])
+    return result
 
 
 def _bins(rows: TaskRows, study_R: Ints, n_studies: int) -> Floats:
@@ -117,13 +135,9 @@ def _bins(rows: TaskRows, study_R: Ints, n_studies: int) -> Floats:
     if top is None:
         return np.zeros((n_studies, BINS, 3))
     usable = np.isfinite(top) & (rows.option_hit_R >= 0)
-    width = np.clip((top[usable] * BINS).astype(np.int64), 0, BINS - 1)
-    return _by_cell(study_R[usable] * BINS + width, n_studies, BINS, top[usable], rows.option_hit_R[usable])
-
-
-def _by_cell(cell: Ints, n_studies: int, n: int, *weights: NDArray[np.generic]) -> Floats:
-    """Number of entries of each cell, and their sums of `weights` [S, n, 1 + weights]."""
-    weights = (np.ones(len(cell)), *weights)
-    of_cells = [np.bincount(cell, weights=one.astype(np.float64), minlength=n_studies * n) for one in weights]
-    stacked: Floats = np.stack(of_cells, axis=-1).astype(np.float64).reshape(n_studies, n, len(of_cells))
+    top, hit = top[usable], rows.option_hit_R[usable]
+    cell = study_R[usable] * BINS + np.clip((top * BINS).astype(np.int64), 0, BINS - 1)
+    n = n_studies * BINS
+    of_cells = [np.bincount(cell, weights=weights, minlength=n) for weights in (None, top, hit)]
+    stacked: Floats = np.stack(of_cells, axis=-1).astype(np.float64).reshape(n_studies, BINS, 3)
     return stacked

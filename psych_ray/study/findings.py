@@ -12,17 +12,14 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from psych_ray.results.schema import CheckpointFacts
-from psych_ray.study import effect_tables, lineage, looks, reaction_times, summaries
+from psych_ray.study import effect_tables, lineage, summaries
 from psych_ray.study.bootstrap import DRAWS, Bootstrap
-from psych_ray.study.calibration import calibration, calibration_by_study, calibration_curve
 from psych_ray.study.comparison import REFERENCE, Compared, compared, effects_table, not_compared, planned
 from psych_ray.study.domains import Domains, load_domains, with_domain
 from psych_ray.study.draws import Draws, draw
-from psych_ray.study.effect_tables import facts_by_slug
-from psych_ray.study.groups import by_group
 from psych_ray.study.mixed_model import mixed_model
+from psych_ray.study.more_tables import measure_of, more_tables
 from psych_ray.study.over_studies import OverStudies
-from psych_ray.study.overconfidence import overconfidence
 from psych_ray.study.published import published
 from psych_ray.study.rows import Task
 from psych_ray.study.schemas import table
@@ -73,8 +70,8 @@ def findings(
         done.append(task)
         on_progress("reading", len(done), len(frames))
 
-    measure = None if settings.transcripts is None else reaction_times.measure(settings.transcripts)
-    tallies = tally(frames, [one for kind in kinds.values() for one in kind], measure=measure, on_task=on_task)
+    comparisons = [one for kind in kinds.values() for one in kind]
+    tallies = tally(frames, comparisons, measure=measure_of(settings.transcripts), on_task=on_task)
     bootstrap = Bootstrap(tallies.starts, len(tallies.study_P), draws=settings.draws, seed=settings.seed)
     drawn = draw(tallies, kinds, bootstrap, on_progress=on_progress)
     tables: dict[str, pl.DataFrame] = {"skipped": unpaired}
@@ -111,25 +108,7 @@ def _tables(
         yield "contrasts_by_study", lineage.ordered(contrasts, facts)
         over = OverStudies(tallies, of_conditions, drawn.of("conditions"), drawn.bootstrap)
         yield from effect_tables.of_conditions(over, of_conditions, facts, settings.domains, tallies.studies)
-    tasks = [Task(*key) for key in rows.select("checkpoint", "condition").unique(maintain_order=True).iter_rows()]
-    yield from _looks(tallies, tasks, drawn, settings)
-    yield "overconfidence", overconfidence(tallies, of_pairs.comparisons, facts_by_slug(facts), drawn.bootstrap)
-
-
-def _looks(
-    tallies: Tallies, tasks: Sequence[Task], drawn: Draws, settings: Settings
-) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Tables of how well single tasks predict whom and when, and of their calibration."""
-    curve, by_study = calibration_curve(tallies, tasks), calibration_by_study(tallies, tasks)
-    yield "calibration_curve", curve
-    yield "calibration_by_study", by_study
-    yield "calibration", calibration(by_study, curve)
-    yield "by_decile", looks.by_decile(tallies, tasks, drawn.bootstrap)
-    yield "by_length", looks.by_length(tallies, tasks)
-    yield "by_experiment", looks.by_experiment(tallies, tasks)
-    if settings.transcripts is not None:
-        yield "by_group", by_group(tallies, tasks, settings.transcripts)
-        yield "reaction_times", reaction_times.reaction_times(tallies, tasks)
+    yield from more_tables(tallies, of_pairs.comparisons, facts, drawn.bootstrap, settings.transcripts)
 
 
 def _mixed_model(

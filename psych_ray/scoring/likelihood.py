@@ -18,8 +18,8 @@ from psych_ray.scoring.calibration import TEMPERATURES
 
 _CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 """Size of the float32 logits that are in memory together."""
-_PIECE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
-"""Size of those that go through all temperatures together: on a CPU what its caches hold."""
+_PIECE_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
+"""Size of those that go through all temperatures together: about what caches hold."""
 _HALVED = {8.0: (8.0, 4.0, 2.0, 1.0, 0.5), 5.6: (5.6, 2.8, 1.4, 0.7)}
 """Temperatures at which exponentials are computed, and those at which they are squares of the one before."""
 

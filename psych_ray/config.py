@@ -421,6 +421,8 @@ class StudyConfig:
 
     domains: str | None = None
     """YAML file with domains of studies, in the form of psych_ray/study/domains.yaml, added to those; None: no more."""
+    mixed_model: bool = False
+    """Fit a mixed model to the differences of pairs: stage, size and generation, with studies and participants."""
 
 
 @dataclass(kw_only=True)

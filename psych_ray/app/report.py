@@ -10,6 +10,7 @@ from psych_ray.results.reading import open_tasks
 from psych_ray.results.refused import read_refused
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
+from psych_ray.results.transcript_facts import transcript_facts
 
 
 def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]:
@@ -21,7 +22,12 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
     from psych_ray.study import Settings, findings
     from psych_ray.study.domains import load_domains
 
-    settings = Settings(domains=load_domains(config.study.domains))
+    settings = Settings(
+        domains=load_domains(config.study.domains),
+        transcripts=transcript_facts(store),
+        mixed_model=config.study.mixed_model,
+        parity=snapshot.footers[0].scoring.parity if snapshot.footers else None,
+    )
     footers = snapshot.footers
     checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
     with open_tasks(store, snapshot.parts) as tasks:

@@ -152,7 +152,11 @@ def counted_facts(table: pa.Table) -> dict[str, Any]:
 def to_parquet(table: pa.Table, metadata: dict[str, str] | None = None) -> bytes:
     """Serialise a table in memory, with one checksum per page and `metadata` at the end of the file."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+    # Numbers hardly repeat: a dictionary of them would be larger than they are.
+    names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", write_page_checksum=True, use_dictionary=names
+    ) as writer:
         writer.write_table(table)
         # Metadata of the schema instead would be stored twice.
         writer.add_key_value_metadata(metadata or {})

@@ -48,7 +48,7 @@ def of_pairs(
     over: OverStudies, of: Compared, facts: pl.DataFrame, domains: Domains, studies: Sequence[str]
 ) -> Iterator[tuple[str, pl.DataFrame]]:
     """Tables of pairs of a post-trained checkpoint and its base."""
-    known = _facts(facts)
+    known = facts_by_slug(facts)
     pairs = [
         {"post": one.first.checkpoint, "base": one.second.checkpoint, "condition": one.first.condition}
         | known[one.first.checkpoint]
@@ -70,7 +70,7 @@ def of_conditions(
     over: OverStudies, of: Compared, facts: pl.DataFrame, domains: Domains, studies: Sequence[str]
 ) -> Iterator[tuple[str, pl.DataFrame]]:
     """Tables of conditions against the reference."""
-    known = _facts(facts)
+    known = facts_by_slug(facts)
     keys = [
         {"checkpoint": one.first.checkpoint, "condition": one.first.condition, "reference": one.second.condition}
         | known[one.first.checkpoint]
@@ -97,7 +97,7 @@ def of_conditions(
 
 def accuracy(tallies: Tallies, of: Compared, drawn: Draws, facts: pl.DataFrame) -> pl.DataFrame:
     """`Findings.accuracy`."""
-    known = _facts(facts)
+    known = facts_by_slug(facts)
     everywhere = np.ones(len(tallies.studies), np.bool_)
     low, high = interval(drawn.bootstrap.over_studies(drawn.accuracy["pairs"], everywhere))
     rows: Rows = []
@@ -226,7 +226,8 @@ def _one_stage_each(groups: Groups) -> Groups:
     return list(chosen.values())
 
 
-def _facts(facts: pl.DataFrame) -> Mapping[str, dict[str, Any]]:
+def facts_by_slug(facts: pl.DataFrame) -> Mapping[str, dict[str, Any]]:
+    """family, generation, size_b and stage of each checkpoint."""
     columns = ("family", "generation", "size_b", "stage")
     return {row["checkpoint"]: {name: row[name] for name in columns} for row in facts.iter_rows(named=True)}
 

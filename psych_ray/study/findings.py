@@ -7,17 +7,20 @@ null.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
 from psych_ray.results.schema import CheckpointFacts
 from psych_ray.study import effect_tables, lineage, summaries
 from psych_ray.study.bootstrap import DRAWS, Bootstrap
-from psych_ray.study.comparison import compared, effects_table, not_compared, planned
+from psych_ray.study.comparison import REFERENCE, Compared, compared, effects_table, not_compared, planned
 from psych_ray.study.domains import Domains, load_domains, with_domain
 from psych_ray.study.draws import Draws, draw
+from psych_ray.study.mixed_model import mixed_model
+from psych_ray.study.more_tables import measure_of, more_tables
 from psych_ray.study.over_studies import OverStudies
+from psych_ray.study.published import published
 from psych_ray.study.rows import Task
 from psych_ray.study.schemas import table
 from psych_ray.study.tables import Findings
@@ -33,7 +36,11 @@ class Settings:
 
     domains: Domains = field(default_factory=load_domains)
     transcripts: pl.DataFrame | None = None
-    """Facts of transcripts, columns as of `results.catalogue.transcript_facts`; None: nothing is known of them."""
+    """Facts of transcripts, columns as of `results.transcript_facts`; None: nothing is known of them."""
+    mixed_model: bool = False
+    """Whether the mixed model is fitted."""
+    parity: bool | None = None
+    """Whether responses were scored by the rules of the study's authors; None: not known."""
     draws: int = DRAWS
     """Of the bootstrap."""
     seed: int = 201
@@ -63,18 +70,21 @@ def findings(
         done.append(task)
         on_progress("reading", len(done), len(frames))
 
-    tallies = tally(frames, [one for kind in kinds.values() for one in kind], on_task=on_task)
-    drawn = draw(tallies, kinds, _bootstrap(tallies, settings), on_progress=on_progress)
-    return Findings(**{
-        name: table(name, rows)
-        for name, rows in _tables(tallies, drawn, facts, pairs, unpaired, settings)
-    })  # fmt: skip
+    comparisons = [one for kind in kinds.values() for one in kind]
+    tallies = tally(frames, comparisons, measure=measure_of(settings.transcripts), on_task=on_task)
+    bootstrap = Bootstrap(tallies.starts, len(tallies.study_P), draws=settings.draws, seed=settings.seed)
+    drawn = draw(tallies, kinds, bootstrap, on_progress=on_progress)
+    tables: dict[str, pl.DataFrame] = {"skipped": unpaired}
+    for name, rows in _tables(tallies, drawn, facts, pairs, settings):
+        tables[name] = pl.concat([tables[name], rows]) if name in tables else rows
+    found = Findings(**{name: table(name, rows) for name, rows in tables.items()})
+    return replace(found, published=published(found, checkpoints, parity=settings.parity))
 
 
 def _tables(
-    tallies: Tallies, drawn: Draws, facts: pl.DataFrame, pairs: pl.DataFrame, unpaired: pl.DataFrame, settings: Settings
+    tallies: Tallies, drawn: Draws, facts: pl.DataFrame, pairs: pl.DataFrame, settings: Settings
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Name and rows of each table that has any."""
+    """Name and rows of each table that has any; those of `skipped` in several parts."""
     rows = lineage.ordered(summaries.tallied(tallies), facts)
     of_pairs, of_conditions = (compared(tallies, drawn.comparisons[kind]) for kind in ("pairs", "conditions"))
     references = facts.filter(pl.col("stage").is_null(), pl.col("size_b").is_null())["checkpoint"].to_list()
@@ -82,8 +92,8 @@ def _tables(
     scored = rows.filter(pl.col("scored") > 0).with_columns(pl.col("scored").alias("n_responses"))
     yield "by_study", with_domain(scored, settings.domains)
     yield "by_checkpoint", summaries.by_checkpoint(scored, facts, drawn.task_intervals())
-    skipped = not_compared(tallies, rows, list(pairs.iter_rows()))
-    yield "skipped", pl.concat([summaries.incomplete(rows, facts, references), unpaired, skipped])
+    yield "skipped", summaries.incomplete(rows, facts, references)
+    yield "skipped", not_compared(tallies, rows, list(pairs.iter_rows()))
     by_study = effect_tables.pairs_by_study(effects_table(tallies, of_pairs))
     if by_study.height:
         by_study = lineage.ordered(by_study, facts, checkpoint="post")
@@ -92,15 +102,29 @@ def _tables(
         yield from effect_tables.of_pairs(over, of_pairs, facts, settings.domains, tallies.studies)
         yield "accuracy", effect_tables.accuracy(tallies, of_pairs, drawn, facts)
         yield "transcript_differences", effect_tables.transcript_differences(tallies, of_pairs)
+        yield from _mixed_model(tallies, of_pairs, facts, settings)
     contrasts = effect_tables.contrasts_by_study(effects_table(tallies, of_conditions))
     if contrasts.height:
         yield "contrasts_by_study", lineage.ordered(contrasts, facts)
         over = OverStudies(tallies, of_conditions, drawn.of("conditions"), drawn.bootstrap)
         yield from effect_tables.of_conditions(over, of_conditions, facts, settings.domains, tallies.studies)
+    yield from more_tables(tallies, of_pairs.comparisons, facts, drawn.bootstrap, settings.transcripts)
 
 
-def _bootstrap(tallies: Tallies, settings: Settings) -> Bootstrap:
-    return Bootstrap(tallies.starts, len(tallies.study_P), draws=settings.draws, seed=settings.seed)
+def _mixed_model(
+    tallies: Tallies, pairs: Compared, facts: pl.DataFrame, settings: Settings
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    if not settings.mixed_model:
+        return
+    of_plain = [
+        (one.first.checkpoint, one.second.checkpoint) for one in pairs.comparisons if one.first.condition == REFERENCE
+    ]
+    compared = pl.DataFrame(of_plain, schema={"post": pl.String, "base": pl.String}, orient="row")
+    known = facts.select("checkpoint", "stage", "generation", "size_b")
+    rows, note = mixed_model(tallies, compared.join(known, left_on="post", right_on="checkpoint"), REFERENCE)
+    yield "mixed_model", rows
+    if note is not None:
+        yield "skipped", pl.DataFrame([(None, REFERENCE, None, note)], schema=lineage.SKIPPED, orient="row")
 
 
 def _tasks(

@@ -6,13 +6,13 @@ Says only in which order tasks come; the formulas are in the modules that this o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import polars as pl
 
 from psych_ray.study import calibration, groups, lineage, looks, reaction_times
 from psych_ray.study.bootstrap import Bootstrap
 from psych_ray.study.comparing import Comparison
+from psych_ray.study.effect_tables import facts_by_slug
 from psych_ray.study.overconfidence import overconfidence
 from psych_ray.study.rows import Task
 from psych_ray.study.tallies import Measure, Tallies
@@ -43,7 +43,7 @@ def more_tables(
     yield "calibration", calibration.calibration(by_study, curve)
     of_post = {task: at for at, task in enumerate(tasks)}
     in_order = sorted((one for one in pairs if one.first in of_post), key=lambda one: of_post[one.first])
-    yield "overconfidence", overconfidence(tallies, in_order, _known(facts), bootstrap)
+    yield "overconfidence", overconfidence(tallies, in_order, facts_by_slug(facts), bootstrap)
     yield "by_decile", looks.by_decile(tallies, tasks, bootstrap)
     yield "by_length", looks.by_length(tallies, tasks)
     yield "by_experiment", looks.by_experiment(tallies, tasks)
@@ -55,8 +55,3 @@ def more_tables(
 def _in_order(tasks: Sequence[Task], facts: pl.DataFrame) -> list[Task]:
     schema = {"checkpoint": pl.String, "condition": pl.String}
     return [Task(*row) for row in lineage.ordered(pl.DataFrame(tasks, schema=schema, orient="row"), facts).iter_rows()]
-
-
-def _known(facts: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    columns = ("family", "generation", "size_b", "stage")
-    return {row["checkpoint"]: {name: row[name] for name in columns} for row in facts.iter_rows(named=True)}

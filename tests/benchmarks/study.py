@@ -3,8 +3,8 @@
     python -m tests.benchmarks.study [--rows 100000000] [--checkpoints 20] [--studies 150] [--loop 0] [--root DIR]
 
 Rows are made up, in parts of the real schema with all columns, 50,000 rows each; every fourth checkpoint is the base
-of the next three. `--loop N`: also write the first N rows as CSV and run what the study's scripts do with theirs, chunks of
-CSV and a Python loop over the rows, to Cohen's d of each pair and study, and compare both results. Memory is the
+of the next three. `--loop N`: also write the first N rows as CSV and run what the scripts of the study do with theirs,
+chunks of CSV and a Python loop over rows, to Cohen's d of each pair and study, and compare both results. Memory is the
 largest resident size of the process that makes the tables.
 """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from psych_ray.usable import require_usable
 
@@ -425,12 +426,45 @@ class StudyConfig:
     """Fit a mixed model to the differences of pairs: stage, size and generation, with studies and participants."""
 
 
+FINDINGS: Final = (
+    "nll_by_size",
+    "misalignment_by_stage",
+    "generations",
+    "domains",
+    "accuracy",
+    "chat",
+    "persona",
+    "other_conditions",
+    "behavioural",
+    "overconfidence",
+    "calibration_curve",
+    "forest",
+    "floors",
+    "learning",
+    "groups",
+    "reaction_times",
+    "influence",
+    "published",
+)
+"""Of a report, in its order."""
+
+
 @dataclass(kw_only=True)
 class ReportConfig:
-    """Where figures and page are written."""
+    """Where figures and page are written, and what is on the page."""
 
     root: str | None = None
     """None: `report` in results.root, or in the working directory when that is a URI."""
+    figures: list[str] = field(default_factory=list)
+    """Findings on the page, each with its figure, by name, for example [domains,forest]; empty: all."""
+    transcripts: int = 24
+    """Transcripts in the page's viewer, those in which checkpoints differ most; 0: no viewer."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.figures if name not in FINDINGS]:
+            raise ValueError(f"report.figures={unknown}: no such findings; there are {', '.join(FINDINGS)}")
+        if not 0 <= self.transcripts <= 500:
+            raise ValueError(f"report.transcripts={self.transcripts}: must be 0 to 500")
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import polars as pl
+
 from psych_ray.config import Config
+from psych_ray.errors import ResultsError
 from psych_ray.results.reading import open_tasks
 from psych_ray.results.refused import read_refused
 from psych_ray.results.snapshot import Snapshot
@@ -18,13 +21,15 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
 
     ResultsError where the store has no responses.
     """
+    from psych_ray.app.viewed import viewed_transcripts
     from psych_ray.report import write_report
     from psych_ray.study import Settings, findings
     from psych_ray.study.domains import load_domains
 
+    facts, not_known = _facts(store)
     settings = Settings(
         domains=load_domains(config.study.domains),
-        transcripts=transcript_facts(store),
+        transcripts=facts,
         mixed_model=config.study.mixed_model,
         parity=snapshot.footers[0].scoring.parity if snapshot.footers else None,
     )
@@ -32,6 +37,7 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
     checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
     with open_tasks(store, snapshot.parts) as tasks:
         found = findings(tasks, list(checkpoints.values()), settings)
+        viewed, not_viewed = viewed_transcripts(store, tasks, found, n=config.report.transcripts)
     about = {
         "results": store.location,
         "scoring": ", ".join(f"{name} {value}" for name, value in asdict(footers[0].scoring).items()),
@@ -39,14 +45,30 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
         "versions": ", ".join(f"{name} {number}" for name, number in footers[0].versions.items()),
     }
     written = write_report(
-        found, config.report_root(), title=sweep_name(config), about=about, refused=read_refused(store)
+        found,
+        config.report_root(),
+        title=sweep_name(config),
+        about=about,
+        refused=read_refused(store),
+        viewed=viewed,
+        figures=config.report.figures,
     )
     return [
         *written.headlines,
         f"tables:  {store.location}/responses (Delta Lake)",
         f"figures: {written.figures[0].parent}" if written.figures else "figures: none",
         f"page:    {written.page}",
+        *not_known,
+        *not_viewed,
     ]
+
+
+def _facts(store: ResultsStore) -> tuple[pl.DataFrame | None, list[str]]:
+    """Facts of the transcripts; None, with a line for the user, where `sources/` is damaged."""
+    try:
+        return transcript_facts(store), []
+    except ResultsError as error:
+        return None, [f"groups:  none by age, gender or diagnosis, and no reaction times: {error}"]
 
 
 def sweep_name(config: Config) -> str:

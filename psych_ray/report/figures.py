@@ -1,23 +1,24 @@
-"""The figures of a report as bytes in memory, with their names, titles and captions.
+"""The figure of a finding as bytes in memory.
 
-Needs no display and keeps no state; the same findings give the same bytes. The layout of each figure is in
-`nll_figure` and `misalignment_figures`.
+Needs no display and keeps no state; the same findings give the same bytes. The layout of each figure is in the module
+that its finding names.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from psych_ray.report import captions, misalignment_figures, nll_figure
+from psych_ray.report.findings.finding import Finding
 from psych_ray.report.style import RC
-from psych_ray.study import Findings
+from psych_ray.study.tables import Findings
 
+KINDS = ("png", "pdf", "svg")
 _DPI = 300
 _NO_DATE: dict[str, dict[str, str | None]] = {
     "png": {"Software": None},
@@ -31,44 +32,26 @@ class RenderedFigure:
     """One figure in the formats of a report."""
 
     name: str
-    title: str
-    caption: str
-    png: bytes
-    pdf: bytes
-    svg: bytes
+    content: dict[str, bytes]
+    """By kind: png, pdf, svg."""
     width_mm: float
 
 
-def render_figures(found: Findings) -> list[RenderedFigure]:
-    """All figures; one without data says so."""
-    return [
-        _render(
-            "nll_by_size", "Prediction by size and stage", captions.nll_by_size(found), nll_figure.nll_by_size, found
-        ),
-        _render(
-            "misalignment_by_stage",
-            "Misalignment by stage",
-            captions.misalignment_by_stage(found),
-            misalignment_figures.by_stage,
-            found,
-        ),
-        _render(
-            "misalignment_by_generation",
-            "Misalignment by generation",
-            captions.misalignment_by_generation(found),
-            misalignment_figures.by_generation,
-            found,
-        ),
-    ]
-
-
-def _render(name: str, title: str, caption: str, plot: Callable[[Findings], Figure], found: Findings) -> RenderedFigure:
+def render_figure(finding: Finding, found: Findings) -> RenderedFigure | None:
+    """The figure of a finding; None where there is nothing to draw."""
     with mpl.rc_context(RC), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure = plot(found)
-        png, pdf, svg = (_save(figure, kind) for kind in ("png", "pdf", "svg"))
-        width_mm = figure.get_figwidth() * 25.4
-    return RenderedFigure(name=name, title=title, caption=caption, png=png, pdf=pdf, svg=svg, width_mm=width_mm)
+        figure = finding.figure(found)
+        if figure is None:
+            return None
+        figure.set_dpi(_DPI)
+        engine = figure.get_layout_engine()
+        if isinstance(engine, ConstrainedLayoutEngine):
+            engine.set(w_pad=0.06, h_pad=0.05)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not again for each format
+        content = {kind: _save(figure, kind) for kind in KINDS}
+    return RenderedFigure(name=finding.name, content=content, width_mm=figure.get_figwidth() * 25.4)
 
 
 def _save(figure: Figure, kind: str) -> bytes:

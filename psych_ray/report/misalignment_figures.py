@@ -1,21 +1,18 @@
 """Figures of misalignment: Cohen's d of post-trained checkpoints against their bases.
 
-Means with their standard errors are drawn in front of the single pairs. At zero, a checkpoint predicts people as well
+Means with their 95 % intervals are drawn in front of the single pairs. At zero, a checkpoint predicts people as well
 as its base. Layout only: every number is in `Findings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psych_ray.report.nll_figure import empty_figure, stage_legend
+from psych_ray.report.marks import draw_mean, draw_points, include_zero, label_directions, offsets, stage_legend
 from psych_ray.report.style import (
     COLUMN_MM,
-    FAINT,
     GRID,
     INK,
     MINUS,
@@ -25,27 +22,27 @@ from psych_ray.report.style import (
     stage_style,
     two_decimals,
 )
-from psych_ray.study import Findings
+from psych_ray.study.tables import Findings
 
 _AXIS = "Misalignment (Cohen's d, post-trained minus base)"
-_NO_PAIR = "No pair of a base and a post-trained checkpoint"
-_GOLDEN = 0.6180339887
 _LETTER_MM = 1.45
 
 
-def by_stage(found: Findings) -> Figure:
-    """One row per stage: the mean over its pairs with the standard error over studies, and the pairs."""
+def by_stage(found: Findings) -> Figure | None:
+    """One row per stage: the mean over its pairs with its interval, and the pairs."""
     stages, pairs = found.in_main_condition(found.by_stage), found.in_main_condition(found.misalignment)
     if not stages.height:
-        return empty_figure(_NO_PAIR)
+        return None
     figure = Figure(figsize=(inches(COLUMN_MM), inches(24 + 10 * stages.height)), layout="constrained")
     ax = figure.subplots()
     labels = []
-    for at, (stage, d, se, n_pairs) in enumerate(stages.select("stage", "d", "se", "n_pairs").iter_rows()):
+    for at, (stage, d, low, high, n_pairs) in enumerate(
+        stages.select("stage", "d", "low", "high", "n_pairs").iter_rows()
+    ):
         if n_pairs > 1:
             single = pairs.filter(pl.col("stage") == stage)["d"].sort().to_list()
-            _draw_pairs(ax, single, [at - 0.14 - 0.26 * offset for offset in _offsets(n_pairs)], stage)
-        _draw_mean(ax, d, at, stage, xerr=se)
+            draw_points(ax, single, [at - 0.14 - 0.26 * offset for offset in offsets(n_pairs)], stage)
+        draw_mean(ax, d, at, stage, low=low, high=high)
         _label_value(ax, at, two_decimals(d).replace("-", MINUS))
         labels.append(f"{stage_style(stage).label}\n{n_pairs} {'pair' if n_pairs == 1 else 'pairs'}")
     ax.set_yticks(range(stages.height), labels)
@@ -55,16 +52,16 @@ def by_stage(found: Findings) -> Figure:
     ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
     ax.grid(axis="x", color=GRID, linewidth=0.6)
     ax.set_xlabel(_AXIS)
-    _include_zero(ax, "x")
-    _label_directions(ax)
+    include_zero(ax, "x")
+    label_directions(ax, "higher NLL than its base", "lower NLL")
     return figure
 
 
-def by_generation(found: Findings) -> Figure:
+def by_generation(found: Findings) -> Figure | None:
     """Generations from left to right, one line per stage within a family."""
     means, pairs = found.in_main_condition(found.by_stage_and_generation), found.in_main_condition(found.misalignment)
     if not means.height:
-        return empty_figure(_NO_PAIR)
+        return None
     names = list(means.select("family", "generation").unique(maintain_order=True).iter_rows())
     stages = means["stage"].unique(maintain_order=True).to_list()
     width = COLUMN_MM if len(names) <= 4 else PAGE_MM
@@ -78,51 +75,15 @@ def by_generation(found: Findings) -> Figure:
             own = means.filter(pl.col("stage") == stage, pl.col("family") == family)
             at = [names.index((family, generation)) + shift for generation in own["generation"]]
             ax.plot(at, own["d"], color=style.colour, linewidth=1, zorder=3)
-            for x, d, se in zip(at, own["d"], own["se"], strict=True):
-                _draw_mean(ax, x, d, stage, yerr=se)
+            for x, d, low, high in zip(at, own["d"], own["low"], own["high"], strict=True):
+                draw_mean(ax, x, d, stage, low=low, high=high, across=False)
         several = means.filter(pl.col("stage") == stage, pl.col("n_pairs") > 1)
         single = pairs.join(several, on=["family", "generation", "stage"], how="semi")
         at = [names.index(name) + shift - 0.35 * step for name in single.select("family", "generation").iter_rows()]
-        _draw_pairs(ax, at, single["d"].to_list(), stage)
+        draw_points(ax, at, single["d"].to_list(), stage)
     _generation_axis(ax, names, width)
     stage_legend(figure, stages)
     return figure
-
-
-def _draw_mean(
-    ax: Axes, x: float, y: float, stage: str | None, *, xerr: float | None = None, yerr: float | None = None
-) -> None:
-    style = stage_style(stage)
-    ax.errorbar(
-        x,
-        y,
-        xerr=xerr,
-        yerr=yerr,
-        color=style.colour,
-        marker=style.marker,
-        markersize=5.4 * style.scale,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        elinewidth=1.1,
-        capsize=2,
-        capthick=1.1,
-        zorder=4,
-    )
-
-
-def _draw_pairs(ax: Axes, x: Sequence[float], y: Sequence[float], stage: str | None) -> None:
-    style = stage_style(stage)
-    ax.plot(
-        x,
-        y,
-        linestyle="none",
-        color=style.colour,
-        alpha=0.45,
-        marker=style.marker,
-        markersize=3 * style.scale,
-        markeredgewidth=0,
-        zorder=2,
-    )
 
 
 def _label_value(ax: Axes, y: float, text: str) -> None:
@@ -137,11 +98,6 @@ def _label_value(ax: Axes, y: float, text: str) -> None:
     )
 
 
-def _offsets(n: int) -> Sequence[float]:
-    """`n` offsets between 0 and 1, evenly distributed, with consecutive ones far apart."""
-    return [index * _GOLDEN % 1 for index in range(n)]
-
-
 def _generation_axis(ax: Axes, names: list[tuple[str, str]], width_mm: float) -> None:
     labels = [shorten(family if generation == "unknown" else generation, 16) for family, generation in names]
     crowded = len(labels) * (max(map(len, labels)) + 1) * _LETTER_MM > 0.82 * width_mm
@@ -153,30 +109,4 @@ def _generation_axis(ax: Axes, names: list[tuple[str, str]], width_mm: float) ->
     ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
     ax.grid(axis="y", color=GRID, linewidth=0.6)
     ax.set_ylabel("Misalignment (Cohen's d,\npost-trained minus base)")
-    _include_zero(ax, "y")
-
-
-def _include_zero(ax: Axes, axis: str) -> None:
-    low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
-    pad = 0.06 * (max(high, 0) - min(low, 0))
-    limits = (min(low, -pad), max(high, pad))
-    if axis == "x":
-        ax.set_xlim(limits)
-    else:
-        ax.set_ylim(limits)
-
-
-def _label_directions(ax: Axes) -> None:
-    for text, side, at in (("higher NLL than its base →", "left", 3), ("← lower NLL", "right", -3)):
-        ax.annotate(
-            text,
-            xy=(0, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(at, 1),
-            textcoords="offset points",
-            ha=side,
-            va="bottom",
-            fontsize=6,
-            color=FAINT,
-            annotation_clip=False,
-        )
+    include_zero(ax, "y")

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from psych_ray.atomic import write_atomically
 from psych_ray.errors import ResultsError
-from psych_ray.report.nll_figure import empty_figure
+from psych_ray.report.marks import empty_figure
 from psych_ray.report.page import environment, template
 from psych_ray.report.style import RC
 from psych_ray.report.timeline_figure import who_runs_when

@@ -1,4 +1,4 @@
-"""The report: complete, reproducible, consistent with the numbers, and safe to open."""
+"""The report as files: complete, reproducible, consistent with the tables, and safe to open."""
 
 from __future__ import annotations
 
@@ -6,135 +6,110 @@ import base64
 import errno
 import html
 import re
-import shutil
 import struct
-import subprocess
-from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from made_findings import Made, made_checkpoints, made_findings, minimal_findings
 
+from psych_ray.config import FINDINGS, ReportConfig
 from psych_ray.errors import ResultsError
-from psych_ray.report import ReportFiles, write_report
+from psych_ray.report import ReportFiles, findings, write_report
 from psych_ray.report.files import harmless
-from psych_ray.report.headlines import headlines
 from psych_ray.report.nll_figure import size_ticks
 from psych_ray.report.style import STAGE_STYLES, shorten, size_label
-from psych_ray.report.tables import MAX_CHECKPOINT_COLUMNS, MAX_ROWS
+from psych_ray.report.tables import MAX_CELLS, MAX_CHECKPOINT_COLUMNS
 from psych_ray.results.refused import Refusal
-from psych_ray.results.schema import CheckpointFacts
-from psych_ray.study import Findings, findings
+from psych_ray.study.tables import Findings
 
 SCRIPT = "<script>alert(1)</script>"
-NAMES = ("nll_by_size", "misalignment_by_stage", "misalignment_by_generation")
-CHROMIUM = shutil.which("chromium")
+FEW = ["misalignment_by_stage"]
 
 
-def checkpoint(slug: str, stage: str | None = None, base: str | None = None, **known: Any) -> CheckpointFacts:
-    return CheckpointFacts(slug=slug, id=slug, fingerprint="f", stage=stage, base=base, **known)
+def few(**other: Any) -> Findings:
+    return made_findings(checkpoints=made_checkpoints(1, 2, (0.6,)), n_studies=5, **other)
 
 
-def found_of(
-    checkpoints: Sequence[CheckpointFacts],
-    means: dict[str, float],
-    *,
-    studies: Sequence[str] = ("bandit", "memory"),
-    conditions: Sequence[str] = ("plain",),
-) -> Findings:
-    """Findings in which a checkpoint's mean NLL is that of `means`, one more in each study, with equal spreads."""
-    rows = [
-        {
-            "checkpoint": slug,
-            "condition": condition,
-            "study": study,
-            "transcript": "t",
-            "response": response,
-            "nll": mean + index + spread,
-            "top1": response == 0,
-            "status": "scored",
-        }
-        for slug, mean in means.items()
-        for condition in conditions
-        for index, study in enumerate(studies)
-        for response, spread in enumerate((-0.5, 0.0, 0.5))
-    ]
-    types = {"response": pl.Int32, "nll": pl.Float32, "top1": pl.Boolean}
-    names = ("checkpoint", "condition", "study", "transcript", "status")
-    return findings(pl.LazyFrame(rows, schema={**dict.fromkeys(names, pl.String), **types}), checkpoints)
+def report(found: Findings, root: Path, **other: Any) -> ReportFiles:
+    about = {"Engine": "made up", SCRIPT: SCRIPT}
+    return write_report(found, root, title="A <b>sweep</b>", about=about, **{"figures": FEW, **other})
 
 
-DEMO = [
-    checkpoint("simulator"),
-    *(
-        checkpoint(
-            f"demo-{generation}-{stage}",
-            stage,
-            None if stage == "base" else f"demo-{generation}-base",
-            family="demo",
-            generation=f"demo-{generation}",
-            size_b=generation * 1e-4,
-        )
-        for generation in (1, 2)
-        for stage in ("base", "instruct", "reasoning")
-    ),
-]
-MEANS = {
-    "simulator": 0.8,
-    "demo-1-base": 1.0,
-    "demo-1-instruct": 1.1,
-    "demo-1-reasoning": 1.2,
-    "demo-2-base": 0.9,
-    "demo-2-instruct": 1.2,
-    "demo-2-reasoning": 1.3,
-}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """A report with every finding."""
+    return report(few(), tmp_path_factory.mktemp("report"), figures=())
 
 
-def demo(**other: Any) -> Findings:
-    return found_of(DEMO, MEANS, **other)
-
-
-def report(found: Findings, root: Path) -> ReportFiles:
-    return write_report(found, root, title="A <b>sweep</b>", about={"Engine": "made up", SCRIPT: SCRIPT})
-
-
-def test_every_figure_and_table_is_written_and_looks_like_one(tmp_path: Path) -> None:
-    files = report(demo(), tmp_path)
-
-    assert files.page == tmp_path / "index.html"
-    assert set(files.figures) == {tmp_path / "figures" / f"{name}.{kind}" for name in NAMES for kind in ("png", "pdf")}
-    names = [*(field.name for field in fields(Findings)), "refused"]
-    assert set(files.tables) == {tmp_path / "tables" / f"{name}.csv" for name in names}
-    for path in files.figures:
+def test_every_finding_with_data_has_a_figure_that_looks_like_one(whole: ReportFiles) -> None:
+    names = {path.stem for path in whole.figures}
+    assert names == set(FINDINGS) - {"other_conditions"}
+    assert {path.suffix for path in whole.figures} == {".png", ".pdf", ".svg"}
+    for path in whole.figures:
         content = path.read_bytes()
         if path.suffix == ".png":
             millimetres = struct.unpack(">I", content[16:20])[0] / 300 * 25.4
-            assert any(abs(millimetres - width) < 1 for width in (89, 120, 183))
-            assert len(content) > 8_000
-        else:
+            assert any(abs(millimetres - width) < 1 for width in (89, 120, 183)), path
+            height = struct.unpack(">I", content[20:24])[0] / 300 * 25.4
+            assert height < 260, path  # a page of a journal
+        elif path.suffix == ".pdf":
             assert content.startswith(b"%PDF")
             assert b"/FontFile2" in content  # TrueType, embedded
             assert b"/CreationDate" not in content
-    by_stage = pl.read_csv(tmp_path / "tables/by_stage.csv")
-    assert by_stage["d"].to_list() == [pytest.approx(0.4, abs=1e-6), pytest.approx(0.6, abs=1e-6)]
 
 
-def test_the_same_findings_give_the_same_bytes(tmp_path: Path) -> None:
-    first, second = report(demo(), tmp_path / "1"), report(demo(), tmp_path / "2")
+def test_every_table_is_written_as_csv_and_parquet(whole: ReportFiles) -> None:
+    names = [*(field.name for field in fields(Findings)), "refused"]
+    folder = whole.page.parent / "tables"
+    assert set(whole.tables) == {folder / f"{name}.{kind}" for name in names for kind in ("csv", "parquet")}
+    found = few()
+    for name, table in found.tables().items():
+        assert pl.read_parquet(folder / f"{name}.parquet").equals(table)
+        assert pl.read_csv(folder / f"{name}.csv").height == table.height
+    assert pl.read_csv(folder / "by_stage.csv")["d"].to_list() == pytest.approx(found.by_stage["d"].to_list())
 
-    assert first.headlines == second.headlines
-    for one, other in zip((first.page, *first.figures), (second.page, *second.figures), strict=True):
-        assert one.read_bytes() == other.read_bytes()
+
+def test_the_same_findings_give_the_same_bytes(whole: ReportFiles, tmp_path: Path) -> None:
+    names = ["nll_by_size", "domains", "overconfidence"]
+    first, second = (report(few(), tmp_path / str(at), figures=names) for at in range(2))
+
+    assert first.headlines == second.headlines == whole.headlines
+    assert first.page.read_bytes() == second.page.read_bytes()
+    for path in first.figures:
+        assert path.read_bytes() == (tmp_path / "1/figures" / path.name).read_bytes()
+        assert path.read_bytes() == (whole.page.parent / "figures" / path.name).read_bytes()
+
+
+def test_names_of_findings_are_those_of_the_setting() -> None:
+    assert tuple(finding.name for finding in findings.ALL) == FINDINGS
+    with pytest.raises(
+        ValueError, match=r"report.figures=\['heat'\]: no such findings; there are nll_by_size, .*published$"
+    ):
+        ReportConfig(figures=["heat"])
+    with pytest.raises(ValueError, match=r"report\.transcripts=-1: must be 0 to 500"):
+        ReportConfig(transcripts=-1)
+
+
+def test_only_the_findings_that_are_asked_for_are_shown_and_old_figures_are_removed(tmp_path: Path) -> None:
+    report(few(), tmp_path, figures=["behavioural", "chat"])
+    files = report(few(), tmp_path, figures=["behavioural"])
+
+    page = files.page.read_text()
+    assert 'id="finding-behavioural"' in page
+    assert 'id="finding-chat"' not in page
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"behavioural"}
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing_but_its_own_script(tmp_path: Path) -> None:
-    page = report(demo(studies=[SCRIPT, "memory"], conditions=["plain", "<img src=x>"]), tmp_path).page.read_text()
+    found = few(studies=[SCRIPT, "memory"], conditions=["plain", "<img src=x>", "chat"])
+    page = report(found, tmp_path).page.read_text()
 
     assert not re.search(r"(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//|url\(|@import", page)
-    assert re.findall(r"<script\b", page) == ["<script"]
+    assert re.findall(r"<script\b(?! type=.application/json)", page) == ["<script"]
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<img src=x>" not in page
     assert "A &lt;b&gt;sweep&lt;/b&gt;" in page
@@ -144,92 +119,51 @@ def test_the_page_asks_for_nothing_and_runs_nothing_but_its_own_script(tmp_path:
     assert f"'sha256-{base64.b64encode(sha256(script[1].encode()).digest()).decode()}'" in page
 
 
-def test_links_of_the_page_lead_to_files_that_are_there(tmp_path: Path) -> None:
-    page = report(demo(), tmp_path).page.read_text()
+def test_links_of_the_page_lead_to_files_that_are_there(whole: ReportFiles) -> None:
+    page = whole.page.read_text()
 
     links = [link for link in re.findall(r'href="([^"]*)"', page) if not link.startswith("#")]
-    assert len(links) > 10
-    assert all((tmp_path / link).is_file() for link in links)
-    anchors = [link[1:] for link in re.findall(r'href="(#[^"]*)"', page)]
+    assert len(links) > 50
+    assert all((whole.page.parent / link).is_file() for link in links)
+    anchors = re.findall(r'href="#([^"]*)"', page)
     assert all(f'id="{anchor}"' in page for anchor in anchors)
 
 
-def test_headlines_of_the_demo(tmp_path: Path) -> None:
-    assert report(demo(conditions=["plain", "chat"]), tmp_path).headlines == (
-        "In 4 of 4 pairs the base predicts people's responses better than its post-trained checkpoint (mean d = 0.50).",
-        "Misalignment by stage (mean d ± standard error over studies): reasoning 0.60 ± 0.00, instruct 0.40 ± 0.00.",
-        "From demo-1 to demo-2, mean d rises from 0.30 ± 0.00 to 0.70 ± 0.00.",
-        "Of 6 checkpoints, demo-2-base has the lowest NLL: 1.40 nats per response, accuracy 0.33 "
-        "(for comparison: simulator 1.30).",
-        "Under the condition chat: mean d = 0.50 over 4 pairs.",
-        "42 of 42 responses, counted once for each checkpoint, are scored.",
-    )
-
-
-def pair(post: float) -> tuple[str, ...]:
-    both = [checkpoint("b", "base"), checkpoint("p", "code", "b")]
-    return headlines(found_of(both, {"b": 1.0, "p": post}))
-
-
-def test_headlines_say_the_opposite_when_the_data_do() -> None:
-    better = (
-        "In 1 of 1 pair the post-trained checkpoint predicts people's responses better than its base (mean d = -0.40)."
-    )
-    assert pair(0.8)[0] == better
-    equal = (
-        "Of 1 pair, the base predicts people's responses better in 0, the post-trained checkpoint in 0 (mean d = 0.00)."
-    )
-    assert pair(1.0)[0] == equal
-    shrinking = {**MEANS, "demo-2-instruct": 0.7, "demo-2-reasoning": 0.9}
-    assert "From demo-1 to demo-2, mean d falls from 0.30 ± 0.00 to -0.20 ± 0.00." in headlines(
-        found_of(DEMO, shrinking)
-    )
-
-
-def test_a_generation_with_other_stages_is_not_compared_in_silence() -> None:
-    fewer = {slug: mean for slug, mean in MEANS.items() if slug != "demo-1-reasoning"}
-
-    assert any("the stages of their pairs differ" in line for line in headlines(found_of(DEMO, fewer)))
-
-
-def test_no_checkpoint_is_best_where_none_has_all_studies() -> None:
-    left, right = found_of(DEMO, {"demo-1-base": 1.0}), found_of(DEMO, {"demo-2-base": 2.0}, studies=["other"])
-    both = Findings(
-        **{field.name: pl.concat([getattr(left, field.name), getattr(right, field.name)]) for field in fields(Findings)}
-    )
-
-    assert "No checkpoint has a mean NLL in all 3 studies, so checkpoints are not ranked." in headlines(both)
-
-
 @pytest.mark.parametrize(
-    ("checkpoints", "means", "sentence"),
+    ("found", "figures", "sentence"),
     [
-        ([], {}, "There are no responses."),
-        (DEMO, {}, "There are no responses."),
-        (DEMO, {"demo-1-base": 1.0}, "No post-trained checkpoint could be compared with its base."),
-        ([checkpoint("a"), checkpoint("b")], {"a": 1.0, "b": 2.0}, "Of 2 checkpoints, a has the lowest NLL"),
+        (Findings(), [], "There are no responses."),
+        (minimal_findings(), [], "No post-trained checkpoint could be compared with its base."),
+        (made_findings(checkpoints=[Made("a", stage="base")], n_studies=2), ["floors", *FEW], "No post-trained "),
         (
-            [checkpoint("b", "base"), checkpoint("模型$x_{", "vision", "b", generation="$x_{")],
-            {"b": 1.0, "模型$x_{": 2.0},
-            "In 1 of 1 pair the base predicts people's responses better",
+            made_findings(
+                checkpoints=[Made("b", stage="base"), Made("模型$x_{", stage="vision", base="b")], n_studies=1
+            ),
+            ["nll_by_size", "domains", "forest", *FEW],
+            "Whether org/模型$x_{ predicts people's responses better or worse than its base org/b cannot be told",
         ),
     ],
-    ids=["nothing", "no rows", "one checkpoint", "nothing known", "no sizes"],
+    ids=["nothing", "one checkpoint, one study", "no pair", "one pair, one study, no sizes"],
 )
 def test_with_few_data_there_is_still_a_page(
-    checkpoints: list[CheckpointFacts], means: dict[str, float], sentence: str, tmp_path: Path
+    found: Findings, figures: list[str], sentence: str, tmp_path: Path
 ) -> None:
-    files = report(found_of(checkpoints, means), tmp_path)
+    files = report(found, tmp_path, figures=figures)
 
     assert any(line.startswith(sentence) for line in files.headlines)
-    assert all(path.stat().st_size > 1_000 for path in (files.page, *files.figures))
-    assert all(line in html.unescape(files.page.read_text()) for line in files.headlines)
+    page = html.unescape(files.page.read_text())
+    assert all(line in page for line in files.headlines)
+    assert files.page.stat().st_size > 1_000
+    shown = re.findall(r'id="finding-([a-z_]+)"', page)
+    assert {path.stem for path in files.figures} <= set(shown)
+    without = found.tables()
+    for finding in findings.ALL:
+        if all(without[name].is_empty() for name in finding.tables):
+            assert finding.name not in shown
 
 
 def test_what_is_skipped_is_on_the_page(tmp_path: Path) -> None:
-    page = report(found_of(DEMO[2:], {"demo-1-instruct": 1.0}), tmp_path).page.read_text()
-
-    assert "its base demo-1-base is not in the tables" in page
+    assert "its base is unknown" in report(few(), tmp_path).page.read_text()
 
 
 def test_what_was_refused_of_the_sources_is_on_the_page_and_in_a_table(tmp_path: Path) -> None:
@@ -237,7 +171,7 @@ def test_what_was_refused_of_the_sources_is_on_the_page_and_in_a_table(tmp_path:
         Refusal("", "transcripts", "`study` is missing", 1, "t row 3: `study` is missing"),
         Refusal("=s<b>", "files", "is a zip that cannot be read", 1_608, SCRIPT),
     ]
-    page = write_report(demo(), tmp_path, title="t", about={}, refused=refused).page.read_text()
+    page = write_report(few(), tmp_path, title="t", about={}, refused=refused, figures=FEW).page.read_text()
 
     assert "Not used of the sources" in page
     assert "1,608" in page
@@ -246,43 +180,43 @@ def test_what_was_refused_of_the_sources_is_on_the_page_and_in_a_table(tmp_path:
     assert found.columns == ["study", "what", "reason", "n", "example"]
     assert found["study"].to_list() == [None, "'=s<b>"]
     assert found["n"].to_list() == [1, 1_608]
-    assert "Not used of the sources" not in report(demo(), tmp_path).page.read_text()
+    assert "Not used of the sources" not in report(few(), tmp_path).page.read_text()
     assert pl.read_csv(tmp_path / "tables/refused.csv").height == 0
 
 
 def test_few_checkpoints_stand_side_by_side_and_many_below_one_another(tmp_path: Path) -> None:
-    slugs = [f"c{at}" for at in range(MAX_CHECKPOINT_COLUMNS + 1)]
-    few, many = (
-        report(found_of([checkpoint(slug) for slug in some], dict.fromkeys(some, 1.0)), tmp_path).page.read_text()
-        for some in (slugs[:-1], slugs)
+    slugs = [Made(f"c{at}", stage="base") for at in range(MAX_CHECKPOINT_COLUMNS + 1)]
+    side_by_side, below = (
+        report(made_findings(checkpoints=some, n_studies=2), tmp_path).page.read_text() for some in (slugs[:-1], slugs)
     )
 
-    assert 'id="studies-nll"' in few
-    assert 'id="studies-accuracy"' in few
-    assert 'id="studies"' not in few
-    assert 'id="studies"' in many
-    assert 'id="studies-nll"' not in many
+    assert 'id="by_study-nll"' in side_by_side
+    assert 'id="by_study-accuracy"' in side_by_side
+    assert 'id="by_study"' not in side_by_side
+    assert 'id="by_study"' in below
+    assert 'id="by_study-nll"' not in below
 
 
 def test_a_long_table_is_truncated_on_the_page_and_complete_in_its_file(tmp_path: Path) -> None:
-    found = found_of([checkpoint("a", "base")], {"a": 1.0}, studies=[f"study {at:04}" for at in range(MAX_ROWS + 1)])
+    found = made_findings(checkpoints=[Made("a", stage="base")], studies=[f"study {at:04}" for at in range(2_000)])
     page = report(found, tmp_path).page.read_text()
 
-    assert "The first 1,000 of 1,001 rows" in page
-    assert "study 0999<" in page
-    assert "study 1000<" not in page
-    assert pl.read_csv(tmp_path / "tables/by_study.csv").height == MAX_ROWS + 1
+    n_rows = min(1_000, MAX_CELLS // 5)
+    assert f"The first {n_rows:,} of 2,000 rows" in page
+    assert f"study {n_rows - 1:04}<" in page
+    assert f"study {n_rows:04}<" not in page
+    assert pl.read_csv(tmp_path / "tables/by_study.csv").height == 4 * 2_000  # conditions
 
 
 def test_an_interrupted_report_leaves_the_old_page_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = report(demo(), tmp_path).page.read_bytes()
+    old = report(few(), tmp_path).page.read_bytes()
 
     def interrupted(self: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        report(found_of(DEMO, {}), tmp_path)
+        report(Findings(), tmp_path)
 
     assert (tmp_path / "index.html").read_bytes() == old
     assert not list(tmp_path.rglob(".*"))
@@ -324,37 +258,6 @@ def test_a_long_name_keeps_both_its_ends() -> None:
     assert shorten("two\nlines") == "two lines"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")
-def test_in_a_browser_pressing_a_head_sorts_the_table(tmp_path: Path) -> None:
-    page = report(demo(studies=[SCRIPT, "memory"]), tmp_path / "report").page.read_text()
-    press = "document.querySelectorAll('#checkpoints thead button')[3].click();"
-    allowed = base64.b64encode(sha256(press.encode()).digest()).decode()
-    pressed = page.replace("script-src ", f"script-src 'sha256-{allowed}' ")
-    pressed = pressed.replace("</body>", f"<script>{press}</script></body>")
-    (tmp_path / "pressed.html").write_text(pressed)
-
-    dom = browsed(tmp_path / "pressed.html", tmp_path / "profile")
-    table = re.search(r'<section id="checkpoints".*?</section>', dom, re.DOTALL)
-    assert table is not None
-    heads = re.findall(r"<th\b[^>]*>", table[0])
-    assert [("aria-sort" in head) for head in heads].index(True) == 3
-    assert 'aria-sort="ascending"' in heads[3]
-    first_cells = re.findall(r"<tr><td>([^<]*)</td>", table[0])
-    assert first_cells == sorted(MEANS, key=lambda slug: MEANS[slug])
-    assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in dom
-
-
-def browsed(page: Path, profile: Path) -> str:
-    """The document after the page's scripts have run."""
-    assert CHROMIUM is not None
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={profile}"]
-    done = subprocess.run(
-        [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60, check=True
-    )
-    return done.stdout
-
-
 def test_cells_that_a_spreadsheet_would_run_are_text_and_numbers_stay(tmp_path: Path) -> None:
     evil = ['=HYPERLINK("http://x")', "+1", "-1+1", "@SUM(A1)", "\tx", "\rx", "\n=x"]
     plain = ["a=b", "", "'x", " =x", "é"]
@@ -362,16 +265,19 @@ def test_cells_that_a_spreadsheet_would_run_are_text_and_numbers_stay(tmp_path: 
     cells = harmless(frame)
     assert cells["text"].to_list() == [*(f"'{text}" for text in evil), *plain, None]
     assert cells["number"].equals(frame["number"])
-    found = found_of([checkpoint("=a+b")], {"=a+b": -1.0}, studies=["-2+3", "@x"])
-    write_report(found, tmp_path, title="t", about={})
+    found = made_findings(checkpoints=[Made("=a+b", stage="base")], studies=["-2+3", "@x"])
+    found = replace(found, by_study=found.by_study.with_columns(nll=pl.Series([-1.0, 0.0] * 4)))
+    report(found, tmp_path)
     by_study = (tmp_path / "tables/by_study.csv").read_text()
     assert "'=a+b" in by_study
     assert "'-2+3" in by_study
     assert all(not cell.startswith(tuple("=+@")) for line in by_study.splitlines() for cell in line.split(","))
-    assert pl.read_csv(tmp_path / "tables/by_study.csv")["nll"].to_list() == [-1.0, 0.0]
+    assert pl.read_csv(tmp_path / "tables/by_study.csv")["nll"].to_list() == [-1.0, 0.0] * 4
 
 
-@pytest.mark.parametrize("file", ["figures/nll_by_size.png", "tables/by_study.csv", "index.html"])
+@pytest.mark.parametrize(
+    "file", ["figures/misalignment_by_stage.png", "tables/by_study.csv", "summary.json", "index.html"]
+)
 def test_a_full_disk_while_reporting_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     def fail(path: Path, content: bytes) -> None:
         if path == tmp_path / file:
@@ -379,5 +285,5 @@ def test_a_full_disk_while_reporting_is_one_line(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("psych_ray.report.files.write_atomically", fail)
     with pytest.raises(ResultsError, match=rf"{file}: .*\(No space left on device\); free space or name") as caught:
-        write_report(found_of([checkpoint("a")], {"a": 1.0}), tmp_path, title="t", about={})
+        report(few(), tmp_path)
     assert "\n" not in str(caught.value)

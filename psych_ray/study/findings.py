@@ -121,7 +121,8 @@ def _mixed_model(
     ]
     compared = pl.DataFrame(of_plain, schema={"post": pl.String, "base": pl.String}, orient="row")
     known = facts.select("checkpoint", "stage", "generation", "size_b")
-    rows, note = mixed_model(tallies, compared.join(known, left_on="post", right_on="checkpoint"), REFERENCE)
+    pairs_known = compared.join(known, left_on="post", right_on="checkpoint", maintain_order="left")
+    rows, note = mixed_model(tallies, pairs_known, REFERENCE)
     yield "mixed_model", rows
     if note is not None:
         yield "skipped", pl.DataFrame([(None, REFERENCE, None, note)], schema=lineage.SKIPPED, orient="row")

@@ -32,7 +32,7 @@ class Findings:
     pseudo_r2: 1 - NLL / chance (McFadden 1974), both over the responses that it and the checkpoint have scored."""
     by_checkpoint: pl.DataFrame = field(default_factory=partial(empty, "by_checkpoint"))
     """nll and accuracy: means over studies of those of `by_study`, with bootstrap intervals; pseudo_r2: mean over the
-    studies that have it. accuracy of plain is taken from the condition discrete where it was swept."""
+    studies that have it."""
     misalignment_by_study: pl.DataFrame = field(default_factory=partial(empty, "misalignment_by_study"))
     """Post minus base over the responses scored in both; `only_post` and `only_base` count the others.
 

@@ -237,8 +237,13 @@ def by_sharded_heads(rank: Rank) -> dict[str, list[np.ndarray]]:
 
 
 def calibration_by(engine: Any, queries: list[Query]) -> list[np.ndarray]:
+    """Calibration with some options of each query, which change no score."""
     asked = [replace(query, options_K=np.unique(query.token_ids_T[query.at_R])[:5]) for query in queries]
-    return [answer.calibration_RC for answer in engine.score(asked) if answer.calibration_RC is not None]
+    answers = engine.score(asked)
+    for answer, (nll_R, top1_R) in zip(answers, scored_by(engine, queries), strict=True):
+        assert np.array_equal(answer.nll_R, nll_R)
+        assert np.array_equal(answer.top1_R, top1_R)
+    return [answer.calibration_RC for answer in answers if answer.calibration_RC is not None]
 
 
 def calibration_on_rank(rank: Rank, directory: Path, queries: list[Query]) -> list[np.ndarray]:

@@ -75,7 +75,7 @@ class ShardedHead:
         if options_RK is None:
             return None
         row_RK = options_RK - self.first
-        is_own_RK = (options_RK >= 0) & (row_RK >= 0) & (row_RK < self.rows.weight_VD.shape[0])
+        is_own_RK = (row_RK >= 0) & (row_RK < self.rows.weight_VD.shape[0])
         return row_RK.where(is_own_RK, -1)
 
     def _reduced(self, values: Tensor, operation: ReduceOp.RedOpType) -> Tensor:

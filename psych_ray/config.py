@@ -291,6 +291,8 @@ class ScoringConfig:
     """Length at which transcripts are cut; None: the checkpoint's context (tokens) or 32,768 (characters)."""
     parity: bool = False
     """Follow the rules of the study's authors in everything."""
+    calibration: bool = True
+    """Also keep the NLL at eight temperatures and the probability of the participant's options."""
     device: str = "auto"
     """auto (a GPU where the replica has one), cpu or cuda."""
     nvme: str | None = None

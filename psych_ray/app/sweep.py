@@ -184,6 +184,7 @@ def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:
             checkpoints=tuple(checkpoints),
             facts={checkpoint.slug: checkpoint_facts(checkpoint) for checkpoint in checkpoints},
             identity=prepared.scoring,
+            calibration=config.scoring.calibration,
             engine=prepared.placements[weights].engine,
             device=config.scoring.device,
             device_name=prepared.devices[weights].name,

@@ -1,19 +1,27 @@
 """The metric. A response's negative log-likelihood is the sum, over its tokens, of -log p(token | all tokens before).
 
 Teacher-forced: the participant's own earlier responses are among the tokens before. In nats. Always computed from
-float32 logits, whatever the dtype of the weights. Shapes: R scored tokens, D width, V vocabulary.
+float32 logits, whatever the dtype of the weights. Shapes: R scored tokens, D width, V vocabulary, K options, S other
+temperatures, C columns of `calibration`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from psych_ray.scoring.calibration import TEMPERATURES
+
 _CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 """Size of the float32 logits that are in memory together."""
+_PIECE_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
+"""Size of those that go through all temperatures together: about what caches hold."""
+_HALVED = {8.0: (8.0, 4.0, 2.0, 1.0, 0.5), 5.6: (5.6, 2.8, 1.4, 0.7)}
+"""Temperatures at which exponentials are computed, and those at which they are squares of the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +53,17 @@ class Head:
             logits_RV = self.soft_cap * torch.tanh(logits_RV / self.soft_cap)
         return logits_RV
 
-    def token_nll(self, hidden_RD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
+    def token_nll(self, hidden_RD: Tensor, targets_R: Tensor, options_RK: Tensor | None = None) -> tuple[Tensor, ...]:
         """NLL of each target, nats, float32 [R], and whether it is the arg max of the vocabulary, bool [R].
 
-        `hidden_RD` are the states from which the targets are predicted: those of the tokens before them.
+        `hidden_RD` are the states from which the targets are predicted: those of the tokens before them. `options_RK`:
+        ids of tokens among which each target was chosen, -1 for none; then also `calibration.COLUMNS`, [R, C].
         """
-        chunks = summarize(hidden_RD, self, targets_R)
-        argmax_R = torch.cat([chunk.argmax for chunk in chunks])
-        return torch.cat([chunk.nll() for chunk in chunks]), argmax_R == targets_R
+        return summarize(hidden_RD, self, targets_R, options_RK).scores(targets_R, options_RK)
 
 
-@dataclass(frozen=True, slots=True)
-class LogitSummary:
-    """What is needed of the logits of R tokens, [R] each: float32 but for the arg max, which is int64."""
+class LogitSummary(NamedTuple):
+    """What is needed of the logits of R tokens, [R] each unless said: float32 but for the arg max, which is int64."""
 
     largest: Tensor
     argmax: Tensor
@@ -65,23 +71,80 @@ class LogitSummary:
     """Sum over the vocabulary of exp(logit - largest)."""
     target: Tensor
     """Logit of the target."""
+    exp_sums_RS: Tensor | None = None
+    """Sums over the vocabulary of exp((logit - largest) / temperature), for each of `TEMPERATURES`."""
+    options_RK: Tensor | None = None
+    """Logits of the options; -inf where there is none."""
 
-    def nll(self) -> Tensor:
-        """Negative log-likelihood of the targets, nats."""
-        return self.exp_sum.log() + self.largest - self.target
+    def scores(self, targets_R: Tensor, options_RK: Tensor | None) -> tuple[Tensor, ...]:
+        """As `Head.token_nll`."""
+        nll_R, top1_R = self.exp_sum.log() + self.largest - self.target, self.argmax == targets_R
+        if options_RK is None:
+            return nll_R, top1_R
+        assert self.exp_sums_RS is not None
+        below_R1 = (self.largest - self.target)[:, None]
+        nll_RS = self.exp_sums_RS.log() + below_R1 / below_R1.new_tensor(TEMPERATURES)
+        return nll_R, top1_R, torch.cat([nll_RS, self._of_options(targets_R, options_RK)], dim=-1)
+
+    def _of_options(self, targets_R: Tensor, options_RK: Tensor) -> Tensor:
+        """The columns `calibration.OF_OPTIONS`; NaN where there are no two options."""
+        assert self.options_RK is not None
+        logits_RK = self.options_RK - self.largest[:, None]
+        nll_R = (self.exp_sum.log() - logits_RK.logsumexp(-1)).clamp(min=0)  # round-off may give less
+        p_RK = logits_RK.softmax(-1)
+        top_R, _ = p_RK.max(-1)
+        brier_R = (p_RK - (options_RK == targets_R[:, None]).float()).square().sum(-1)
+        no_token = torch.iinfo(options_RK.dtype).max
+        best_R = options_RK.where(p_RK == top_R[:, None], no_token).amin(-1)
+        columns_R4 = torch.stack([nll_R, brier_R, top_R, (best_R == targets_R).float()], dim=-1)
+        return columns_R4.where(((options_RK >= 0).sum(-1) >= 2)[:, None], torch.nan)
 
 
-def summarize(hidden_RD: Tensor, head: Head, targets_R: Tensor) -> list[LogitSummary]:
-    """Summarize the logits of R tokens in chunks: the logits of all of them together may not fit in memory."""
+def summarize(hidden_RD: Tensor, head: Head, targets_R: Tensor, options_RK: Tensor | None = None) -> LogitSummary:
+    """Summarize the logits of R tokens in chunks: the logits of all of them together may not fit in memory.
+
+    An option below 0 is none of the vocabulary. Without `options_RK` there are no sums at other temperatures either.
+    """
     rows = max(1, _CHUNK_BYTES[hidden_RD.device.type] // (4 * head.weight_VD.shape[0]))
-    return [
-        _summarize(head.logits(hidden), targets)
-        for hidden, targets in zip(hidden_RD.split(rows), targets_R.split(rows), strict=True)
+    starts = range(0, max(1, len(hidden_RD)), rows)
+    chunks = [
+        _summarize(
+            head.logits(hidden_RD[start : start + rows]),
+            targets_R[start : start + rows],
+            None if options_RK is None else options_RK[start : start + rows],
+        )
+        for start in starts
     ]
+    fields: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    return LogitSummary(*fields)
 
 
-def _summarize(logits_RV: Tensor, targets_R: Tensor) -> LogitSummary:
+def _summarize(logits_RV: Tensor, targets_R: Tensor, options_RK: Tensor | None) -> LogitSummary:
     target = logits_RV.gather(-1, targets_R[:, None])[:, 0]
     largest, argmax = logits_RV.max(dim=-1)
+    options, exp_sums = None, None
+    if options_RK is not None:
+        options = logits_RV.gather(-1, options_RK.clamp(min=0)).masked_fill(options_RK < 0, -torch.inf)
     # in place: the logits are not used again
-    return LogitSummary(largest, argmax, logits_RV.sub_(largest[:, None]).exp_().sum(-1), target)
+    below_RV = logits_RV.sub_(largest[:, None])
+    if options_RK is not None:
+        exp_sums = torch.cat([_exp_sums(below_rV) for below_rV in below_RV.split(_piece_rows(below_RV))])
+    return LogitSummary(largest, argmax, below_RV.exp_().sum(-1), target, exp_sums, options)
+
+
+def _exp_sums(below_RV: Tensor) -> Tensor:
+    """Sums over the vocabulary of exp(x / temperature), [R, S]: few exponentials, as exp(x / T) = exp(x / 2T)²."""
+    sums: dict[float, Tensor] = {}
+    exp_RV = torch.empty_like(below_RV)
+    for first, halves in _HALVED.items():
+        torch.mul(below_RV, 1 / first, out=exp_RV).exp_()
+        for temperature in halves:
+            if temperature != first:
+                exp_RV.mul_(exp_RV)
+            if temperature in TEMPERATURES:
+                sums[temperature] = exp_RV.sum(-1)
+    return torch.stack([sums[temperature] for temperature in TEMPERATURES], dim=-1)
+
+
+def _piece_rows(logits_RV: Tensor) -> int:
+    return max(1, _PIECE_BYTES[logits_RV.device.type] // (4 * logits_RV.shape[1]))

@@ -142,6 +142,7 @@ def _load_group(
             cut,
             template=template_of(tokenizer),
             parity=scoring.parity,
+            calibration=scoring.calibration,
             checks=checks,
             work=work,
         )
@@ -168,7 +169,14 @@ def _load_sharded(
     tokenizer = _tokenizer(card, directory, config, config.get_text_config(decoder=True).vocab_size)
     checks = sharded_self_check(engine, tokenizer, shrunk, name=card.id, context=cut.tokens)
     return LanguageModelScorer(
-        engine, tokenizer, cut, template=template_of(tokenizer), parity=scoring.parity, checks=checks, work=work
+        engine,
+        tokenizer,
+        cut,
+        template=template_of(tokenizer),
+        parity=scoring.parity,
+        calibration=scoring.calibration,
+        checks=checks,
+        work=work,
     )
 
 

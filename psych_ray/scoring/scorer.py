@@ -9,29 +9,31 @@ conditions that render the same text) are computed once and cached.
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from psych_ray.errors import TranscriptError
+from psych_ray.scoring.calibration import COLUMNS, NLL_AT
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
 from psych_ray.scoring.prefetch import IdleTime, Prefetcher, windows
+from psych_ray.scoring.score_cache import ScoreCache
 from psych_ray.scoring.scored import Check, ScoredTranscript
 from psych_ray.scoring.tokens.alignment import Alignment, align
+from psych_ray.scoring.tokens.option_tokens import option_tokens
 from psych_ray.scoring.tokens.parity import align_as_authors
 from psych_ray.scoring.work import Work
 from psych_ray.transcripts.conditions import ChatTemplate, Condition, truncate_characters
+from psych_ray.transcripts.options import option_index
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
 _PREFETCHED = 16
 _WINDOW_BATCHES = 8
-_CACHED_TOKENS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class _Aligned:
     transcript: Transcript
     alignments: tuple[Alignment, ...]
     queries: tuple[Query, ...]
+    is_option_R: NDArray[np.bool_]
+    """Which responses are an option of the participant."""
 
     @property
     def n_tokens(self) -> int:
@@ -56,7 +60,7 @@ class _Aligned:
 
 
 class LanguageModelScorer:
-    """Scores with a language model."""
+    """Scores with a language model. `calibration`: the columns of `scoring.calibration` too."""
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class LanguageModelScorer:
         *,
         template: ChatTemplate | None = None,
         parity: bool = False,
+        calibration: bool = False,
         checks: Sequence[Check] = (),
         work: Work | None = None,
     ) -> None:
@@ -78,7 +83,8 @@ class LanguageModelScorer:
         self.truncation = truncation
         self._template = template
         self._align = align_as_authors if parity else align
-        self._cache = _ScoreCache(_CACHED_TOKENS)
+        self._cache = ScoreCache()
+        self._calibration = calibration
 
     @property
     def engine_name(self) -> str:
@@ -120,49 +126,16 @@ class LanguageModelScorer:
                 self._work.add()
         except TranscriptError as error:
             raise TranscriptError(str(error), transcript.id) from error
-        queries = tuple(Query(alignment.token_ids_T, token_indices(alignment)) for alignment in alignments)
-        return _Aligned(transcript, tuple(alignments), queries)
+        option_R = option_index(transcript)
+        options_K = option_tokens(option_R, alignments) if self._calibration else None
+        queries = tuple(Query(one.token_ids_T, token_indices(one), options_K) for one in alignments)
+        return _Aligned(transcript, tuple(alignments), queries, option_R >= 0)
 
     def _score_window(self, window: Sequence[_Aligned]) -> Iterator[ScoredTranscript]:
-        queries = {_key(query): query for aligned in window for query in aligned.queries}
-        scores = {key: cached for key in queries if (cached := self._cache.get(key)) is not None}
-        new = [key for key in queries if key not in scores]
-        for key, computed in zip(new, self.engine.score([queries[key] for key in new]), strict=True):
-            scores[key] = computed
-            self._cache.add(key, computed)
+        queries = [query for aligned in window for query in aligned.queries]
+        scores = iter(self._cache.score(queries, self.engine))
         for aligned in window:
-            yield _sum_per_response(aligned, [scores[_key(query)] for query in aligned.queries])
-
-
-class _ScoreCache:
-    """The most recent scores of the engine, up to `capacity` scored tokens in all."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = self._free = capacity
-        self._scores: OrderedDict[tuple[bytes, bytes], TokenScores] = OrderedDict()
-
-    def clear(self) -> None:
-        self._scores.clear()
-        self._free = self._capacity
-
-    def get(self, key: tuple[bytes, bytes]) -> TokenScores | None:
-        return self._scores.get(key)
-
-    def add(self, key: tuple[bytes, bytes], scores: TokenScores) -> None:
-        self._scores[key] = scores
-        self._free -= len(scores.nll_R)
-        while self._free < 0:
-            _, oldest = self._scores.popitem(last=False)
-            self._free += len(oldest.nll_R)
-
-
-def _key(query: Query) -> tuple[bytes, bytes]:
-    """Hashes of the tokens up to the last scored one and of the scored indices: equal for queries with equal scores."""
-    last = query.length + 1 if query.length else 0
-    return (
-        hashlib.blake2b(query.token_ids_T[:last].tobytes(), digest_size=16).digest(),
-        hashlib.blake2b(query.at_R.tobytes(), digest_size=16).digest(),
-    )
+            yield _sum_per_response(aligned, list(islice(scores, len(aligned.queries))))
 
 
 def token_indices(alignment: Alignment) -> NDArray[np.int64]:
@@ -179,6 +152,9 @@ def _sum_per_response(aligned: _Aligned, scores: Sequence[TokenScores]) -> Score
     n = len(aligned.alignments[0].status_R)
     status_R = aligned.alignments[0].status_R.copy()
     n_tokens_R, nll_R, top1_R = np.zeros(n, np.int32), np.full(n, np.nan, np.float32), np.zeros(n, np.bool_)
+    calibration_RC = None
+    if aligned.queries[0].options_K is not None:
+        calibration_RC = np.full((n, len(COLUMNS)), np.nan, np.float32)
     for alignment, of_tokens in zip(aligned.alignments, scores, strict=True):
         counts = alignment.last_R - alignment.first_R
         response = np.repeat(np.arange(n), counts)
@@ -188,6 +164,11 @@ def _sum_per_response(aligned: _Aligned, scores: Sequence[TokenScores]) -> Score
         n_tokens_R[is_scored] = counts[is_scored]
         nll_R[is_scored] = np.bincount(response, weights=of_tokens.nll_R, minlength=n)[is_scored]
         top1_R[is_scored] = (hits == counts)[is_scored]
+        if calibration_RC is not None and of_tokens.calibration_RC is not None:
+            starts = (np.cumsum(counts) - counts)[is_scored]
+            calibration_RC[is_scored] = np.add.reduceat(of_tokens.calibration_RC, starts, axis=0, dtype=np.float64)
+    if calibration_RC is not None:
+        calibration_RC[~(aligned.is_option_R & (n_tokens_R == 1)), len(NLL_AT) :] = np.nan
     return ScoredTranscript(
         aligned.transcript,
         n_tokens_R=n_tokens_R,
@@ -196,4 +177,5 @@ def _sum_per_response(aligned: _Aligned, scores: Sequence[TokenScores]) -> Score
         status_R=status_R,
         tokens_read=sum(len(alignment.token_ids_T) for alignment in aligned.alignments),
         straddling_edges=sum(alignment.straddling_edges for alignment in aligned.alignments),
+        calibration_RC=calibration_RC,
     )

@@ -22,6 +22,8 @@ class ReplicaSpec:
     """By slug; written to the footers of parts."""
     identity: ScoringIdentity
     """The settings that change scores."""
+    calibration: bool = True
+    """As in `ScoringConfig`: keep more than the scores."""
     engine: EngineName
     device: str = "auto"
     """auto (a GPU where the process has one), cpu or cuda."""
@@ -71,6 +73,7 @@ class ReplicaSpec:
             cut=CutBy(self.identity.cut),
             cut_at=self.identity.cut_at,
             parity=self.identity.parity,
+            calibration=self.calibration,
             device=self.device,
             nvme=self.nvme,
         )

@@ -1,8 +1,9 @@
 """No change of structure changes a score: every column of a committed table, to the last bit.
 
 The last bits of a float32 product depend on the processor, so on another one than made the table NLLs agree to 1e-4
-nats. The demo's checkpoints are trained where they are needed: where their weights differ, their test is skipped. Under
-`scoring.parity=true` only one of them is compared, since they share a tokenizer and parity does not depend on weights.
+nats, and what else is computed from the same logits to 2e-4. The demo's checkpoints are trained where they are needed:
+where their weights differ, their test is skipped. Under `scoring.parity=true` only one of them is compared, since they
+share a tokenizer and parity does not depend on weights.
 """
 
 from __future__ import annotations
@@ -41,12 +42,16 @@ def compare(found: pl.DataFrame, expected: pl.DataFrame) -> None:
     found = found.select(expected.columns)
     assert found.schema == expected.schema
     assert found.height == expected.height
-    assert found.drop("nll", "top1").equals(expected.drop("nll", "top1"))
-    nll, expected_nll = found["nll"], expected["nll"]
-    assert nll.is_null().equals(expected_nll.is_null())
+    assert found.select(pl.all().is_null()).equals(expected.select(pl.all().is_null()))
+    computed = [name for name, kind in expected.schema.items() if kind == pl.Float32]
+    exact = pl.exclude(*computed, "top1", "options_hit")
+    assert found.select(exact).equals(expected.select(exact))
+    differences = {name: (found[name] - expected[name]).abs().max() or 0.0 for name in computed}
     if machine() == json.loads(MADE_BY.read_text())["machine"]:
-        assert found.equals(expected), f"off by {(nll - expected_nll).abs().max()} nats"
-    assert (nll - expected_nll).abs().max() <= BOUND_NATS
+        assert found.equals(expected), f"off by {differences}"
+    # twice as large where the logits are divided by 0.5
+    assert max(differences.values()) <= 2 * BOUND_NATS
+    assert differences["nll"] <= BOUND_NATS
 
 
 @pytest.fixture(scope="module")

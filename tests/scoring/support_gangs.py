@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,16 +69,22 @@ def queries(lengths=LENGTHS) -> list[Query]:
 
 
 def batches() -> list[list[Query]]:
-    """Also one with fewer queries than ranks, one in which nothing is wanted, and an empty one."""
-    return [queries(), queries()[1:2], queries()[:1], [], queries()]
+    """Also one with fewer queries than ranks, one in which nothing is wanted, an empty one, and one with options."""
+    with_options = [replace(query, options_K=np.unique(query.token_ids_T[query.at_R])[:3]) for query in queries()]
+    return [queries(), queries()[1:2], queries()[:1], [], with_options]
 
 
 def difference(found: list[TokenScores], expected: list[TokenScores]) -> float:
-    """Of the NLL, nats; infinite where the arg max is another."""
+    """Of the NLL and of calibration, nats; infinite where the arg max is another."""
     assert [len(a.nll_R) for a in found] == [len(b.nll_R) for b in expected]
     same = all(a.top1_R.tolist() == b.top1_R.tolist() for a, b in zip(found, expected, strict=True))
     largest = max(
         (float(np.abs(a.nll_R - b.nll_R).max()) for a, b in zip(found, expected, strict=True) if len(a.nll_R)),
         default=0.0,
     )
+    for a, b in zip(found, expected, strict=True):
+        assert (a.calibration_RC is None) == (b.calibration_RC is None)
+        if a.calibration_RC is not None and b.calibration_RC is not None:
+            same &= bool((np.isnan(a.calibration_RC) == np.isnan(b.calibration_RC)).all())
+            largest = max(largest, float(np.nanmax(np.abs(a.calibration_RC - b.calibration_RC))))
     return largest if same else float("inf")

@@ -127,6 +127,7 @@ FAMILIES = {
 BROKEN = {"olmo2": "norms", "olmo3": "norms", "qwen3-moe": "experts"}
 PACKED = ["llama", "qwen3-moe", "olmo2", "olmo3", "gemma3-text", "qwen2.5-vl", "qwen3-vl"]
 IN_BFLOAT16 = ["llama", "olmo3", "gemma3-text", "gemma3-text-bfloat16"]
+CALIBRATED = ["llama", "gemma3-text"]
 FEW = ["llama", "qwen3-moe", "olmo3", "gemma3-text"]
 """One family of each kind: plain, experts, norms over all ranks, scaled and tied embeddings."""
 GANGS = {
@@ -217,11 +218,38 @@ def heads() -> dict[str, tuple[Head, torch.Tensor, torch.Tensor]]:
     return made
 
 
+def options_of(targets_R: torch.Tensor) -> torch.Tensor:
+    """Options of all ranks, the tie of two of them and the target among them; fewer of some tokens, none of others."""
+    options_RK = torch.stack([torch.full_like(targets_R, 7), torch.full_like(targets_R, 50), targets_R], dim=-1)
+    options_RK[::3, 2] = -1
+    options_RK[::7, 1:] = -1
+    return options_RK
+
+
 def by_sharded_heads(rank: Rank) -> dict[str, list[np.ndarray]]:
     return {
-        name: [answer.numpy() for answer in ShardedHead.of(head, rank).token_nll(hidden_RD, targets_R)]
+        name: [
+            answer.numpy()
+            for answer in ShardedHead.of(head, rank).token_nll(hidden_RD, targets_R, options_of(targets_R))
+        ]
         for name, (head, hidden_RD, targets_R) in heads().items()
     }
+
+
+def calibration_by(engine: Any, queries: list[Query]) -> list[np.ndarray]:
+    """Calibration with some options of each query, which change no score."""
+    asked = [replace(query, options_K=np.unique(query.token_ids_T[query.at_R])[:5]) for query in queries]
+    answers = engine.score(asked)
+    for answer, (nll_R, top1_R) in zip(answers, scored_by(engine, queries), strict=True):
+        assert np.array_equal(answer.nll_R, nll_R)
+        assert np.array_equal(answer.top1_R, top1_R)
+    return [answer.calibration_RC for answer in answers if answer.calibration_RC is not None]
+
+
+def calibration_on_rank(rank: Rank, directory: Path, queries: list[Query]) -> list[np.ndarray]:
+    engine, _ = load_tensor_parallel(card_of(directory), directory, scoring_in(), rank, allow_pickle=False)
+    together = TensorParallelEngine(engine.body, engine.head, rank, attend=slow_attention, pass_tokens=500)
+    return calibration_by(together, queries)
 
 
 def anonymous_mib() -> float:
@@ -263,6 +291,9 @@ def everything(rank: Rank, directories: dict[str, Path], queries: dict[str, list
         },
         "bfloat16": {
             name: in_bfloat16(rank, directories[name], queries[name]) for name in names if name in IN_BFLOAT16
+        },
+        "calibration": {
+            name: calibration_on_rank(rank, directories[name], queries[name]) for name in names if name in CALIBRATED
         },
         "heads": by_sharded_heads(rank),
         "peaks": {name: peak_mib(rank, directory) for name, directory in big.items()},
@@ -407,11 +438,24 @@ def test_bfloat16_rounds_weights_and_nothing_else(name, gang, ranks_of, director
 @pytest.mark.parametrize("gang", ["2 ranks, few families", pytest.param("4 ranks", marks=pytest.mark.slow)])
 def test_sharded_head_is_the_head(head_name, gang, ranks_of):
     head, hidden_RD, targets_R = heads()[head_name]
-    nll_R, top1_R = head.token_nll(hidden_RD, targets_R)
+    nll_R, top1_R, calibration_RC = head.token_nll(hidden_RD, targets_R, options_of(targets_R))
     assert 50 < int(top1_R.sum()) < 120
     for rank in ranks_of(gang):
         assert np.allclose(rank["heads"][head_name][0], nll_R.numpy(), atol=1e-5)
         assert np.array_equal(rank["heads"][head_name][1], top1_R.numpy())
+        np.testing.assert_allclose(rank["heads"][head_name][2], calibration_RC.numpy(), atol=1e-5)
+
+
+@each_gang(CALIBRATED)
+def test_calibration_is_that_of_one_process(name, gang, ranks_of, directory_of, queries_of):
+    directory = directory_of(name)
+    model, _ = load_model(card_of(directory), directory, scoring_in(), allow_pickle=False)
+    expected = calibration_by(WholeModelEngine(model), queries_of(name))
+    for rank in ranks_of(gang):
+        found = rank["calibration"][name]
+        assert len(found) == len(expected) > 3
+        for columns_RC, expected_RC in zip(found, expected, strict=True):
+            np.testing.assert_allclose(columns_RC, expected_RC, atol=1e-4)
 
 
 @pytest.mark.slow

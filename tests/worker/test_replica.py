@@ -20,10 +20,13 @@ from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.results.table import open_table
+from psych_ray.results.verify import verify
 from psych_ray.scoring import load_scorer, loading
+from psych_ray.scoring.calibration import COLUMNS
 from psych_ray.sweep.failure import failure_of
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.conditions import condition_named
+from psych_ray.transcripts.options import option_letters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.simulated import simulated_transcripts
 from psych_ray.worker.replica import Replica
@@ -80,6 +83,11 @@ def test_it_writes_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, t
         scored = expected[str(transcript)]
         assert np.allclose(found.sort("response")["nll"].to_numpy(), scored.nll_R, atol=1e-4)
         assert found.sort("response")["top1"].to_list() == scored.top1_R.tolist()
+        calibration = found.sort("response").select(pl.col(COLUMNS).cast(pl.Float32).fill_null(np.nan)).to_numpy()
+        np.testing.assert_allclose(calibration, scored.calibration_RC, atol=1e-4)
+        assert found["n_options"].is_not_null().any() == found["options_hit"].is_not_null().any()
+    assert rows["options_hit"].drop_nulls().n_unique() == 2
+    assert verify(store).faults == ()
 
     footer = report.part.footer
     assert read_part(store, report.part.name) == report.part
@@ -97,6 +105,23 @@ def test_it_writes_the_scores_of_a_unit_and_the_footer_counts_them(checkpoint, t
         assert (tally.responses, tally.top1) == (of_study.height, of_study["top1"].sum())
         assert tally.nll_nats == pytest.approx(of_study["nll"].cast(pl.Float64).sum(), rel=1e-12)
     assert Snapshot.read(store).committed == {(checkpoint.slug, "plain"): {t.id for t in transcripts}}
+
+
+def test_without_calibration_its_columns_are_null_and_the_scores_the_same(checkpoint, transcripts, tmp_path):
+    tables = []
+    for calibration in (True, False):
+        store = open_store(str(tmp_path / str(calibration)))
+        refs = tuple(catalogue(store, transcripts[:2]))
+        replica = Replica(spec(checkpoint, tmp_path / str(calibration), calibration=calibration))
+        replica.load()
+        report = replica.score(Unit(checkpoint.slug, "plain", refs))
+        assert report.part is not None
+        tables.append(pl.read_parquet(Path(store.location) / str(report.part.name)))
+    kept, left_out = tables
+    assert kept.drop(COLUMNS).equals(left_out.drop(COLUMNS))
+    assert all(left_out[name].null_count() == left_out.height for name in COLUMNS)
+    assert kept["n_options"].is_not_null().any()
+    assert kept["nll_t400"].null_count() == kept["nll"].null_count() == 0
 
 
 def test_only_rank_0_writes(checkpoint, transcripts, tmp_path):
@@ -129,6 +154,10 @@ def test_the_simulator_needs_no_weights(transcripts, tmp_path):
     report = replica.score(Unit(simulator.slug, "plain", refs))
     true = {t.study: sum(sum(x.true_nll_nats or ()) for x in transcripts if x.study == t.study) for t in transcripts}
     assert {study: tally.nll_nats for study, tally in report.by_study.items()} == pytest.approx(true, rel=1e-6)
+    assert report.part is not None
+    rows = pl.read_parquet(tmp_path / str(report.part.name))
+    assert set(rows["n_options"].drop_nulls()) == {len(option_letters(t)) for t in transcripts if option_letters(t)}
+    assert all(rows[name].null_count() == rows.height for name in COLUMNS)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from psych_ray.compat.transformers import text_decoder
+from psych_ray.scoring.calibration import OF_OPTIONS, TEMPERATURES
 from psych_ray.scoring.likelihood import Head
 from psych_ray.scoring.memory import SCORING_ADVICE, memory_errors
 
@@ -28,6 +29,9 @@ class Query:
 
     token_ids_T: NDArray[np.int64]
     at_R: NDArray[np.int64]
+    options_K: NDArray[np.int64] | None = None
+    """Ids of the tokens among which a participant chose, ascending, for the columns of `scoring.calibration`, which are
+    left out where this is None. Fewer than two: there are no options."""
 
     def __post_init__(self) -> None:
         if len(self.at_R) and self.at_R[0] < 1:
@@ -45,6 +49,8 @@ class TokenScores:
 
     nll_R: NDArray[np.float32]
     top1_R: NDArray[np.bool_]
+    calibration_RC: NDArray[np.float32] | None = None
+    """`calibration.COLUMNS`; NaN where the query has no options. None where it asks for none."""
 
 
 NO_SCORES = TokenScores(np.empty(0, np.float32), np.empty(0, np.bool_))
@@ -95,7 +101,7 @@ class TransformersEngine:
         targets_R = torch.from_numpy(query.token_ids_T[query.at_R]).to(device)
         hidden_RD = hidden_TD[torch.from_numpy(query.at_R).to(device) - 1]
         del hidden_TD
-        return to_scores(*self._head.token_nll(hidden_RD, targets_R))
+        return to_scores(*self._head.token_nll(hidden_RD, targets_R, padded_options([query], device)))
 
 
 class WholeModelEngine:
@@ -124,9 +130,31 @@ class WholeModelEngine:
         ids_T = torch.from_numpy(query.token_ids_T).to(self.model.device)
         logits_TV = self.model(input_ids=ids_T[None, : query.length], use_cache=False).logits[0]
         at_R = torch.from_numpy(query.at_R).to(self.model.device)
-        log_p_RV = logits_TV[at_R - 1].float().log_softmax(-1)
+        logits_RV = logits_TV[at_R - 1].float()
+        log_p_RV = logits_RV.log_softmax(-1)
         nll_R = -log_p_RV.gather(-1, ids_T[at_R, None])[:, 0]
-        return to_scores(nll_R, log_p_RV.argmax(-1) == ids_T[at_R])
+        scores: tuple[Tensor, ...] = (nll_R, log_p_RV.argmax(-1) == ids_T[at_R])
+        if query.options_K is not None:
+            scores += (_calibration(logits_RV, ids_T[at_R], query.options_K),)
+        return to_scores(*scores)
+
+
+def _calibration(logits_RV: Tensor, targets_R: Tensor, options_K: NDArray[np.int64]) -> Tensor:
+    """The columns of `scoring.calibration` by their definitions."""
+    columns = []
+    for temperature in TEMPERATURES:
+        log_p_RV = (logits_RV / temperature).log_softmax(-1)
+        columns.append(-log_p_RV.gather(-1, targets_R[:, None])[:, 0])
+    if len(options_K) < 2:
+        columns += [torch.full_like(columns[0], torch.nan)] * len(OF_OPTIONS)
+    else:
+        options = torch.from_numpy(options_K).to(targets_R.device)
+        all_options_R = logits_RV.log_softmax(-1)[:, options].logsumexp(-1)
+        p_RK = logits_RV[:, options].softmax(-1)
+        brier_R = (p_RK - (options == targets_R[:, None]).float()).square().sum(-1)
+        top_R, best_R = p_RK.max(-1)
+        columns += [(-all_options_R).clamp(min=0), brier_R, top_R, (options[best_R] == targets_R).float()]
+    return torch.stack(columns, dim=-1)
 
 
 def pass_memory_errors(n_tokens: int) -> AbstractContextManager[None]:
@@ -134,6 +162,20 @@ def pass_memory_errors(n_tokens: int) -> AbstractContextManager[None]:
     return memory_errors(f"out of memory in a forward pass of {n_tokens} tokens", SCORING_ADVICE)
 
 
-def to_scores(nll_R: Tensor, top1_R: Tensor) -> TokenScores:
+def to_scores(*scores: Tensor) -> TokenScores:
     """Bring the scores of one query to numpy."""
-    return TokenScores(nll_R.cpu().numpy(), top1_R.cpu().numpy())
+    return TokenScores(*(values.cpu().numpy() for values in scores))
+
+
+def padded_options(queries: Sequence[Query], device: torch.device) -> Tensor | None:
+    """The options of each scored token of all queries [R, K], -1 where there are fewer; None where none is asked for.
+
+    Either all queries have `options_K` or none has.
+    """
+    options = [query.options_K for query in queries if query.options_K is not None]
+    if not options:
+        return None
+    width = max(1, *map(len, options))
+    padded = [np.pad(of_query, (0, width - len(of_query)), constant_values=-1) for of_query in options]
+    rows = [np.tile(of_query, (len(query.at_R), 1)) for query, of_query in zip(queries, padded, strict=True)]
+    return torch.from_numpy(np.concatenate(rows)).to(device)

@@ -32,10 +32,10 @@ from psych_ray.scoring.likelihood import Head
 
 _log = logging.getLogger(__name__)
 
-DeviceScores = tuple[Tensor, Tensor]
-"""NLL and arg max of the scored tokens of one query [R], on the device."""
-TokenNll = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""As `Head.token_nll`: hidden states [R, D] and targets [R] to NLL and arg max [R]."""
+DeviceScores = tuple[Tensor, ...]
+"""The fields of `TokenScores` for one query, on the device."""
+TokenNll = Callable[[Tensor, Tensor, Tensor | None], DeviceScores]
+"""As `Head.token_nll`: hidden states [R, D], targets [R] and options [R, K] to scores."""
 
 
 class PackedEngine:
@@ -109,34 +109,39 @@ def score_in_packs(
 
 def run_pack(
     queries: Sequence[Query],
-    forward: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    forward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], DeviceScores],
     attend: VarlenAttention | None,
     device: torch.device,
 ) -> list[DeviceScores]:
     """Run queries in one forward pass, as a pack.
 
-    `forward`: ids [1, P], positions [1, P], `from_R` and `targets_R` of a `Pack` to NLL and arg max [R].
+    `forward`: ids [1, P], positions [1, P], `from_R`, `targets_R` and `options_RK` of a `Pack` to scores [R].
     """
     pack = Pack.of(queries, device)
     with packed_attention(pack, attend):
-        nll_R, top1_R = forward(pack.ids_1P, pack.positions_1P, pack.from_R, pack.targets_R)
-    return list(zip(nll_R.split(pack.counts), top1_R.split(pack.counts), strict=True))
+        scores = forward(pack.ids_1P, pack.positions_1P, pack.from_R, pack.targets_R, pack.options_RK)
+    return list(zip(*(values.split(pack.counts) for values in scores), strict=True))
 
 
 def body_and_head(
-    body: Any, token_nll: TokenNll, ids_1P: Tensor, positions_1P: Tensor, from_R: Tensor, targets_R: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Body over the whole pack, head at the scored tokens only: NLL and arg max [R]."""
+    body: Any,
+    token_nll: TokenNll,
+    ids_1P: Tensor,
+    positions_1P: Tensor,
+    from_R: Tensor,
+    targets_R: Tensor,
+    options_RK: Tensor | None,
+) -> DeviceScores:
+    """Body over the whole pack, head at the scored tokens only."""
     hidden_1PD = body(input_ids=ids_1P, position_ids=positions_1P, use_cache=False).last_hidden_state
-    return token_nll(hidden_1PD[0, from_R], targets_R)
+    return token_nll(hidden_1PD[0, from_R], targets_R, options_RK)
 
 
 def to_host(scored: Mapping[int, DeviceScores]) -> dict[int, TokenScores]:
     """Bring the scores of queries to numpy, by index, in one copy of each kind."""
     if not scored:
         return {}
-    ends = np.cumsum([len(nll_R) for nll_R, _ in scored.values()])[:-1]
-    nll = torch.cat([nll_R for nll_R, _ in scored.values()]).cpu().numpy()
-    top1 = torch.cat([top1_R for _, top1_R in scored.values()]).cpu().numpy()
-    results = zip(np.split(nll, ends), np.split(top1, ends), strict=True)
+    ends = np.cumsum([len(scores[0]) for scores in scored.values()])[:-1]
+    kinds = [torch.cat(values).cpu().numpy() for values in zip(*scored.values(), strict=True)]
+    results = zip(*(np.split(values, ends) for values in kinds), strict=True)
     return {index: TokenScores(*result) for index, result in zip(scored, results, strict=True)}

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from psych_ray.compat.transformers import sdpa_attention, sdpa_mask
 from psych_ray.scoring.engines import onednn
-from psych_ray.scoring.engines.base import Query
+from psych_ray.scoring.engines.base import Query, padded_options
 
 ATTENTION = "psych_ray_varlen"
 _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
@@ -40,6 +40,8 @@ class Pack:
     """Indices in the pack of the tokens from whose states the scored ones are predicted."""
     targets_R: Tensor
     """Ids of the scored tokens."""
+    options_RK: Tensor | None
+    """As `padded_options`."""
     cu_seqlens_N1: Tensor
     max_seqlen: int
     counts: list[int]
@@ -56,6 +58,7 @@ class Pack:
             positions_1P=_to_device(np.concatenate([np.arange(length) for length in lengths])[None], device),
             from_R=_to_device(np.concatenate(from_R), device),
             targets_R=_to_device(np.concatenate([q.token_ids_T[q.at_R] for q in queries]), device),
+            options_RK=padded_options(queries, device),
             cu_seqlens_N1=_to_device(starts_N1.astype(np.int32), device),
             max_seqlen=max(lengths),
             counts=[len(q.at_R) for q in queries],

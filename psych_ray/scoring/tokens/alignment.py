@@ -27,6 +27,8 @@ class Alignment:
     last_R: NDArray[np.int64]
     """One past the last token; equal to `first_R` where the response is not scored."""
     status_R: NDArray[np.int8]
+    only_token_R: NDArray[np.int64]
+    """Id of the token of a response that is one token, also where it is beyond the limit; else -1."""
     straddling_edges: int
     """Number of edges of responses that are inside a scored token."""
 
@@ -81,6 +83,9 @@ def truncated_alignment(
     A response that ends beyond the limit gets the status `cut`. `status_R` is changed in place.
     """
     ids_T = tokens.ids_T
+    is_token_R = (status_R == Status.scored.code) & (last_R - first_R == 1)
+    only_token_R = np.full(len(status_R), -1, np.int64)
+    only_token_R[is_token_R] = ids_T[first_R[is_token_R]]
     if limit is not None:
         status_R[(status_R == Status.scored.code) & (last_R > limit)] = Status.cut.code
         ids_T = ids_T[:limit]
@@ -88,7 +93,8 @@ def truncated_alignment(
     last_R = np.where(is_scored_R, last_R, first_R)
     straddling_starts = tokens.starts_T[first_R[is_scored_R]] < rendering.starts[is_scored_R]
     straddling_ends = tokens.ends_T[last_R[is_scored_R] - 1] > rendering.ends[is_scored_R]
-    return Alignment(ids_T, first_R, last_R, status_R, int(straddling_starts.sum() + straddling_ends.sum()))
+    straddling = int(straddling_starts.sum() + straddling_ends.sum())
+    return Alignment(ids_T, first_R, last_R, status_R, only_token_R, straddling)
 
 
 def require_offsets(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> None:

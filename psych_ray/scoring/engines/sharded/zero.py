@@ -162,9 +162,11 @@ class _BodyAndHead(nn.Module):
         self.body = text_decoder(model)
         self.head = _HeadModule(Head.of(model))
 
-    def forward(self, ids_1P: Tensor, positions_1P: Tensor, from_R: Tensor, targets_R: Tensor) -> Any:
-        """NLL of the targets, and whether each is the arg max, predicted from the states at `from_R`."""
-        return body_and_head(self.body, self.head, ids_1P, positions_1P, from_R, targets_R)
+    def forward(
+        self, ids_1P: Tensor, positions_1P: Tensor, from_R: Tensor, targets_R: Tensor, options_RK: Tensor | None
+    ) -> Any:
+        """Scores of the targets, predicted from the states at `from_R`."""
+        return body_and_head(self.body, self.head, ids_1P, positions_1P, from_R, targets_R, options_RK)
 
 
 class _HeadModule(nn.Module):
@@ -175,9 +177,9 @@ class _HeadModule(nn.Module):
         self.weight, self.bias = head.weight_VD, head.bias_V
         self._scale, self._soft_cap = head.scale, head.soft_cap
 
-    def forward(self, hidden_RD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden_RD: Tensor, targets_R: Tensor, options_RK: Tensor | None) -> tuple[Tensor, ...]:
         """As `Head.token_nll`."""
-        return Head(self.weight, self.bias, self._scale, self._soft_cap).token_nll(hidden_RD, targets_R)
+        return Head(self.weight, self.bias, self._scale, self._soft_cap).token_nll(hidden_RD, targets_R, options_RK)
 
 
 def _pass_tokens(model: PreTrainedModel) -> int:

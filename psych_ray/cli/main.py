@@ -32,6 +32,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
   checkpoints=demo|local|qwen3|llama3|olmo3|qwen_generations|centaur|paper
       checkpoints.paths=[DIR,...]          for local: directories in the hub's layout
       checkpoints.only=[GLOB,...]          keep some
+      checkpoints.references=[NAME,...]    chance, frequencies, rescorla_wagner; [] for none
   transcripts=demo|psych201|psych101|files
       transcripts.path=PATH                for files: .jsonl, .jsonl.zip, .parquet, or a folder of studies
       transcripts.dataset=test|discrete_test|full

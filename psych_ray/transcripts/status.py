@@ -15,7 +15,8 @@ class Status(StrEnum):
     """The chat template changed its text."""
     not_applicable = "not_applicable"
     """The condition does not score it: persona without metadata, discrete beyond single letters, chat without a
-    chat template; in parity also responses that the authors' search among tokens does not find."""
+    chat template. Or a reference does not predict it. In parity also responses that the authors' search among tokens
+    does not find."""
 
     @property
     def code(self) -> int:

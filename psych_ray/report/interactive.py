@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from psych_ray.report.findings.misalignment import forest_pair
 from psych_ray.report.findings.wording import Estimate, counted
 from psych_ray.report.heat_figure import Cells, heat_cells, heat_columns, is_told, n_pairs, reach
 from psych_ray.report.marks import checkpoint_ids
@@ -74,12 +75,14 @@ def _p(cell: dict[str, Any], name: str) -> str:
 
 
 def forest_data(found: Findings) -> dict[str, Any] | None:
-    """Each pair with its studies, for the script; at most `MAX_PAIRS` pairs, those of largest absolute d."""
+    """Each pair with its studies, for the script; at most `MAX_PAIRS`: the figure's, then those of largest |d|."""
     pairs = found.in_main_condition(found.misalignment).drop_nulls("d")
-    if pairs.is_empty():
+    first = forest_pair(found)
+    if pairs.is_empty() or first is None:
         return None
     ids = checkpoint_ids(found)
-    ordered = pairs.sort(pl.col("d").abs(), descending=True, maintain_order=True).head(MAX_PAIRS)
+    is_first = (pl.col("post") == first["post"]) & (pl.col("base") == first["base"])
+    ordered = pairs.sort(is_first, pl.col("d").abs(), descending=True, maintain_order=True).head(MAX_PAIRS)
     rows = found.in_main_condition(found.misalignment_by_study).drop_nulls("d")
     by_pair = rows.partition_by("post", as_dict=True, maintain_order=True)
     names = rows["study"].unique(maintain_order=True).to_list()

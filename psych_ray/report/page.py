@@ -1,7 +1,7 @@
 """The page: one HTML file without references to other files, so that it opens from disk.
 
 Names of studies and checkpoints, and transcripts, are untrusted data: every value is escaped, figures are images, which
-run no scripts, and a content security policy allows the page's own script and no requests.
+run no scripts, and a content security policy allows the page's own scripts and no requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from psych_ray.report.tables import Table, plain_table, table, tables
 from psych_ray.report.viewer import ViewedTranscript, json_in_html, viewer_data
 from psych_ray.study.tables import Findings
 
-_SCRIPTS = ("tables.js", "heat.js", "forest.js", "viewer.js")
+SCRIPTS = ("tables.js", "heat.js", "forest.js", "viewer.js")
+"""Each an element of its own, so that none depends on the others."""
 _OPEN = ("by_checkpoint", "misalignment", "by_stage")
 _MAX_OPEN_ROWS = 60
 
@@ -49,7 +50,7 @@ def render(
     viewed: Sequence[ViewedTranscript] = (),
 ) -> str:
     """The page as HTML."""
-    script = "\n".join(template(name) for name in _SCRIPTS)
+    scripts = [template(name) for name in SCRIPTS]
     ids = checkpoint_ids(found)
     every = tables(found)
     forest = forest_data(found) if any(one.finding.name == "forest" for one in told) else None
@@ -74,8 +75,8 @@ def render(
             refused=plain_table(refused, "refused", "Not used of the sources"),
             about=about,
             style=Markup(template("page.css")),  # noqa: S704  a file of this package, without data
-            script=Markup(script),  # noqa: S704
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            scripts=[Markup(script) for script in scripts],  # noqa: S704
+            hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
         )
     )
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 from browser import CHROMIUM, Browser, chromium
 from made_findings import Made, made_findings
 
 from psych_ray.report import ViewedTranscript, write_report
+from psych_ray.report.page import SCRIPTS
+from psych_ray.study.schemas import table
 from psych_ray.transcripts.markers import find_responses
 
 pytestmark = [
@@ -77,11 +81,31 @@ def test_it_opens_without_complaint_and_without_a_request(browser: Browser, page
     assert browser.run("[...document.images].every((image) => image.complete && image.naturalWidth > 100)")
 
 
+def test_numbers_that_are_not_known_are_no_errors(browser: Browser, tmp_path: Path) -> None:
+    found = made_findings(checkpoints=CHECKPOINTS, studies=STUDIES)
+    kept = ("d", "nll", "size_b", "difference", "misalignment")
+    blank = {}
+    for name, frame in found.tables().items():
+        unknown = [key for key, kind in frame.schema.items() if kind == pl.Float64 and key not in kept]
+        unknown += ["n_participants"] if name == "misalignment_by_study" else []
+        blank[name] = table(name, frame.drop(unknown))
+    single = ViewedTranscript(study="s", experiment="e", participant="p", id="t", text="<<A>>", spans=[(2, 3)],
+                              nll={"b": [None]})  # fmt: skip
+    names = ["misalignment_by_stage", "domains", "forest"]
+    files = write_report(replace(found, **blank), tmp_path, title="t", about={}, figures=names, viewed=[single])
+
+    browser.open(files.page)
+
+    assert browser.complaints() == []
+    assert "too few" in browser.run("document.getElementById('forest-detail').textContent")
+    assert browser.run("document.querySelectorAll('#viewer .unscored').length") == 3  # one is of the legend
+
+
 def test_what_is_data_is_text(browser: Browser, page: Path) -> None:
     browser.open(page)
 
     assert browser.run("window.ran") is None
-    assert browser.run("document.querySelectorAll('script:not([type])').length") == 1
+    assert browser.run("document.querySelectorAll('script:not([type])').length") == len(SCRIPTS)
     assert browser.run("document.querySelector('[onerror]')") is None
     assert browser.run("document.title") == EVIL
     for place in ("#viewer-study", "#viewer-pane-left", "#viewer-participant", "#by_study-nll", "#forest-plot", "dl"):

@@ -124,7 +124,13 @@ def test_singular_and_plural() -> None:
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(list("abcdef"), 2) == "a, b and 4 more"
     found = dict.fromkeys(Direction, 0) | {Direction.unknown: 1}
-    assert tally_text(found, "1 pair", who="it is", above="up", below="down") == "Of 1 pair, 1 has no interval."
+    assert tally_text(found, "1 pair", who="it is", above="up", below="down") == (
+        "Of 1 pair, none has an interval, so that no direction can be told."
+    )
+    found[Direction.above] = 2
+    assert tally_text(found, "3 pairs", who="it is", above="up", below="down") == (
+        "Of 3 pairs, it is up in 2; 1 has no interval."
+    )
 
 
 @pytest.mark.parametrize(

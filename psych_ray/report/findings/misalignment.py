@@ -125,7 +125,8 @@ def _change(rows: list[dict[str, Any]]) -> Statement:
         assert before.value is not None
         assert after.value is not None
         text = f"{span} misalignment {'rises' if after.value > before.value else 'falls'}"
-    text += f": {before.text()} and {after.text()}"
+    shown = (each.text() if known else f"d = {number(each.value or 0)}" for each in (before, after))
+    text += f": {' and '.join(shown)}"
     if rows[1:-1]:
         between = ", ".join(f"{row['generation']} {number(row['d'])}" for row in rows[1:-1])
         text += f" (between them: {between})"

@@ -124,6 +124,8 @@ def tally_text(found: Mapping[Direction, int], of: str, *, who: str, above: str,
 
     `of`: for example `18 pairs`.
     """
+    if found[Direction.unknown] == sum(found.values()):
+        return f"Of {of}, none has an interval, so that no direction can be told."
     told = [
         f"{words} in {found[each]}"
         for each, words in ((Direction.above, above), (Direction.below, below))

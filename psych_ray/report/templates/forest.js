@@ -1,3 +1,4 @@
+"use strict";
 // The forest plot: studies of the pair that is chosen, with intervals; hover, focus and tap tell all numbers of a row.
 {
   const holder = document.getElementById("forest-data");
@@ -52,7 +53,8 @@
       const [least, most] = range(pair);
       const scale = (value) => Math.min(100, Math.max(0, (100 * (value - least)) / (most - least)));
       const rows = pair.rows.map(([study, d, low, high, participants, responses]) => {
-        const n = `${participants.toLocaleString("en")} participants, ${responses.toLocaleString("en")} responses`;
+        const counts = [[participants, "participants"], [responses, "responses"]].filter(([n]) => n !== null);
+        const n = counts.map(([count, noun]) => `${count.toLocaleString("en")} ${noun}`).join(", ");
         const text = `${data.studies[study]}: d = ${show(d, 3)}, ${interval(low, high)}; ${n}`;
         return row(data.studies[study], [d, low, high], text, scale, "");
       });

@@ -1,3 +1,4 @@
+"use strict";
 // The numbers of a cell of the heat map on hover, focus and tap; arrow keys go from cell to cell.
 for (const heat of document.querySelectorAll("table.heat")) {
   const output = document.getElementById("heat-detail");

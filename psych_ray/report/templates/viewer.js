@@ -1,3 +1,4 @@
+"use strict";
 // The transcript viewer: one text twice, each response coloured by its NLL under a checkpoint, and where they differ.
 // Texts are data: they are set as text nodes only.
 {
@@ -86,7 +87,10 @@
       cursor.setAttribute("class", "cursor");
       cursor.setAttribute("width", 1);
       cursor.setAttribute("height", 60);
-      strip.replaceChildren(cursor, ...bars);
+      const zero = document.createElementNS(SVG, "rect");
+      const middle = { class: "zero", x: 0, y: 29.6, width: Math.max(values.length, 1), height: 0.8 };
+      for (const [name, value] of Object.entries(middle)) zero.setAttribute(name, value);
+      strip.replaceChildren(cursor, zero, ...bars);
       get("strip-scale").textContent = `Bars up to ${nats(most)} nats`;
     };
     const told = (value, one, side) => {

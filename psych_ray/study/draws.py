@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from psych_ray.study.bootstrap import Bootstrap, interval
+from psych_ray.study.bootstrap import Bootstrap, clusters, interval
 from psych_ray.study.comparing import Comparison
+from psych_ray.study.numbering import Ints
 from psych_ray.study.rows import Task
 from psych_ray.study.tallies import Tallies
 from psych_ray.study.task_sums import Floats
@@ -32,6 +33,8 @@ class Draws:
     comparisons: Mapping[str, Sequence[Comparison]]
     """By kind."""
     tasks: Sequence[Task]
+    participants_S: Ints
+    """Participants of each study."""
     d: Mapping[str, Draw]
     """Cohen's d by kind of comparison [B, S, C]."""
     accuracy: Mapping[str, Draw]
@@ -44,11 +47,17 @@ class Draws:
         """Draws of d of a kind of comparison."""
         return self.d[kind]
 
+    def over_all_studies(self, values_BSV: Draw) -> tuple[Floats, Floats]:
+        """Interval of the mean over the studies that each statistic has [V]."""
+        has_SV: NDArray[np.bool_] = np.any(~np.isnan(values_BSV), axis=0)
+        participants = np.array([self.participants_S[has].sum() for has in has_SV.T], np.int64)
+        drawn = self.bootstrap.over_studies(values_BSV, np.ones(len(has_SV), np.bool_))
+        return interval(drawn, clusters(has_SV.sum(axis=0), participants))
+
     def task_intervals(self) -> pl.DataFrame:
         """checkpoint, condition, low and high of the mean NLL over studies, accuracy_low and accuracy_high."""
-        studies = np.ones(self.task_nll.shape[1], np.bool_)
-        low, high = interval(self.bootstrap.over_studies(self.task_nll, studies))
-        accuracy_low, accuracy_high = interval(self.bootstrap.over_studies(self.task_accuracy, studies))
+        low, high = self.over_all_studies(self.task_nll)
+        accuracy_low, accuracy_high = self.over_all_studies(self.task_accuracy)
         return pl.DataFrame(
             {
                 "checkpoint": [task.checkpoint for task in self.tasks],
@@ -100,6 +109,7 @@ def draw(
         bootstrap=bootstrap,
         comparisons=kept,
         tasks=tasks,
+        participants_S=np.bincount(tallies.study_P, minlength=len(tallies.studies)),
         d={"pairs": d[..., :split], "conditions": d[..., split:]},
         accuracy={"pairs": hits[..., :split], "conditions": hits[..., split:]},
         task_nll=nll,

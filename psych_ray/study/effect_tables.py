@@ -13,7 +13,6 @@ import polars as pl
 
 from psych_ray.config import Stage
 from psych_ray.study import lineage
-from psych_ray.study.bootstrap import interval
 from psych_ray.study.comparison import Compared
 from psych_ray.study.domains import Domains
 from psych_ray.study.draws import Draws
@@ -60,7 +59,11 @@ def of_pairs(
     yield "by_stage", lineage.stages_ordered(_effects(over, stages, everywhere))
     of_stages = _grouped(pairs, "condition", "family", "generation", "stage")
     yield "by_stage_and_generation", _in_order_of(_effects(over, of_stages, everywhere), facts)
-    yield "by_generation", _in_order_of(_effects(over, _one_stage_each(of_stages), everywhere), facts)
+    generations = _one_stage_each(of_stages)
+    yield (
+        "by_generation",
+        _with_changes(over, _in_order_of(_effects(over, generations, everywhere), facts), generations),
+    )
     yield "influence", _influence(over, stages, studies)
     yield from _by_domain(over, pairs, domains, studies)
     yield "behavioural", _behavioural(over, pairs, domains, studies)
@@ -98,8 +101,7 @@ def of_conditions(
 def accuracy(tallies: Tallies, of: Compared, drawn: Draws, facts: pl.DataFrame) -> pl.DataFrame:
     """`Findings.accuracy`."""
     known = facts_by_slug(facts)
-    everywhere = np.ones(len(tallies.studies), np.bool_)
-    low, high = interval(drawn.bootstrap.over_studies(drawn.accuracy["pairs"], everywhere))
+    low, high = drawn.over_all_studies(drawn.accuracy["pairs"])
     rows: Rows = []
     for at, one in enumerate(of.comparisons):
         sums = {
@@ -224,6 +226,19 @@ def _one_stage_each(groups: Groups) -> Groups:
     for key, members in sorted(groups, key=lambda group: [group[0]["stage"] != stage for stage in order]):
         chosen.setdefault((key["condition"], key["family"], key["generation"]), (key, members))
     return list(chosen.values())
+
+
+def _with_changes(over: OverStudies, rows: pl.DataFrame, generations: Groups) -> pl.DataFrame:
+    """With the change from the first generation of the family; null in the first."""
+    members_of = {(key["condition"], key["family"], key["generation"]): members for key, members in generations}
+    first: dict[tuple[str, str], list[int]] = {}
+    changes = []
+    for key in rows.select("condition", "family", "generation").iter_rows():
+        before = first.setdefault(key[:2], members_of[key])
+        own = members_of[key]
+        changes.append({} if own is before else over.change(before, own))
+    schema = dict.fromkeys(("change", "change_low", "change_high"), pl.Float64)
+    return pl.concat([rows, pl.DataFrame(changes, schema=schema)], how="horizontal") if changes else rows
 
 
 def facts_by_slug(facts: pl.DataFrame) -> Mapping[str, dict[str, Any]]:

@@ -58,23 +58,29 @@ def by_decile(tallies: Tallies, tasks: Sequence[Task], bootstrap: Bootstrap) -> 
             continue
         with np.errstate(invalid="ignore", divide="ignore"):
             means = (total / n).astype(np.float32)
+        of_deciles = (total[used] / n[used]).mean(axis=0)
         drawn = bootstrap.over_studies(np.broadcast_to(means, (bootstrap.draws, *means.shape)), used)
-        low, high = interval(drawn)
+        low, high = interval(drawn, int(used.sum()))
+        changes = interval(drawn[:, -1:] - drawn[:, :1], int(used.sum()))
         frames.append(
             pl.DataFrame(
                 {
                     "checkpoint": [task.checkpoint] * DECILES,
                     "condition": [task.condition] * DECILES,
                     "decile": range(DECILES),
-                    "nll": (total[used] / n[used]).mean(axis=0),
+                    "nll": of_deciles,
                     "low": low,
                     "high": high,
+                    "change": [None] * (DECILES - 1) + [float(np.diff(of_deciles[[0, -1]])[0])],
+                    "change_low": [None] * (DECILES - 1) + [float(changes[0][0])],
+                    "change_high": [None] * (DECILES - 1) + [float(changes[1][0])],
                     "n_studies": [int(used.sum())] * DECILES,
                     "n_responses": n[used].sum(axis=0),
                 }
             )
         )
-    return table("by_decile", pl.concat(frames) if frames else pl.DataFrame())
+    found = table("by_decile", pl.concat(frames) if frames else pl.DataFrame())
+    return found.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def by_length(tallies: Tallies, tasks: Sequence[Task]) -> pl.DataFrame:

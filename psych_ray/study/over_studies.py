@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from psych_ray.study.bootstrap import Bootstrap, interval
+from psych_ray.study.bootstrap import Bootstrap, clusters, interval
 from psych_ray.study.comparison import Compared
 from psych_ray.study.effects import joint_se
 from psych_ray.study.many_tests import sign_test
@@ -54,7 +54,7 @@ class OverStudies:
         by_study, variances = self._by_study(members, d_CS)
         known = ~np.isnan(by_study)
         n = int(known.sum())
-        low, high = self._interval(members, studies, sign)
+        low, high = _bounds(sign * self._drawn(members, studies), self._clusters(members, studies))
         found = random_effects(by_study, variances)
         n_positive, p_sign = sign_test(by_study)
         return {
@@ -122,21 +122,40 @@ class OverStudies:
         se = joint_se(influence, participants, self._tallies.starts)
         return by_study, np.where(count > 0, se**2, np.nan)
 
-    def _interval(self, members: Sequence[int], studies: Mask, sign: float) -> tuple[float | None, float | None]:
+    def change(self, first: Sequence[int], second: Sequence[int]) -> dict[str, float | None]:
+        """change, change_low and change_high: the mean effect of `second` minus that of `first`, over all studies."""
+        studies = self.all_studies
+        before, after = self.mean_d(first, studies), self.mean_d(second, studies)
+        if before is None or after is None:
+            return {"change": None, "change_low": None, "change_high": None}
+        drawn = self._drawn(second, studies) - self._drawn(first, studies)
+        low, high = _bounds(drawn, min(self._clusters(first, studies), self._clusters(second, studies)))
+        return {"change": after - before, "change_low": low, "change_high": high}
+
+    def _drawn(self, members: Sequence[int], studies: Mask) -> NDArray[np.float32]:
+        """The mean over studies and comparisons in each draw [B]."""
         key = studies.tobytes()
         if key not in self._over:
             self._over[key] = self._bootstrap.over_studies(self._draws, studies)
         drawn = self._over[key][:, list(members)]
         known = ~np.isnan(drawn)
         with np.errstate(invalid="ignore", divide="ignore"):
-            means = sign * np.where(known.any(axis=1), np.nansum(drawn, axis=1) / known.sum(axis=1), np.nan)
-        low, high = interval(means[:, None].astype(np.float32))
-        return (None, None) if np.isnan(low[0]) else (float(low[0]), float(high[0]))
+            means = np.where(known.any(axis=1), np.nansum(drawn, axis=1) / known.sum(axis=1), np.nan)
+        return means.astype(np.float32)
+
+    def _clusters(self, members: Sequence[int], studies: Mask) -> int:
+        known: Mask = np.any(~np.isnan(np.where(studies, self.d[list(members)], np.nan)), axis=0)
+        return int(clusters(int(known.sum()), self._participants(members, known)))
 
     def _participants(self, members: Sequence[int], studies: Mask) -> int:
         """Participants of these studies who are in any of the comparisons."""
         most = np.max([self._of.effects[member].participants for member in members], axis=0)
         return int(most[studies].sum())
+
+
+def _bounds(drawn: NDArray[np.float32], n_clusters: int) -> tuple[float | None, float | None]:
+    low, high = interval(drawn[:, None], n_clusters)
+    return (None, None) if np.isnan(low[0]) else (float(low[0]), float(high[0]))
 
 
 def _random_effects_columns(found: RandomEffects) -> dict[str, float | None]:

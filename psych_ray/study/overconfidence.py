@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from psych_ray.study.bootstrap import Bootstrap, interval
+from psych_ray.study.bootstrap import Bootstrap, clusters, interval
 from psych_ray.study.calibration import GRID, halves, judged
 from psych_ray.study.comparing import Comparison
 from psych_ray.study.numbering import Ints
@@ -59,7 +59,8 @@ def overconfidence(
     rows = []
     for pair, drawn in zip(known, _draws(known, bootstrap), strict=True):
         used = ~np.isnan(pair.values[:, 0])
-        low, high = interval(drawn)
+        participants = int((pair.sums[:, :2].sum(axis=1) > 0).sum())
+        low, high = interval(drawn, clusters(int(used.sum()), participants))
         means = pair.values[used].mean(axis=0)
         row: dict[str, Any] = {
             "post": pair.comparison.first.checkpoint,

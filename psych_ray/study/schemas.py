@@ -37,10 +37,11 @@ EFFECT: Final[Schema] = {
 """Columns of an effect over studies, in every table of effects.
 
 d: mean of Cohen's d over studies (of several pairs: the mean over pairs of that), se: its standard error over studies,
-the sample sd of the studies' d (mean over pairs) / sqrt(studies). low, high: 95 % percentile interval of a bootstrap
-over studies and participants within them. re_d, re_low, re_high: random-effects mean over studies and its 95 % interval
-(REML, Hartung-Knapp), tau: sd of true effects between studies, pi_low, pi_high: 95 % prediction interval of the effect
-in a new study. n_positive: studies with d > 0, p_sign: two-sided sign test of that. Null where too few studies.
+the sample sd of the studies' d (mean over pairs) / sqrt(studies). low, high: 95 % interval of a bootstrap over studies
+and participants within them (`bootstrap.interval`). re_d, re_low, re_high: random-effects mean over studies and its
+95 % interval (REML, Hartung-Knapp), tau: sd of true effects between studies, pi_low, pi_high: 95 % prediction interval
+of the effect in a new study. n_positive: studies with d > 0, p_sign: two-sided sign test of that. Null where too few
+studies.
 """
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
@@ -120,6 +121,9 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "generation": pl.String,
         "stage": pl.String,
         **EFFECT,
+        "change": pl.Float64,
+        "change_low": pl.Float64,
+        "change_high": pl.Float64,
         "n_pairs": pl.Int64,
     },
     "by_stage_and_generation": {
@@ -249,6 +253,9 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "decile": pl.Int64,
         "nll": pl.Float64,
         **_INTERVAL,
+        "change": pl.Float64,
+        "change_low": pl.Float64,
+        "change_high": pl.Float64,
         "n_studies": pl.Int64,
         "n_responses": pl.Int64,
     },

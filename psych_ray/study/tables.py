@@ -46,7 +46,7 @@ class Findings:
     """Means over pairs; the stage vision includes vision_reasoning, as the study has it."""
     by_generation: pl.DataFrame = field(default_factory=partial(empty, "by_generation"))
     """Means over the pairs of one stage: instruct where the generation has such pairs, otherwise reasoning, otherwise
-    the stage that it has."""
+    the stage that it has. change: from the first generation of the family, with its interval."""
     by_stage_and_generation: pl.DataFrame = field(default_factory=partial(empty, "by_stage_and_generation"))
     """Means over the pairs of each stage and generation."""
     by_domain: pl.DataFrame = field(default_factory=partial(empty, "by_domain"))
@@ -81,7 +81,9 @@ class Findings:
     """Post minus base in nats per response, mean over studies: misalignment = repaired + remaining, where remaining is
     the difference when both are at their own temperature. leak and within split the misalignment over choices."""
     by_decile: pl.DataFrame = field(default_factory=partial(empty, "by_decile"))
-    """NLL by tenth of a transcript's responses, mean over studies that have responses in all ten."""
+    """NLL by tenth of a transcript's responses, mean over studies that have responses in all ten.
+
+    change, in the last row: from the first tenth to the last, with its interval."""
     by_length: pl.DataFrame = field(default_factory=partial(empty, "by_length"))
     """NLL by the number of responses in the transcript; mean over responses, se clustered by participant."""
     by_experiment: pl.DataFrame = field(default_factory=partial(empty, "by_experiment"))

@@ -244,9 +244,13 @@ class _Maker:
         yield from self._means(["stage"])
 
     def _by_generation(self) -> Iterator[dict[str, Any]]:
+        first: dict[str, float] = {}
         for row in self._means(["family", "generation", "stage"]):
             if row["stage"] == "instruct":
-                yield row
+                before = first.setdefault(row["family"], row["d"])
+                change = row["d"] - before
+                changes = {"change": change, "change_low": change - 0.05, "change_high": change + 0.05}
+                yield row | (changes if change else {})
 
     def _by_stage_and_generation(self) -> Iterator[dict[str, Any]]:
         yield from self._means(["family", "generation", "stage"])
@@ -382,6 +386,8 @@ class _Maker:
                 learnt = 0.25 * (1 - np.exp(-decile / 3))
                 nll = 1.2 if one.slug == "chance" else 1.3 - learnt + 0.6 * EFFECTS.get(one.stage or "", 0)
                 row = {"checkpoint": one.slug, "condition": "plain", "decile": decile, "nll": nll}
+                if decile == 10:
+                    row |= {"change": -0.17, "change_low": -0.25, "change_high": -0.09}
                 yield row | self._interval(nll, 0.05) | {"n_studies": len(self.studies), "n_responses": 9_000}
 
     def _by_length(self) -> Iterator[dict[str, Any]]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from made_rows import Row, frames, random_rows
+from scipy import stats
 
 from psych_ray.errors import ResultsError
-from psych_ray.study.bootstrap import Bootstrap, interval
+from psych_ray.study.bootstrap import Bootstrap, clusters, interval
 from psych_ray.study.comparing import Comparison, reading_order
 from psych_ray.study.effects import mean_of, study_effects
 from psych_ray.study.rows import Task
@@ -238,10 +239,30 @@ def test_the_bootstrap_of_a_mean_has_the_spread_of_its_two_stages() -> None:
     study_means = np.array([study.mean() for study in of_studies])
     variance = study_means.var() / 30 + np.mean([study.var() / 40 for study in of_studies]) / 30
     assert drawn[:, 0].std() == pytest.approx(math.sqrt(variance), rel=0.07)
-    low, high = interval(drawn)
-    assert (low[0], high[0]) == pytest.approx(
-        (study_means.mean() - 1.96 * math.sqrt(variance), study_means.mean() + 1.96 * math.sqrt(variance)), abs=0.03
-    )
+    low, high = interval(drawn, 30)
+    half = stats.t.ppf(0.975, 29) * math.sqrt(30 / 29 * variance)
+    assert (low[0], high[0]) == pytest.approx((study_means.mean() - half, study_means.mean() + half), abs=0.04)
+
+
+@pytest.mark.parametrize(("n_studies", "least"), [(4, 0.9), (10, 0.9), (40, 0.9)])
+def test_the_interval_of_a_mean_over_few_studies_holds_it_as_often_as_it_says(n_studies: int, least: float) -> None:
+    """Normal effects with participants in them; plain percentiles hold the mean of four studies in 80 % of samples."""
+    rng = np.random.default_rng(n_studies)
+    starts, n, times = np.arange(n_studies) * 20, n_studies * 20, 150
+    bootstrap = Bootstrap(starts, n, draws=400)
+    values = rng.normal(0, 1, (times, n_studies))[:, :, None] + rng.normal(0, 1, (times, n_studies, 20))
+    sums = np.concatenate([np.ones((n, 1)), values.reshape(times, n).T], axis=1)
+    by_study = bootstrap.by_study(sums, lambda drawn, _: drawn[:, 1:] / drawn[:, :1])
+    low, high = interval(bootstrap.over_studies(by_study, np.ones(n_studies, bool)), n_studies)
+    held = float(((low < 0) & (high > 0)).mean())
+    assert least <= held, held
+
+
+def test_one_cluster_has_no_interval_and_one_study_that_of_its_participants() -> None:
+    drawn = np.linspace(0, 1, 101, dtype=np.float32)[:, None]
+    assert np.isnan(interval(drawn, 1)[0][0])
+    assert clusters([1, 1, 3], [1, 40, 9]).tolist() == [1, 40, 3]
+    assert interval(drawn, 10**6)[0][0] == pytest.approx(0.025, abs=1e-4)
 
 
 def test_a_study_without_a_value_does_not_count_in_a_draw() -> None:
@@ -249,4 +270,4 @@ def test_a_study_without_a_value_does_not_count_in_a_draw() -> None:
     drawn = Bootstrap(np.array([0, 1]), 2, draws=50).over_studies(values, np.array([True, True]))
     assert set(drawn[:, 0].tolist()) <= {1.0, 2.0, 3.0}
     assert np.isnan(drawn[:, 1]).all()
-    assert np.isnan(interval(drawn)[0][1])
+    assert np.isnan(interval(drawn, 2)[0][1])

@@ -109,7 +109,7 @@ OVERCONFIDENCE = Finding(
     ours="A temperature of each checkpoint and study is fitted on half of the participants and judged on the others, "
     "two folds (Guo et al. 2017). Remaining: difference of post-trained and base when both are at their own "
     "temperature; repaired: the rest. Leak: -log of the probability of all options together. Intervals: 95 % "
-    "percentile intervals of a bootstrap over studies and participants within them.",
+    "intervals of a bootstrap over studies and participants within them.",
     authors="The study argues from accuracy alone that it is not only over-confidence.",
     tables=("overconfidence", "calibration", "calibration_by_study"),
     needs="a pair that was scored with NLL at several temperatures",

@@ -29,7 +29,7 @@ _OVER = {
 _ONLY_SAME = (
     "Cohen's d of a condition minus plain for one checkpoint, over the responses that it has scored under both, "
     "mean over studies; above zero, NLL is higher under the condition. Of a stage, the mean over its checkpoints. "
-    "Intervals: 95 % percentile intervals of a bootstrap over studies and participants within them."
+    "Intervals: 95 % intervals of a bootstrap over studies and participants within them."
 )
 _KNOWN = ("chat", "persona")
 

@@ -28,8 +28,8 @@ _D = (
     "responses; then the mean over studies. Above zero, the post-trained checkpoint predicts people's responses worse."
 )
 _BOOTSTRAP = (
-    "Intervals are 95 % percentile intervals of a bootstrap over studies and participants within them; pairs that "
-    "share a base are drawn together."
+    "Intervals are 95 % intervals of a bootstrap over studies and participants within them, with percentiles expanded "
+    "for few studies; pairs that share a base are drawn together."
 )
 _AUTHORS = (
     "The study computes the same d with sample standard deviations over single responses, takes the mean over studies, "
@@ -115,18 +115,16 @@ def _generation_statements(found: Findings) -> list[Statement]:
 
 def _change(rows: list[dict[str, Any]]) -> Statement:
     first, last = rows[0], rows[-1]
-    before, after = Estimate.of(first), Estimate.of(last)
+    change = Estimate.of(last, "change", "change_low", "change_high")
     span = f"From {first['generation']} to {last['generation']}"
-    known = all(each.low is not None for each in (before, after))
-    if before.overlaps(after):
-        why = "their intervals overlap" if known else "there are too few studies for intervals"
-        text = f"{span} a change of misalignment cannot be told, as {why}"
-    else:
-        assert before.value is not None
-        assert after.value is not None
-        text = f"{span} misalignment {'rises' if after.value > before.value else 'falls'}"
-    shown = (each.text() if known else f"d = {number(each.value or 0)}" for each in (before, after))
-    text += f": {' and '.join(shown)}"
+    text = claim(
+        change,
+        above=f"{span} misalignment rises",
+        below=f"{span} misalignment falls",
+        none=f"{span} no change of misalignment was found",
+        unknown=f"{span} a change of misalignment cannot be told",
+    )
+    text += f", from d = {number(first['d'])} to {number(last['d'])} ({change.text('change')})"
     if rows[1:-1]:
         between = ", ".join(f"{row['generation']} {number(row['d'])}" for row in rows[1:-1])
         text += f" (between them: {between})"
@@ -136,7 +134,7 @@ def _change(rows: list[dict[str, Any]]) -> Statement:
         Estimate.of(row).number(f"generation {row['generation']}, {row['stage']}", MEASURE, effect_counts(row))
         for row in rows
     )
-    return Statement(f"{text}.", numbers)
+    return Statement(f"{text}.", (*numbers, change.number(f"{first['generation']} to {last['generation']}", MEASURE)))
 
 
 def forest_pair(found: Findings) -> dict[str, Any] | None:
@@ -258,8 +256,8 @@ GENERATIONS = Finding(
     caption="Generations in the order of the numbers in their names, each with its 95 % interval; lines join "
     "generations of one family and stage. Generations may differ in the sizes of their checkpoints.",
     ours=f"{_D} Of a generation, the mean over the pairs of one stage: instruct where there are such pairs, otherwise "
-    f"reasoning, otherwise the stage that it has; the figure shows all stages. {_BOOTSTRAP} A change is told where the "
-    "intervals of two generations do not overlap, which is stricter than a test of the difference.",
+    f"reasoning, otherwise the stage that it has; the figure shows all stages. {_BOOTSTRAP} The change between "
+    "two generations has an interval of its own, from the same draws.",
     authors="The study compares instruct with base for Qwen2 and Qwen2.5, and reasoning with base for Qwen3 and "
     "Qwen3.5.",
     tables=("by_generation", "by_stage_and_generation"),

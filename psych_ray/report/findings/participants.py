@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from psych_ray.report import line_figures
 from psych_ray.report.findings.finding import Finding, Statement
 from psych_ray.report.findings.misalignment import effect_counts
-from psych_ray.report.findings.wording import Estimate, claim, counted, directions, tally_text
+from psych_ray.report.findings.wording import Estimate, claim, counted, directions, number, tally_text
 from psych_ray.report.interval_figure import Row, interval_figure
 from psych_ray.report.marks import checkpoint_ids, is_reference
 from psych_ray.study.tables import Findings
@@ -41,26 +41,24 @@ def _learning_statements(found: Findings) -> list[Statement]:
     if own.height < 2:
         return []
     first, last = own.row(0, named=True), own.row(-1, named=True)
-    before, after = Estimate.of(first, "nll"), Estimate.of(last, "nll")
-    name = checkpoint_ids(found).get(slug, slug)
-    assert before.value is not None
-    assert after.value is not None
-    if before.overlaps(after):
-        known = before.low is not None and after.low is not None
-        why = "their intervals over studies overlap" if known else "there are too few studies for intervals"
-        text = (
-            f"For {name}, of lowest NLL, a change from the first to the last tenth of a session cannot be told ({why})"
-        )
-    else:
-        verb = "falls" if after.value < before.value else "rises"
-        text = f"For {name}, of lowest NLL, NLL {verb} from the first to the last tenth of a session"
+    change = Estimate.of(last, "change", "change_low", "change_high")
+    name, span = checkpoint_ids(found).get(slug, slug), "from the first to the last tenth of a session"
+    text = claim(
+        change,
+        above=f"For {name}, of lowest NLL, NLL rises {span}",
+        below=f"For {name}, of lowest NLL, NLL falls {span}",
+        none=f"For {name}, of lowest NLL, no change of NLL {span} was found",
+        unknown=f"For {name}, of lowest NLL, a change of NLL {span} cannot be told",
+    )
     counts = effect_counts(last)
     measure = "NLL, nats per response"
     numbers = (
-        before.number(f"{name}, first tenth", measure, counts),
-        after.number(f"{name}, last tenth", measure, counts),
+        Estimate.of(first, "nll").number(f"{name}, first tenth", measure, counts),
+        Estimate.of(last, "nll").number(f"{name}, last tenth", measure, counts),
+        change.number(f"{name}, first to last tenth", measure, counts),
     )
-    return [Statement(f"{text}: {before.text('first: NLL')}; {after.text('last: NLL')}.", numbers)]
+    nlls = f"{number(first['nll'])} to {number(last['nll'])} nats per response"
+    return [Statement(f"{text}, from {nlls} ({change.text('change')}).", numbers)]
 
 
 def group_estimate(row: dict[str, Any]) -> Estimate:

@@ -177,7 +177,7 @@ NLL_BY_SIZE = Finding(
     "size, such as chance.",
     ours="Negative log-likelihood of people's responses, in nats per response: the mean over the scored responses of a "
     "study, then over studies. Lower is better: people's responses have a higher probability. Intervals: 95 % "
-    "percentile intervals of a bootstrap over studies and participants within them.",
+    "intervals of a bootstrap over studies and participants within them.",
     authors="The study computes the same means, of texts that are cut after 32,768 characters; scoring.parity=true "
     "repeats that.",
     tables=("by_checkpoint", "by_study"),
@@ -192,7 +192,7 @@ ACCURACY = Finding(
     "alone, so over-confidence does not lower it.",
     ours="Accuracy: share of the responses that are a single capital letter at which the most probable token of the "
     "whole vocabulary is that letter; post-trained minus base over the letters scored in both, mean over studies. "
-    "Intervals: 95 % percentile intervals of a bootstrap over studies and participants within them.",
+    "Intervals: 95 % intervals of a bootstrap over studies and participants within them.",
     authors="The study takes accuracy from a second run in which markers stay only around single capital letters: the "
     "condition discrete.",
     tables=("accuracy", "by_checkpoint"),

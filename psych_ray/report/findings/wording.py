@@ -131,9 +131,16 @@ def tally_text(found: Mapping[Direction, int], of: str, *, who: str, above: str,
         for each, words in ((Direction.above, above), (Direction.below, below))
         if found[each]
     ]
+    if not told:
+        none = f"For none of {of} can it be told that {who} {above}"
+        return f"{none}{f' or {below}' if below else ''}: {_rest(found)}."
+    return f"Of {of}, {who} {' and '.join(told)}{f'; {_rest(found)}' if _rest(found) else ''}."
+
+
+def _rest(found: Mapping[Direction, int]) -> str:
     rest = []
     if found[Direction.includes]:
         rest.append(f"in {found[Direction.includes]} the 95 % interval includes zero")
     if found[Direction.unknown]:
         rest.append(f"{found[Direction.unknown]} {'has' if found[Direction.unknown] == 1 else 'have'} no interval")
-    return f"Of {of}, {'; '.join([*([f'{who} ' + ' and '.join(told)] if told else []), *rest])}."
+    return "; ".join(rest)

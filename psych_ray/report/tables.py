@@ -17,7 +17,7 @@ from psych_ray.results.refused import Refusal
 from psych_ray.study.tables import Findings
 
 MAX_ROWS = 1_000
-MAX_CELLS = 8_000
+MAX_CELLS = 5_000
 """Of a table with many columns, fewer rows."""
 MAX_CHECKPOINT_COLUMNS = 12
 """With more, the table by study has one row per checkpoint and study instead of one column per checkpoint."""

@@ -260,7 +260,10 @@ def test_it_prints_with_whole_tables(browser: Browser, page: Path) -> None:
 
     assert folded.startswith(b"%PDF")
     assert pages(whole) > pages(folded) > 0
+    browser.open(page, width=720)  # the width of a page of A4
+    browser.run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     browser.send("Emulation.setEmulatedMedia", media="print")
+    assert browser.run("document.documentElement.scrollWidth") <= 720
     cut = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollHeight > one.clientHeight + 2).length"
     assert browser.run(cut) == 0
     browser.send("Emulation.setEmulatedMedia", media="")

@@ -74,6 +74,10 @@ def test_every_table_is_written_as_csv_and_parquet(whole: ReportFiles) -> None:
     assert pl.read_csv(folder / "by_stage.csv")["d"].to_list() == pytest.approx(found.by_stage["d"].to_list())
 
 
+def test_the_page_is_small(whole: ReportFiles) -> None:
+    assert whole.page.stat().st_size < 3_000_000
+
+
 def test_the_same_findings_give_the_same_bytes(whole: ReportFiles, tmp_path: Path) -> None:
     names = ["nll_by_size", "domains", "overconfidence"]
     first, second = (report(few(), tmp_path / str(at), figures=names) for at in range(2))

@@ -164,11 +164,11 @@ def _forest_statements(found: Findings) -> list[Statement]:
     if band.low is not None and band.high is not None:
         mean = Estimate.of(pair, "re_d", "re_low", "re_high")
         expected = claim(
-            band, above="above zero", below="below zero", none="on either side of zero", unknown="not known"
+            band, above="above zero", below="below zero", none="on either side of zero", unknown="of any size"
         )
-        interval = f"95 % prediction interval {number(band.low)} to {number(band.high)}"
+        span = f"95 % prediction interval {number(band.low)} to {number(band.high)}"
         text = (
-            f"Over studies the random-effects mean is {mean.text()}; in a new study d would be {expected} ({interval})."
+            f"Over studies the random-effects mean is {mean.text()}; in a new study d is expected {expected} ({span})."
         )
         statements.append(Statement(text, (mean.number(f"{post}, random-effects mean", MEASURE, effect_counts(pair)),
                                            band.number(f"{post}, prediction interval", MEASURE))))  # fmt: skip

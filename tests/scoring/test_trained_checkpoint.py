@@ -18,7 +18,7 @@ from psych_ray.scoring.scored import AlignsTranscripts, Scorer
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.sources import read_transcripts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CUT_AT = 2048
 

@@ -63,20 +63,23 @@ def test_a_pair_is_never_counted_for_a_side_that_its_interval_does_not_exclude()
     )
 
 
-def test_a_change_between_generations_needs_intervals_that_are_apart() -> None:
+def test_a_change_between_generations_is_told_where_its_own_interval_excludes_zero() -> None:
     found = made_findings(checkpoints=made_checkpoints(1, 2), n_studies=4)
-    ends = {"d": [0.1, 0.3], "low": [0.05, 0.2], "high": [0.15, 0.4]}
-    rows = found.by_generation.with_columns(*(pl.Series(name, ends[name]) for name in ends))
-    rows = found.by_generation.with_columns(*(pl.Series(name, ends[name]) for name in ends))
-    apart = replace(found, by_generation=rows)
-    near = replace(found, by_generation=rows.with_columns(high=pl.Series([0.25, 0.4])))
-    unknown = with_d(found, "by_generation", low=None, high=None)
 
-    assert said("generations", apart)[0].startswith("From familya-1 to familya-2 misalignment rises: d = 0.10, 95 %")
-    assert "a change of misalignment cannot be told, as their intervals overlap" in said("generations", near)[0]
-    assert "there are too few studies for intervals" in said("generations", unknown)[0]
-    other = rows.with_columns(stage=pl.Series(["instruct", "reasoning"]))
-    assert said("generations", replace(apart, by_generation=other))[0].endswith("the stages of their pairs differ.")
+    def changed(change: float | None, low: float | None, high: float | None, **columns: list[str]) -> str:
+        ends = {"d": [0.1, 0.3], "change": [None, change], "change_low": [None, low], "change_high": [None, high]}
+        series = [pl.Series(name, values, pl.Float64) for name, values in ends.items()]
+        rows = found.by_generation.with_columns(*series, **{name: pl.Series(own) for name, own in columns.items()})
+        return said("generations", replace(found, by_generation=rows))[0]
+
+    rises = changed(0.2, 0.1, 0.3)
+    assert rises.startswith(
+        "From familya-1 to familya-2 misalignment rises, from d = 0.10 to 0.30 (change = 0.20, 95 %"
+    )
+    assert "misalignment falls" in changed(-0.2, -0.3, -0.1)
+    assert "no change of misalignment was found" in changed(0.2, -0.01, 0.3)
+    assert "cannot be told" in changed(0.2, None, None)
+    assert changed(0.2, 0.1, 0.3, stage=["instruct", "reasoning"]).endswith("the stages of their pairs differ.")
 
 
 def test_the_lowest_nll_is_not_set_apart_from_intervals_that_it_overlaps() -> None:

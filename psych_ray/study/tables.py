@@ -81,7 +81,7 @@ class Findings:
     """Post minus base in nats per response, mean over studies: misalignment = repaired + remaining, where remaining is
     the difference when both are at their own temperature. leak and within split the misalignment over choices."""
     by_decile: pl.DataFrame = field(default_factory=partial(empty, "by_decile"))
-    """NLL by tenth of a transcript's responses, mean over studies that have responses in all ten.
+    """NLL by tenth of a transcript's responses, 1 to 10, mean over studies that have responses in all ten.
 
     change, in the last row: from the first tenth to the last, with its interval."""
     by_length: pl.DataFrame = field(default_factory=partial(empty, "by_length"))

@@ -23,7 +23,7 @@ from psych_ray.report.files import harmless
 from psych_ray.report.nll_figure import size_ticks
 from psych_ray.report.page import SCRIPTS
 from psych_ray.report.style import STAGE_STYLES, shorten, size_label
-from psych_ray.report.tables import MAX_CELLS, MAX_CHECKPOINT_COLUMNS
+from psych_ray.report.tables import MAX_CELLS, MAX_CHECKPOINT_COLUMNS, MAX_ROWS
 from psych_ray.results.refused import Refusal
 from psych_ray.study.tables import Findings
 
@@ -207,10 +207,14 @@ def test_a_long_table_is_truncated_on_the_page_and_complete_in_its_file(tmp_path
     found = made_findings(checkpoints=[Made("a", stage="base")], studies=[f"study {at:04}" for at in range(2_000)])
     page = report(found, tmp_path).page.read_text()
 
-    n_rows = min(1_000, MAX_CELLS // 5)
-    assert f"The first {n_rows:,} of 2,000 rows" in page
-    assert f"study {n_rows - 1:04}<" in page
-    assert f"study {n_rows:04}<" not in page
+    section = re.search(r'<section id="transcript_differences".*?</section>', page, re.DOTALL)
+    assert section is not None
+    n_columns, n_rows = section[0].count("<th "), MAX_CELLS // section[0].count("<th ")
+    assert n_columns > 5
+    assert f"The first {n_rows:,} of 2,000 rows" in section[0]
+    assert f"study {n_rows - 1:04}<" in section[0]
+    assert f"study {n_rows:04}<" not in section[0]
+    assert f"The first {MAX_ROWS:,} of 8,000 rows" in page
     assert pl.read_csv(tmp_path / "tables/by_study.csv").height == 4 * 2_000  # conditions
 
 

@@ -90,7 +90,8 @@ class Findings:
     """NLL of each experiment of the studies that have several; se clustered by participant."""
     by_group: pl.DataFrame = field(default_factory=partial(empty, "by_group"))
     """Participants by age, gender and diagnosis: nll, mean over studies of the mean over responses; difference, against
-    the other participants of the same studies that have the field, mean over studies, se over studies."""
+    the other participants of the same studies that have the field, mean over the n_compared studies with such others,
+    se over these studies."""
     reaction_times: pl.DataFrame = field(default_factory=partial(empty, "reaction_times"))
     """Correlation of NLL and log reaction time within participants (pooled within-participant covariances)."""
     influence: pl.DataFrame = field(default_factory=partial(empty, "influence"))

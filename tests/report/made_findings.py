@@ -416,7 +416,7 @@ class _Maker:
             for field, value, difference in groups:
                 own = difference + float(self.random.normal(0, 0.01))
                 row = {"checkpoint": one.slug, "condition": "plain", "field": field, "value": value, "nll": 1.1}
-                n = {"n_studies": 6, "n_participants": 200, "n_responses": 20_000}
+                n = {"n_compared": 6, "n_studies": 6, "n_participants": 200, "n_responses": 20_000}
                 yield row | {"difference": own, "se": 0.015} | n
 
     def _reaction_times(self) -> Iterator[dict[str, Any]]:

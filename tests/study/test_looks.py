@@ -200,6 +200,7 @@ def test_by_group(rows: list[Row], tallies: Tallies, facts: pl.DataFrame) -> Non
                     "nll": statistics.mean(means),
                     "difference": statistics.mean(differences) if n else None,
                     "se": statistics.stdev(differences) / math.sqrt(n) if n > 1 else None,
+                    "n_compared": n,
                     "n_studies": len(means),
                     "n_participants": len({(row["study"], row["participant"]) for row in members}),
                     "n_responses": len(members),

@@ -62,8 +62,8 @@ def _learning_statements(found: Findings) -> list[Statement]:
 
 
 def group_estimate(row: dict[str, Any]) -> Estimate:
-    """Difference of a group with a 95 % interval: t over studies."""
-    d, se, n = row["difference"], row["se"], row["n_studies"]
+    """Difference of a group with a 95 % interval: t over the studies that it is a mean of."""
+    d, se, n = row["difference"], row["se"], row["n_compared"]
     if d is None or se is None or n is None or n < 2 or not math.isfinite(se):
         return Estimate(d)
     half = float(student.ppf(0.975, n - 1)) * se
@@ -94,8 +94,9 @@ def _group_statements(found: Findings) -> list[Statement]:
             none=f"{of}: no difference was found",
             unknown=f"{of}: a difference cannot be told",
         )
-        n = f"{counted(row['n_participants'], 'participant')}, {counted(row['n_studies'], 'study', 'studies')}"
-        value = estimate.number(of, "NLL, group minus others, nats per response", effect_counts(row))
+        n = f"{counted(row['n_participants'], 'participant')}, {counted(row['n_compared'], 'study', 'studies')}"
+        counts = effect_counts(row) | {"studies": row["n_compared"]}
+        value = estimate.number(of, "NLL, group minus others, nats per response", counts)
         statements.append(Statement(f"{said} ({estimate.text('difference')} nats; {n}).", (value,)))
     return statements
 

@@ -425,6 +425,8 @@ class _Maker:
                 r = 0.02 * at + float(self.random.normal(0, 0.01))
                 row = {"checkpoint": one.slug, "condition": "plain", "study": study, "r": r}
                 yield row | self._interval(r, 0.02) | {"n_participants": 60, "n_responses": 5_900}
+            over_all = {"checkpoint": one.slug, "condition": "plain", "study": None, "r": 0.07}
+            yield over_all | self._interval(0.07, 0.01) | {"n_participants": 480, "n_responses": 47_200}
 
     def _influence(self) -> Iterator[dict[str, Any]]:
         for stage in dict.fromkeys(one.stage for one in self.pairs):

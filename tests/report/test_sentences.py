@@ -157,6 +157,17 @@ def test_a_group_has_an_interval_by_t_over_the_studies_of_its_difference() -> No
     assert group_estimate(row | {"n_compared": 1}).direction is Direction.unknown
 
 
+def test_the_correlation_over_all_studies_is_not_counted_as_a_study() -> None:
+    found = made_findings(n_studies=8)
+    first, over_all = said("reaction_times", found)
+    assert first.startswith("Of 8 studies, people respond slower")
+    assert over_all == "Over the participants of all studies, r = 0.07, 95 % interval 0.05 to 0.09."
+    (finding,) = findings.chosen(["reaction_times"])
+    figure = finding.figure(found)
+    assert figure is not None
+    assert len(figure.axes[0].get_yticks()) == 8
+
+
 @pytest.mark.parametrize("name", [finding.name for finding in findings.ALL])
 def test_a_finding_without_its_tables_says_nothing_and_one_with_nulls_does_not_fail(name: str) -> None:
     (finding,) = findings.chosen([name])

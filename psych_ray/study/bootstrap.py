@@ -52,10 +52,14 @@ class Bootstrap:
             on_study(study)
         return np.stack(results, axis=1) if results else np.empty((self.draws, 0, 0), np.float32)
 
-    def over_studies(self, values_BSV: NDArray[np.float32], studies: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def over_studies(
+        self, values_BSV: NDArray[np.float32], studies: NDArray[np.bool_], scale_SV: Floats | None = None
+    ) -> NDArray[np.float32]:
         """Means over as many studies as `studies` has, drawn among them [B, V]; NaN where no drawn one has a value.
 
-        A study that is drawn several times has other participants each time.
+        A study that is drawn several times has other participants each time; but where a statistic has no other study,
+        it counts once, as the mean of several draws of its participants varies less than one. `scale_SV`: by which the
+        values are multiplied.
         """
         among = np.flatnonzero(studies)
         n_values = values_BSV.shape[2]
@@ -66,9 +70,12 @@ class Bootstrap:
         # Another draw of participants for every place, so that a study's second occurrence differs from its first.
         draw = (np.arange(self.draws)[:, None] + rng.integers(self.draws, size=len(among))) % self.draws
         total, count = np.zeros((self.draws, n_values)), np.zeros((self.draws, n_values))
+        single = np.sum([~np.isnan(values_BSV[:, one]).all(axis=0) for one in among], axis=0) == 1
         for place in range(len(among)):
             values = values_BSV[draw[:, place], study[:, place]]
-            known = ~np.isnan(values)
+            if scale_SV is not None:
+                values = values * scale_SV[study[:, place]]
+            known = ~np.isnan(values) & ~(single & (count > 0))
             total += np.where(known, values, 0)
             count += known
         with np.errstate(invalid="ignore"):

@@ -22,6 +22,8 @@ from psych_ray.study.task_sums import Floats
 
 _OF_PAIR = ("n", "a", "b", "aa", "bb", "letters", "letter_a", "letter_b")
 _OF_TASK = ("n", "x", "letters", "letter_hits")
+_CONSTANT = 1e-12
+"""A variance of this share of the mean square, or less, is a rounding error: all drawn NLLs are equal."""
 Draw = NDArray[np.float32]
 
 
@@ -98,7 +100,8 @@ def draw(
         letters = np.where(of_pairs[..., 5] > 0, of_pairs[..., 5], np.nan)
         hits = (of_pairs[..., 6] - of_pairs[..., 7]) / letters
         nll = np.where(finite[:, study], of_tasks[..., 1] / of_tasks[..., 0] + task_centres[:, study], np.nan)
-        return np.concatenate([d, hits, nll, of_tasks[..., 3] / of_tasks[..., 2]], axis=1)
+        accuracy = np.where(finite[:, study], of_tasks[..., 3] / of_tasks[..., 2], np.nan)
+        return np.concatenate([d, hits, nll, accuracy], axis=1)
 
     values = bootstrap.by_study(
         sums_PK, statistic, on_study=lambda study: on_progress("bootstrap", study + 1, len(tallies.studies))
@@ -121,9 +124,10 @@ def _d(sums: Floats, centre: Floats) -> Floats:
     """Cohen's d of sums in the order of `_OF_PAIR` [B, C, K]."""
     n = sums[..., 0]
     mean_a, mean_b = sums[..., 1] / n, sums[..., 2] / n
-    squares = sums[..., 3] / n - mean_a**2 + sums[..., 4] / n - mean_b**2
+    mean_square = (sums[..., 3] + sums[..., 4]) / n
+    squares = mean_square - mean_a**2 - mean_b**2
     pooled = squares / 2 * n / np.where(n > 1, n - 1, np.nan)
-    d: Floats = (mean_a - mean_b + centre) / np.sqrt(np.where(pooled > 0, pooled, np.nan))
+    d: Floats = (mean_a - mean_b + centre) / np.sqrt(np.where(squares > _CONSTANT * mean_square, pooled, np.nan))
     return d
 
 

@@ -90,10 +90,13 @@ def of_conditions(
                 difference = float(of.effects[members[0]].difference[used].mean())
                 rows.append(key | row | {"studies": name, "difference": difference})
         staged = [(key, members) for key, members in chosen if key["stage"] is not None]
-        groups = [*_grouped(staged, "condition", "reference"), *_grouped(staged, "condition", "reference", "stage")]
+        sized = [(key, members) for key, members in chosen if key["stage"] is not None or key["size_b"] is not None]
+        groups = [*_grouped(sized, "condition", "reference"), *_grouped(staged, "condition", "reference", "stage")]
         for (key, members), row in zip(groups, _rows(over, groups, mask, population_sd=published), strict=True):
             if row is not None:
-                summary.append({"stage": None} | key | row | {"studies": name, "n_checkpoints": len(members)})
+                summary.append(
+                    {"stage": None} | key | row | {"studies": name, "n_checkpoints": over.n_with_d(members, mask)}
+                )
     yield "contrasts", lineage.ordered(_frame(rows), facts, then="studies")
     yield "contrast_summary", _frame(summary)
 

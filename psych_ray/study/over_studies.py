@@ -28,7 +28,7 @@ class OverStudies:
 
     def __init__(self, tallies: Tallies, of: Compared, draws_BSC: NDArray[np.float32], bootstrap: Bootstrap) -> None:
         self._tallies, self._of, self._draws, self._bootstrap = tallies, of, draws_BSC, bootstrap
-        self._over: dict[bytes, NDArray[np.float32]] = {}
+        self._over: dict[tuple[bytes, bool], NDArray[np.float32]] = {}
         self.d = of.d
         """Cohen's d [C, S]."""
 
@@ -54,7 +54,7 @@ class OverStudies:
         by_study, variances = self._by_study(members, d_CS)
         known = ~np.isnan(by_study)
         n = int(known.sum())
-        low, high = _bounds(sign * self._drawn(members, studies), self._clusters(members, studies))
+        low, high = _bounds(sign * self._drawn(members, studies, population_sd), self._clusters(members, studies))
         found = random_effects(by_study, variances)
         n_positive, p_sign = sign_test(by_study)
         return {
@@ -99,11 +99,12 @@ class OverStudies:
 
     def _scaled(self, members: Sequence[int], studies: Mask, population_sd: bool) -> Floats:
         d_CS = np.where(studies, self.d[list(members)], np.nan)
-        if population_sd:
-            n_CS = np.array([self._of.effects[member].n for member in members])
-            with np.errstate(invalid="ignore", divide="ignore"):
-                d_CS = d_CS * np.sqrt(n_CS / (n_CS - 1))
-        return d_CS
+        return d_CS * self._to_population(members) if population_sd else d_CS
+
+    def _to_population(self, members: Sequence[int]) -> Floats:
+        """What a d with the sample sd is multiplied by for the one with the sd that divides by n [C, S]."""
+        n_CS = np.array([self._of.effects[member].n for member in members])
+        return np.sqrt(n_CS / np.where(n_CS > 1, n_CS - 1, np.nan))
 
     def _by_study(self, members: Sequence[int], d_CS: Floats) -> tuple[Floats, Floats]:
         """Mean over the comparisons that have a study, and its sampling variance: they share participants."""
@@ -132,11 +133,12 @@ class OverStudies:
         low, high = _bounds(drawn, min(self._clusters(first, studies), self._clusters(second, studies)))
         return {"change": after - before, "change_low": low, "change_high": high}
 
-    def _drawn(self, members: Sequence[int], studies: Mask) -> NDArray[np.float32]:
+    def _drawn(self, members: Sequence[int], studies: Mask, population_sd: bool = False) -> NDArray[np.float32]:
         """The mean over studies and comparisons in each draw [B]."""
-        key = studies.tobytes()
+        key = studies.tobytes(), population_sd
         if key not in self._over:
-            self._over[key] = self._bootstrap.over_studies(self._draws, studies)
+            scale_SC = self._to_population(range(len(self._of.effects))).T if population_sd else None
+            self._over[key] = self._bootstrap.over_studies(self._draws, studies, scale_SC)
         drawn = self._over[key][:, list(members)]
         known = ~np.isnan(drawn)
         with np.errstate(invalid="ignore", divide="ignore"):

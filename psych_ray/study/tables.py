@@ -62,7 +62,8 @@ class Findings:
     contrasts: pl.DataFrame = field(default_factory=partial(empty, "contrasts"))
     """Those over studies; `studies` says over which: all, developmental, or published (the study's selection)."""
     contrast_summary: pl.DataFrame = field(default_factory=partial(empty, "contrast_summary"))
-    """Means of `contrasts` over the checkpoints of a stage; a null stage: over all checkpoints."""
+    """Means of `contrasts` over the checkpoints of a stage; a null stage: over all checkpoints, those of
+    unknown stage too. n_checkpoints: those that have a d in these studies."""
     behavioural: pl.DataFrame = field(default_factory=partial(empty, "behavioural"))
     """Checkpoints trained on behaviour against their base, base minus post: above zero the post-trained one is better.
 

@@ -311,3 +311,29 @@ def test_clustered_errors_are_wider_where_participants_differ() -> None:
     naive, clustered = row["difference_se_naive"][0], row["difference_se"][0]
     assert clustered == pytest.approx(1 / math.sqrt(40), rel=0.25)
     assert clustered / naive > 4
+
+
+def test_checkpoints_without_a_d_are_not_counted_and_those_of_unknown_stage_are() -> None:
+    checkpoints = [facts("one", "base", size_b=1.0), facts("two", size_b=1.0), facts("three", "base", size_b=1.0)]
+    rows = random_rows(2, checkpoints=checkpoints, conditions=["chat", "plain"])
+    rows = [row for row in rows if row["checkpoint"] != "three" or row["study"] == "a" or row["condition"] == "plain"]
+    domains = Domains(of_study={}, developmental=frozenset({"b", "c"}), not_in_heat_map=frozenset())
+    found = findings(frames(rows), checkpoints, Settings(domains=domains, draws=50))
+    summary = found.contrast_summary.filter(pl.col("studies") != "published")
+    counts = {(row["studies"], row["stage"]): row["n_checkpoints"] for row in summary.iter_rows(named=True)}
+    expected = {("all", None): 3, ("all", "base"): 2, ("developmental", None): 2, ("developmental", "base"): 1}
+    assert counts == expected
+
+
+def test_the_interval_of_a_domain_has_the_sd_of_its_estimate() -> None:
+    """Participants of one study who are all alike: each draw has the d of the sample."""
+    checkpoints = [facts("base", "base"), facts("post", "instruct", "base")]
+    rows = [
+        {"checkpoint": slug, "condition": "plain", "study": "a", "experiment": "e", "participant": f"p{who}"}
+        | {"transcript": f"a{who}", "response": n, "status": "scored", "nll": nlls[n], "top1": None}
+        for slug, nlls in (("base", (1.0, 2.0)), ("post", (1.5, 2.75)))
+        for who in range(2)
+        for n in range(2)
+    ]
+    row = findings(frames(rows), checkpoints, Settings(domains=DOMAINS, draws=50)).by_domain.row(0, named=True)
+    assert (row["low"], row["high"]) == (pytest.approx(row["d"]), pytest.approx(row["d"]))

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_rows import Row, frames, random_rows
+from made_rows import Row, facts, frames, random_rows
 from scipy import stats
 
 from psych_ray.errors import ResultsError
+from psych_ray.study import Settings, findings
 from psych_ray.study.bootstrap import Bootstrap, clusters, interval
 from psych_ray.study.comparing import Comparison, reading_order
 from psych_ray.study.effects import mean_of, study_effects
@@ -271,3 +272,45 @@ def test_a_study_without_a_value_does_not_count_in_a_draw() -> None:
     assert set(drawn[:, 0].tolist()) <= {1.0, 2.0, 3.0}
     assert np.isnan(drawn[:, 1]).all()
     assert np.isnan(interval(drawn, 2)[0][1])
+
+
+def test_the_interval_of_a_statistic_of_one_study_is_that_of_its_participants() -> None:
+    """Also where other statistics have nine studies more, among which it is drawn several times or not at all."""
+    rng = np.random.default_rng(8)
+    values = rng.normal(size=(4000, 10, 2)).astype(np.float32)
+    values[:, 1:, 1] = np.nan
+    drawn = Bootstrap(np.arange(10), 10, draws=4000).over_studies(values, np.ones(10, bool))
+    assert float(np.nanstd(drawn[:, 1])) == pytest.approx(1, rel=0.05)
+    assert float(np.nanstd(drawn[:, 0])) == pytest.approx(math.sqrt(1 / 10), rel=0.05)
+
+
+def test_draws_in_which_all_nlls_are_equal_have_no_d() -> None:
+    """Two participants who each give the same NLL in every response: half of the draws have one of them only."""
+    checkpoints = [facts("base", "base"), facts("post", "instruct", "base")]
+    nlls = {("post", "p"): 0.1, ("post", "q"): 0.7, ("base", "p"): 0.3, ("base", "q"): 0.30001}
+    rows = [
+        {"checkpoint": slug, "condition": "plain", "study": study, "experiment": "e", "participant": who}
+        | {"transcript": study + who, "response": n, "status": "scored", "nll": nll, "top1": None}
+        for (slug, who), nll in nlls.items()
+        for study in "ab"
+        for n in range(30)
+    ]
+    row = findings(frames(rows), checkpoints, Settings(draws=200)).misalignment.row(0, named=True)
+    assert abs(row["d"]) < 1
+    assert abs(row["low"]) < 10
+    assert abs(row["high"]) < 10
+
+
+def test_accuracy_and_its_interval_are_over_the_same_studies() -> None:
+    """A study with an infinite NLL is in neither."""
+    one = facts("one", "base")
+    rows = [
+        {"checkpoint": "one", "condition": "plain", "study": study, "experiment": "e", "participant": f"p{who}"}
+        | {"transcript": f"{study}{who}", "response": n, "status": "scored", "n_options": 2, "top1": study == "d"}
+        | {"nll": math.inf if study == "d" else 1.0 + n}
+        for study in "abcd"
+        for who in range(3)
+        for n in range(4)
+    ]
+    row = findings(frames(rows), [one], Settings(draws=100)).by_checkpoint.row(0, named=True)
+    assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"], row["n_studies"]) == (0, 0, 0, 3)

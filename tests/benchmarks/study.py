@@ -179,8 +179,9 @@ def loop(given: argparse.Namespace, root: str) -> None:
     assert quick.keys() == slow.keys()
     difference = max(abs(quick[key] - d) for key, d in slow.items())
     print(
-        f"{n * len(known):,} rows: row loop {seconds:.1f} s, the same table {same:.2f} s (ratio {seconds / same:.1f}), all "
-        f"tables with 1,000 draws {every:.1f} s (ratio {seconds / every:.1f}); largest difference in d {difference:.1e}",
+        f"{n * len(known):,} rows: row loop {seconds:.1f} s, the same table {same:.2f} s (ratio {seconds / same:.1f}), "
+        f"all tables with 1,000 draws {every:.1f} s (ratio {seconds / every:.1f}); largest difference in d "
+        f"{difference:.1e}",
         flush=True,
     )
 

@@ -15,7 +15,7 @@ from psych_ray.report.panels import COLUMNS, MAX_PANELS, largest_by_stage, panel
 from psych_ray.report.style import FAINT, shorten, stage_style
 from psych_ray.study.tables import Findings
 
-MAX_REFERENCES = 3
+MAX_REFERENCES = 4
 
 
 def calibration_curve(found: Findings) -> Figure | None:
@@ -53,7 +53,7 @@ def calibration_curve(found: Findings) -> Figure | None:
 
 def learning(found: Findings) -> Figure | None:
     """NLL by tenth of a session."""
-    table = found.in_main_condition(found.by_decile).drop_nulls("nll")
+    table = found.in_main_condition(found.by_decile).drop_nulls("nll").with_columns(pl.col("decile") + 1)
     chosen = largest_by_stage(found, table)
     groups = chosen.partition_by("family", "generation", maintain_order=True)[:MAX_PANELS]
     if not groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,9 +17,16 @@ from psych_ray.results.store import ResultsStore
 from psych_ray.results.transcript_facts import transcript_facts
 
 
-def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]:
+def report(
+    config: Config,
+    store: ResultsStore,
+    snapshot: Snapshot,
+    *,
+    on_progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> list[str]:
     """Write the report; headline numbers, and where everything was written, a line each.
 
+    `on_progress`: called with what is done, how many of how many.
     ResultsError where the store has no responses.
     """
     from psych_ray.app.viewed import viewed_transcripts
@@ -36,7 +44,7 @@ def report(config: Config, store: ResultsStore, snapshot: Snapshot) -> list[str]
     footers = snapshot.footers
     checkpoints = {footer.checkpoint.slug: footer.checkpoint for footer in footers}
     with open_tasks(store, snapshot.parts) as tasks:
-        found = findings(tasks, list(checkpoints.values()), settings)
+        found = findings(tasks, list(checkpoints.values()), settings, on_progress=on_progress)
         viewed, not_viewed = viewed_transcripts(store, tasks, found, n=config.report.transcripts)
     about = {
         "results": store.location,

@@ -11,7 +11,7 @@ from rich.table import Table
 from psych_ray.app.cluster import cluster_to_run_on
 from psych_ray.app.prepare import Prepared, find, prepare
 from psych_ray.cli.plan import plan
-from psych_ray.cli.show import print_line, right, say, show
+from psych_ray.cli.show import print_line, progress, right, say, show
 from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
@@ -56,7 +56,9 @@ def report(config: Config) -> int:
     from psych_ray.app.report import report as write_report
 
     store = open_store(config.results.root)
-    for line in write_report(config, store, Snapshot.read(store)):
+    with progress() as on_progress:
+        lines = write_report(config, store, Snapshot.read(store), on_progress=on_progress)
+    for line in lines:
         print_line(line)
     return 0
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Column, Table
 
 
@@ -31,3 +34,18 @@ def say(line: str) -> None:
 def _printable(line: str) -> str:
     """Names of files are data: no escape code, and nothing that stdout cannot encode."""
     return "".join(c if c.isprintable() else " " for c in line)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on a terminal of what is done, how many of how many; elsewhere nothing is shown."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        known: dict[str, TaskID] = {}
+
+        def advance(what: str, done: int, of: int) -> None:
+            if what not in known:
+                known[what] = bars.add_task(what)
+            bars.update(known[what], completed=done, total=of)
+
+        yield advance

@@ -89,8 +89,10 @@ def learning(found: Findings) -> Figure | None:
 
 def _references(found: Findings, table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     ids = checkpoint_ids(found)
+    # Lines of other studies would be no comparison.
+    same = table.filter(pl.col("n_studies") == table["n_studies"].max())
     slugs = found.in_main_condition(found.by_checkpoint).filter(is_reference())["checkpoint"].to_list()
-    every = [(ids.get(slug, slug), table.filter(pl.col("checkpoint") == slug).sort("decile")) for slug in slugs]
+    every = [(ids.get(slug, slug), same.filter(pl.col("checkpoint") == slug).sort("decile")) for slug in slugs]
     return [(name, rows) for name, rows in every if rows.height][:MAX_REFERENCES]
 
 

@@ -29,8 +29,14 @@ def sized_checkpoints(found: Findings) -> pl.DataFrame:
 
 
 def reference_checkpoints(found: Findings) -> pl.DataFrame:
-    """Rows of `by_checkpoint` without stage and size, in the main condition: the `MAX_REFERENCES` of lowest NLL."""
-    return found.in_main_condition(found.by_checkpoint).filter(is_reference()).sort("nll").head(MAX_REFERENCES)
+    """Rows of `by_checkpoint` without stage and size, in the main condition: the `MAX_REFERENCES` of lowest NLL.
+
+    Only of those that have all studies: a mean over other studies is no line to compare with.
+    """
+    rows = found.in_main_condition(found.by_checkpoint)
+    n_studies = found.in_main_condition(found.by_study)["study"].n_unique()
+    complete = rows.filter(is_reference(), pl.col("n_studies") == n_studies)
+    return complete.sort("nll").head(MAX_REFERENCES)
 
 
 def nll_by_size(found: Findings) -> Figure | None:

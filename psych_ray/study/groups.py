@@ -30,7 +30,8 @@ def by_group(tallies: Tallies, tasks: Sequence[Task], transcripts: pl.DataFrame)
     """`Findings.by_group`. `transcripts`: the columns transcript, age, gender and diagnosis of `transcript_facts`.
 
     nll and the counts are over all studies of the group. difference and se are over those of them that have others
-    with the field too: null where there are none, se in one study too. The difference weighs studies equally.
+    with the field too, n_compared: null where there are none, se in one study too. The difference weighs studies
+    equally.
     """
     fields = list(_fields(tallies, transcripts))
     rows: list[dict[str, Any]] = []
@@ -76,6 +77,7 @@ def _groups(
             "nll": float((sums_SG[has, at] / n_SG[has, at]).mean()),
             "difference": float(difference.mean()) if len(difference) else None,
             "se": float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 1 else None,
+            "n_compared": len(difference),
             "n_studies": int(has.sum()),
             "n_participants": n_participants,
             "n_responses": int(n_SG[has, at].sum()),

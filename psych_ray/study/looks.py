@@ -48,7 +48,7 @@ def clustered_mean(n_P: Floats, sums_P: Floats) -> dict[str, float | int | None]
 
 
 def by_decile(tallies: Tallies, tasks: Sequence[Task], bootstrap: Bootstrap) -> pl.DataFrame:
-    """`Findings.by_decile`, decile 0 to 9; intervals are of a bootstrap over studies, with the same draws in all."""
+    """`Findings.by_decile`, decile 1 to 10; intervals are of a bootstrap over studies, with the same draws in all."""
     frames = []
     for task in tasks:
         one = tallies.tasks[task]
@@ -67,7 +67,7 @@ def by_decile(tallies: Tallies, tasks: Sequence[Task], bootstrap: Bootstrap) -> 
                 {
                     "checkpoint": [task.checkpoint] * DECILES,
                     "condition": [task.condition] * DECILES,
-                    "decile": range(DECILES),
+                    "decile": range(1, DECILES + 1),
                     "nll": of_deciles,
                     "low": low,
                     "high": high,

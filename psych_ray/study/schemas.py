@@ -282,6 +282,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "nll": pl.Float64,
         "difference": pl.Float64,
         "se": pl.Float64,
+        "n_compared": pl.Int64,
         **_COUNTS,
     },
     "reaction_times": {

@@ -81,7 +81,7 @@ class Findings:
     """Post minus base in nats per response, mean over studies: misalignment = repaired + remaining, where remaining is
     the difference when both are at their own temperature. leak and within split the misalignment over choices."""
     by_decile: pl.DataFrame = field(default_factory=partial(empty, "by_decile"))
-    """NLL by tenth of a transcript's responses, mean over studies that have responses in all ten.
+    """NLL by tenth of a transcript's responses, 1 to 10, mean over studies that have responses in all ten.
 
     change, in the last row: from the first tenth to the last, with its interval."""
     by_length: pl.DataFrame = field(default_factory=partial(empty, "by_length"))
@@ -90,7 +90,8 @@ class Findings:
     """NLL of each experiment of the studies that have several; se clustered by participant."""
     by_group: pl.DataFrame = field(default_factory=partial(empty, "by_group"))
     """Participants by age, gender and diagnosis: nll, mean over studies of the mean over responses; difference, against
-    the other participants of the same studies that have the field, mean over studies, se over studies."""
+    the other participants of the same studies that have the field, mean over the n_compared studies with such others,
+    se over these studies."""
     reaction_times: pl.DataFrame = field(default_factory=partial(empty, "reaction_times"))
     """Correlation of NLL and log reaction time within participants (pooled within-participant covariances)."""
     influence: pl.DataFrame = field(default_factory=partial(empty, "influence"))

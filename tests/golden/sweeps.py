@@ -90,7 +90,7 @@ def swept(directories: list[Path], root: Path, *, parity: str) -> pl.DataFrame:
         f"checkpoints.paths=[{','.join(map(str, directories))}]", "transcripts=demo", "transcripts.participants=2",
         f"conditions=[{CONDITIONS[parity]}]", f"scoring.parity={parity}", "scoring.unit_seconds=1e-6",
         "scoring.device=cpu", "cluster.cpus=2", "cluster.cpus_per_replica=1", f"results.root={root}",
-        "tracking=console",
+        "tracking=console", "checkpoints.references=[]",
     ]  # fmt: skip
     run = subprocess.run(arguments, env=os.environ, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -416,7 +416,7 @@ class _Maker:
             for field, value, difference in groups:
                 own = difference + float(self.random.normal(0, 0.01))
                 row = {"checkpoint": one.slug, "condition": "plain", "field": field, "value": value, "nll": 1.1}
-                n = {"n_studies": 6, "n_participants": 200, "n_responses": 20_000}
+                n = {"n_compared": 6, "n_studies": 6, "n_participants": 200, "n_responses": 20_000}
                 yield row | {"difference": own, "se": 0.015} | n
 
     def _reaction_times(self) -> Iterator[dict[str, Any]]:
@@ -425,6 +425,8 @@ class _Maker:
                 r = 0.02 * at + float(self.random.normal(0, 0.01))
                 row = {"checkpoint": one.slug, "condition": "plain", "study": study, "r": r}
                 yield row | self._interval(r, 0.02) | {"n_participants": 60, "n_responses": 5_900}
+            over_all = {"checkpoint": one.slug, "condition": "plain", "study": None, "r": 0.07}
+            yield over_all | self._interval(0.07, 0.01) | {"n_participants": 480, "n_responses": 47_200}
 
     def _influence(self) -> Iterator[dict[str, Any]]:
         for stage in dict.fromkeys(one.stage for one in self.pairs):

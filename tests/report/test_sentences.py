@@ -150,11 +150,22 @@ def test_an_interval_that_excludes_zero_is_shown_without_zero(estimate: Estimate
     assert estimate.text() == text
 
 
-def test_a_group_has_an_interval_by_t_over_its_studies() -> None:
-    row = {"difference": 0.1, "se": 0.05, "n_studies": 3}
+def test_a_group_has_an_interval_by_t_over_the_studies_of_its_difference() -> None:
+    row = {"difference": 0.1, "se": 0.05, "n_compared": 3, "n_studies": 40}
     estimate = group_estimate(row)
     assert estimate.low == pytest.approx(0.1 - 4.302653 * 0.05, abs=1e-6)  # t of 2 degrees of freedom, from a table
-    assert group_estimate(row | {"n_studies": 1}).direction is Direction.unknown
+    assert group_estimate(row | {"n_compared": 1}).direction is Direction.unknown
+
+
+def test_the_correlation_over_all_studies_is_not_counted_as_a_study() -> None:
+    found = made_findings(n_studies=8)
+    first, over_all = said("reaction_times", found)
+    assert first.startswith("Of 8 studies, people respond slower")
+    assert over_all == "Over the participants of all studies, r = 0.07, 95 % interval 0.05 to 0.09."
+    (finding,) = findings.chosen(["reaction_times"])
+    figure = finding.figure(found)
+    assert figure is not None
+    assert len(figure.axes[0].get_yticks()) == 8
 
 
 @pytest.mark.parametrize("name", [finding.name for finding in findings.ALL])

@@ -117,9 +117,9 @@ def test_by_decile(rows: list[Row], tallies: Tallies) -> None:
     cells = grouped(long, lambda row: (*task_of(row), row["study"], 10 * row["response"] // lengths[row["transcript"]]))
     for (checkpoint, condition), own in found.group_by("checkpoint", "condition"):
         studies = [s for s in "abcd" if all((checkpoint, condition, s, tenth) in cells for tenth in range(10))]
-        assert own["decile"].to_list() == list(range(10))
+        assert own["decile"].to_list() == list(range(1, 11))
         for row in own.iter_rows(named=True):
-            of_studies = [cells[checkpoint, condition, study, row["decile"]] for study in studies]
+            of_studies = [cells[checkpoint, condition, study, row["decile"] - 1] for study in studies]
             means = [statistics.mean(r["nll"] for r in study) for study in of_studies]
             same(
                 row,
@@ -129,7 +129,8 @@ def test_by_decile(rows: list[Row], tallies: Tallies) -> None:
                     "n_responses": sum(len(study) for study in of_studies),
                 },
             )
-            assert min(means) - 1e-5 <= row["low"] <= row["high"] <= max(means) + 1e-5
+            if len(studies) > 1:
+                assert min(means) - 1e-5 <= row["low"] <= row["high"] <= max(means) + 1e-5
     assert len(found) >= 10
 
 
@@ -199,6 +200,7 @@ def test_by_group(rows: list[Row], tallies: Tallies, facts: pl.DataFrame) -> Non
                     "nll": statistics.mean(means),
                     "difference": statistics.mean(differences) if n else None,
                     "se": statistics.stdev(differences) / math.sqrt(n) if n > 1 else None,
+                    "n_compared": n,
                     "n_studies": len(means),
                     "n_participants": len({(row["study"], row["participant"]) for row in members}),
                     "n_responses": len(members),
@@ -299,7 +301,8 @@ def test_a_participant_alone_has_no_error() -> None:
     assert row["nll"] == pytest.approx(11 / 6)
     bootstrap = Bootstrap(found.starts, 1, draws=20)
     deciles = by_decile(found, tasks, bootstrap)
-    assert deciles["low"].to_list() == pytest.approx(deciles["nll"].to_list())
+    assert deciles["low"].null_count() == deciles["change_low"].null_count() == 10
+    assert deciles["change"].drop_nulls().to_list() == pytest.approx([deciles["nll"][-1] - deciles["nll"][0]])
     assert by_experiment(found, tasks).is_empty()
     facts = pl.DataFrame({"transcript": ["p"], "age": [20.0], "gender": ["x"], "diagnosis": [None]})
     assert by_group(found, tasks, facts).is_empty()

@@ -62,8 +62,8 @@ def _learning_statements(found: Findings) -> list[Statement]:
 
 
 def group_estimate(row: dict[str, Any]) -> Estimate:
-    """Difference of a group with a 95 % interval: t over studies."""
-    d, se, n = row["difference"], row["se"], row["n_studies"]
+    """Difference of a group with a 95 % interval: t over the studies that it is a mean of."""
+    d, se, n = row["difference"], row["se"], row["n_compared"]
     if d is None or se is None or n is None or n < 2 or not math.isfinite(se):
         return Estimate(d)
     half = float(student.ppf(0.975, n - 1)) * se
@@ -94,8 +94,9 @@ def _group_statements(found: Findings) -> list[Statement]:
             none=f"{of}: no difference was found",
             unknown=f"{of}: a difference cannot be told",
         )
-        n = f"{counted(row['n_participants'], 'participant')}, {counted(row['n_studies'], 'study', 'studies')}"
-        value = estimate.number(of, "NLL, group minus others, nats per response", effect_counts(row))
+        n = f"{counted(row['n_participants'], 'participant')}, {counted(row['n_compared'], 'study', 'studies')}"
+        counts = effect_counts(row) | {"studies": row["n_compared"]}
+        value = estimate.number(of, "NLL, group minus others, nats per response", counts)
         statements.append(Statement(f"{said} ({estimate.text('difference')} nats; {n}).", (value,)))
     return statements
 
@@ -134,15 +135,23 @@ def _stage(found: Findings, slug: str) -> str | None:
     return own["stage"][0] if own.height else None
 
 
+def _correlations(found: Findings) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of single studies, and those over all studies, whose study is null."""
+    rows = found.in_main_condition(found.reaction_times).drop_nulls("r")
+    return rows.filter(pl.col("study").is_not_null()), rows.filter(pl.col("study").is_null())
+
+
 def _reaction_statements(found: Findings) -> list[Statement]:
-    slug, rows = best_rows(found, found.in_main_condition(found.reaction_times).drop_nulls("r"))
+    of_studies, over_all = _correlations(found)
+    slug, rows = best_rows(found, of_studies)
     own = list(rows.iter_rows(named=True))
     if not own:
         return []
     name = checkpoint_ids(found).get(slug, slug)
     estimates = [Estimate.of(row, "r") for row in own]
+    measure = "correlation of NLL and log reaction time"
     numbers = tuple(
-        estimate.number(f"{name}, {row['study']}", "correlation of NLL and log reaction time", effect_counts(row))
+        estimate.number(f"{name}, {row['study']}", measure, effect_counts(row))
         for row, estimate in zip(own, estimates, strict=True)
     )
     text = tally_text(
@@ -152,11 +161,17 @@ def _reaction_statements(found: Findings) -> list[Statement]:
         above=f"slower the less probable {name}, of lowest NLL, finds the response",
         below="faster the less probable it is",
     )
-    return [Statement(text, numbers)]
+    statements = [Statement(text, numbers)]
+    whole = over_all.filter(pl.col("checkpoint") == slug) if len(own) > 1 else over_all.clear()
+    for row in whole.iter_rows(named=True):
+        estimate = Estimate.of(row, "r")
+        number_of = estimate.number(f"{name}, all studies", measure, effect_counts(row))
+        statements.append(Statement(f"Over the participants of all studies, {estimate.text('r')}.", (number_of,)))
+    return statements
 
 
 def _reaction_figure(found: Findings) -> Figure | None:
-    rows = found.in_main_condition(found.reaction_times).drop_nulls("r")
+    rows, _ = _correlations(found)
     slug, own = best_rows(found, rows)
     marks = []
     for row in own.sort("r", descending=True).iter_rows(named=True):

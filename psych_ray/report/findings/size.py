@@ -25,7 +25,7 @@ _NAMED = 4
 def _nll_statements(found: Findings) -> list[Statement]:
     rows = found.in_main_condition(found.by_checkpoint)
     compared = rows.filter(~is_reference())
-    references = rows.filter(is_reference()) if compared.height else rows.clear()
+    references = nll_figure.reference_checkpoints(found) if compared.height else rows.clear()
     compared = compared if compared.height else rows
     if compared.is_empty():
         return []
@@ -174,7 +174,7 @@ NLL_BY_SIZE = Finding(
     caption="Mean NLL of each checkpoint with a size, by generation; stages of one size are set slightly apart. Lines "
     "join the checkpoints of a stage; vertical lines: 95 % intervals over studies, which all checkpoints share, so "
     "that overlapping ones may still differ in the paired comparison below. Dashed: checkpoints without stage and "
-    "size, such as chance.",
+    "size, such as chance, that apply to all studies.",
     ours="Negative log-likelihood of people's responses, in nats per response: the mean over the scored responses of a "
     "study, then over studies. Lower is better: people's responses have a higher probability. Intervals: 95 % "
     "intervals of a bootstrap over studies and participants within them.",

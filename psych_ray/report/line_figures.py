@@ -53,7 +53,7 @@ def calibration_curve(found: Findings) -> Figure | None:
 
 def learning(found: Findings) -> Figure | None:
     """NLL by tenth of a session."""
-    table = found.in_main_condition(found.by_decile).drop_nulls("nll").with_columns(pl.col("decile") + 1)
+    table = found.in_main_condition(found.by_decile).drop_nulls("nll")
     chosen = largest_by_stage(found, table)
     groups = chosen.partition_by("family", "generation", maintain_order=True)[:MAX_PANELS]
     if not groups:

@@ -382,7 +382,7 @@ class _Maker:
 
     def _by_decile(self) -> Iterator[dict[str, Any]]:
         for one in self.made:
-            for decile in range(10):
+            for decile in range(1, 11):
                 learnt = 0.25 * (1 - np.exp(-decile / 3))
                 nll = 1.2 if one.slug == "chance" else 1.3 - learnt + 0.6 * EFFECTS.get(one.stage or "", 0)
                 row = {"checkpoint": one.slug, "condition": "plain", "decile": decile, "nll": nll}

@@ -5,6 +5,7 @@ Independent of what the estimates are of.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,12 +50,19 @@ def interval_figure(
     legend: bool = False,
     decimals: int = 2,
 ) -> Figure | None:
-    """The rows from top to bottom, at most `MAX_ROWS`: those furthest from zero, which is told. None without rows."""
+    """The rows from top to bottom, as many as fit on a page: those furthest from zero, which is told. None of none."""
     if not rows:
         return None
     shown = limited(rows)
     headings = [at for at, row in enumerate(shown) if row.heading and (at == 0 or shown[at - 1].heading != row.heading)]
-    height = 17 + _ROW_MM * len(shown) + _HEADING_MM * len(headings) + (4 if len(shown) < len(rows) else 0)
+    height = (
+        14
+        + (7 if legend else 0)
+        + (6 if right or left else 0)
+        + _ROW_MM * len(shown)
+        + _HEADING_MM * len(headings)
+        + (4 if len(shown) < len(rows) else 0)
+    )
     figure = Figure(figsize=(inches(width_mm), inches(height)), layout="constrained")
     ax = figure.subplots()
     at, ticks = 0.0, []
@@ -79,10 +87,10 @@ def interval_figure(
 
 
 def limited(rows: Sequence[Row]) -> list[Row]:
-    """The `MAX_ROWS` rows furthest from zero, in their order."""
-    if len(rows) <= MAX_ROWS:
-        return list(rows)
-    far = sorted(range(len(rows)), key=lambda at: (not rows[at].kept, -abs(rows[at].value)))[:MAX_ROWS]
+    """The rows furthest from zero that fit on a page, in their order; a heading takes the place of a row and more."""
+    n_headings = len({row.heading for row in rows if row.heading})
+    most = max(MAX_ROWS // 2, MAX_ROWS - math.ceil(n_headings * _HEADING_MM / _ROW_MM))
+    far = sorted(range(len(rows)), key=lambda at: (not rows[at].kept, -abs(rows[at].value)))[:most]
     return [rows[at] for at in sorted(far)]
 
 

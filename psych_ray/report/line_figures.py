@@ -15,7 +15,7 @@ from psych_ray.report.panels import COLUMNS, MAX_PANELS, largest_by_stage, panel
 from psych_ray.report.style import FAINT, shorten, stage_style
 from psych_ray.study.tables import Findings
 
-MAX_REFERENCES = 3
+MAX_REFERENCES = 4
 
 
 def calibration_curve(found: Findings) -> Figure | None:

@@ -20,6 +20,7 @@ from psych_ray.config import FINDINGS, ReportConfig
 from psych_ray.errors import ResultsError
 from psych_ray.report import ReportFiles, findings, write_report
 from psych_ray.report.files import harmless
+from psych_ray.report.interval_figure import Row, interval_figure, limited
 from psych_ray.report.nll_figure import size_ticks
 from psych_ray.report.page import SCRIPTS
 from psych_ray.report.style import STAGE_STYLES, shorten, size_label
@@ -97,6 +98,18 @@ def test_names_of_findings_are_those_of_the_setting() -> None:
         ReportConfig(figures=["heat"])
     with pytest.raises(ValueError, match=r"report\.transcripts=-1: must be 0 to 500"):
         ReportConfig(transcripts=-1)
+
+
+def test_a_figure_of_many_rows_fits_on_a_page_and_keeps_means_and_the_rows_furthest_from_zero() -> None:
+    rows = [Row(label=str(at), value=at / 100, heading=str(at // 20), kept=at == 0) for at in range(200)]
+
+    kept = limited(rows)
+    figure = interval_figure(rows, x_label="d", right="more", left="less", legend=True)
+
+    assert kept[0] is rows[0]
+    assert kept[1:] == rows[-len(kept) + 1 :]
+    assert figure is not None
+    assert figure.get_figheight() * 25.4 < 250
 
 
 def test_only_the_findings_that_are_asked_for_are_shown_and_old_figures_are_removed(tmp_path: Path) -> None:

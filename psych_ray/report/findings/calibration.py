@@ -70,7 +70,7 @@ def _one_pair(row: dict[str, Any], ids: dict[str, str], numbers: tuple[Number, .
         none=f"When both are at their own temperature, no difference between {post} and its base was found",
         unknown=f"Whether {post} differs from its base when both are at their own temperature cannot be told",
     )
-    values = f"{parts['remaining'].text('remaining')} nats; {parts['repaired'].text('repaired')} nats"
+    values = f"{parts['remaining'].text('remaining nats')}; {parts['repaired'].text('repaired nats')}"
     return Statement(f"{text} ({values}).", numbers)
 
 

@@ -97,7 +97,7 @@ def _group_statements(found: Findings) -> list[Statement]:
         n = f"{counted(row['n_participants'], 'participant')}, {counted(row['n_compared'], 'study', 'studies')}"
         counts = effect_counts(row) | {"studies": row["n_compared"]}
         value = estimate.number(of, "NLL, group minus others, nats per response", counts)
-        statements.append(Statement(f"{said} ({estimate.text('difference')} nats; {n}).", (value,)))
+        statements.append(Statement(f"{said} ({estimate.text('difference in nats')}; {n}).", (value,)))
     return statements
 
 

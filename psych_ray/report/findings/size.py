@@ -204,8 +204,8 @@ FLOORS = Finding(
     statements=_floor_statements,
     figure=floors_figure.floors,
     caption="Each marker is a checkpoint in a study. At zero it predicts as well as chance, at one without error; "
-    "left of zero, in the shaded area, worse than chance. Black lines: running frequencies of the participant's own "
-    "responses.",
+    "left of zero, in the shaded area, worse than chance (below -0.6 at the edge). Black lines: running frequencies "
+    "of the participant's own responses.",
     ours="Pseudo-R² is 1 - NLL / NLL of chance (McFadden 1974), over the responses that both have scored. Chance: "
     "equal probability for each offered option. Running frequencies: (n + 1) / (N + K) for an option chosen n times in "
     "N earlier responses, of K options.",

@@ -121,7 +121,8 @@ def by_checkpoint(rows: pl.DataFrame, facts: pl.DataFrame, intervals: pl.DataFra
 
 
 def incomplete(rows: pl.DataFrame, facts: pl.DataFrame, references: Sequence[str]) -> pl.DataFrame:
-    """A row for each checkpoint without responses, and for each study that is missing from a checkpoint's means.
+    """A row for each checkpoint without responses, and for each study that is missing from a checkpoint's means,
+    or of which it has fewer transcripts than another.
 
     `references`: checkpoints that apply to some studies only, of which nothing is missing.
     """
@@ -135,7 +136,10 @@ def incomplete(rows: pl.DataFrame, facts: pl.DataFrame, references: Sequence[str
     studies = rows.select("condition", "study").unique(maintain_order=True)
     expected = tasks.join(studies, on="condition", maintain_order="left_right")
     found = expected.join(rows, on=_KEYS, how="left", maintain_order="left")
-    none_scored = (pl.col("scored") == 0) & ~pl.col("checkpoint").is_in(list(references))
+    is_reference = pl.col("checkpoint").is_in(list(references))
+    none_scored = (pl.col("scored") == 0) & ~is_reference
+    most = pl.col("transcripts").filter(~is_reference).max().over("condition", "study")
+    fewer = (pl.col("transcripts") < most) & ~is_reference
     gaps = found.with_columns(
         pl.when(pl.col("scored").is_null())
         .then(pl.lit("it has no responses of this study, other checkpoints do: its means are over fewer studies"))
@@ -143,6 +147,15 @@ def incomplete(rows: pl.DataFrame, facts: pl.DataFrame, references: Sequence[str
         .then(pl.format("none of its {} responses is scored: not in its means", "responses"))
         .when(pl.col("infinite") > 0)
         .then(pl.format("{} of its NLLs are not finite: not in its means", "infinite"))
+        .when(fewer)
+        .then(
+            pl.format(
+                "it has {} of the {} transcripts of this study that other checkpoints have: its means are over fewer "
+                "participants",
+                "transcripts",
+                most,
+            )
+        )
         .alias("reason")
     ).filter(pl.col("reason").is_not_null())
     return pl.concat([absent, gaps.select(*SKIPPED)])

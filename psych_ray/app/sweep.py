@@ -99,6 +99,10 @@ def _started(prepared: Prepared, config: Config) -> SweepStarted:
             responses=task.n_responses,
             responses_committed=task.n_responses - task.n_responses_missing,
             characters=task.n_characters_missing,
+            seconds=task.seconds_missing,
+            weights=(weights := load_group(prepared.checkpoints[task.checkpoint])),
+            ranks=prepared.placements[weights].ranks if weights in prepared.placements else 1,
+            load_seconds=prepared.load_seconds.get(weights, 0.0),
             tallies=prepared.snapshot.tallies.get((task.checkpoint, task.condition), {}),
         )
         for task in prepared.tasks

@@ -12,6 +12,7 @@ from typing import Protocol
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
 from psych_ray.sweep.unit import UnitReport
 from psych_ray.tracking.running import Tallies
+from psych_ray.worker.heartbeat import GpuUse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,15 @@ class TaskPlan:
     responses_committed: int
     """Of those, committed by earlier sweeps."""
     characters: int
-    """Characters of the transcripts that are missing; what the remaining time is estimated from."""
+    """Characters of the transcripts that are missing."""
+    seconds: float = 0.0
+    """Estimated time of one replica for what is missing, without loading."""
+    ranks: int = 1
+    """Of a replica."""
+    weights: str = ""
+    """Slug of what a replica loads, where it is another one than the checkpoint's: adapters share their base."""
+    load_seconds: float = 0.0
+    """Estimated time to load them."""
     tallies: Tallies = field(default_factory=dict)
     """Scored responses of earlier sweeps, by study: the running means include them. Empty: this sweep only."""
 
@@ -68,6 +77,42 @@ class CheckpointLoaded:
 @dataclass(frozen=True, slots=True)
 class UnitStarted:
     """A replica has received a unit."""
+
+    checkpoint: str
+    condition: str
+    unit: str
+    characters: int = 0
+    responses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReading:
+    """How far a replica is with a unit."""
+
+    checkpoint: str
+    condition: str
+    unit: str
+    characters: float
+    """Read, of those of the unit."""
+    tokens: float
+    """Read."""
+    gpus: tuple[GpuUse, ...] = ()
+    """Of its ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """Replicas have answered, every few seconds."""
+
+    units: tuple[UnitReading, ...]
+    """All that are being scored."""
+    ranks: int
+    """Of all replicas that load or score."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLost:
+    """A unit will not be reported by the replica that had it; it is scored again, or skipped."""
 
     checkpoint: str
     condition: str
@@ -119,6 +164,8 @@ Event = (
     | CheckpointLoading
     | CheckpointLoaded
     | UnitStarted
+    | Progressed
+    | UnitLost
     | UnitCommitted
     | Failed
     | Noted

@@ -7,6 +7,7 @@ the terminal.
 from __future__ import annotations
 
 from psych_ray.tracking.progress import Pace, SweepProgress, TaskProgress
+from psych_ray.tracking.remaining import seconds_left
 
 _ERROR_LENGTH = 240
 
@@ -52,7 +53,7 @@ def time_left(seconds: float | None) -> str | None:
 
 
 def responses(committed: int, planned: int) -> str:
-    """Responses committed of responses planned."""
+    """Responses of responses planned."""
     return f"{committed:,}/{planned:,} responses"
 
 
@@ -89,8 +90,8 @@ def tasks(progress: SweepProgress) -> str:
 def overall(progress: SweepProgress, at: float) -> str:
     """How far the whole sweep is."""
     return join(
-        responses(progress.responses_committed, progress.responses),
-        time_left(progress.seconds_left(at)),
+        responses(int(progress.responses_read), progress.responses),
+        time_left(seconds_left(progress, at)),
         speed(progress.pace),
         failures(progress.failures),
     )

@@ -74,6 +74,7 @@ def committed() -> Callable[..., UnitCommitted]:
         unit: str = "u0",
         responses: int = 10,
         tokens: int = 500,
+        seconds: float = 1.0,
         **by_study: Tally,
     ) -> UnitCommitted:
         return UnitCommitted(
@@ -83,7 +84,7 @@ def committed() -> Callable[..., UnitCommitted]:
                 unit=unit,
                 tokens=tokens,
                 responses=responses,
-                seconds=1.0,
+                seconds=seconds,
                 by_study=by_study or {"igt": Tally(responses=responses, nll_nats=responses * 0.5, top1=responses // 2)},
             )
         )

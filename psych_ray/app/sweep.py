@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from psych_ray.app.cluster import cluster_to_run_on
 from psych_ray.app.prepare import Prepared, checkpoint_facts, find, prepare
-from psych_ray.app.report import report, sweep_name
+from psych_ray.app.report import make_report, reported, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.config import Config
 from psych_ray.ending import ENDING
@@ -65,9 +65,11 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
             say(line)
     for line in skipped:  # now: a report that fails must not hide them
         say(f"not scored: {line}")
-    lines = ["nothing could be scored, so there is no report"]
+    lines: tuple[str, ...] = ("nothing could be scored, so there is no report",)
     if table.snapshot.parts:
-        lines = report(config, store, table.snapshot)
+        made = make_report(config, store, table.snapshot)
+        lines = made.lines
+        tracker.handle(reported(made, store, table.snapshot))
     return SweepResult(lines=(*lines, *tracker.summary_lines()), skipped=tuple(skipped))
 
 

@@ -105,6 +105,13 @@ def compact(config: Config) -> int:
     return _show_lines(*run_compact(config, say=say))
 
 
+def track(config: Config) -> int:
+    """Rebuild tracking from the parts."""
+    from psych_ray.app.track import track as run_track
+
+    return _show_lines(*run_track(config, say=say))
+
+
 COMMANDS: dict[str, Callable[[Config], int]] = {
     "sweep": sweep,
     "plan": plan,
@@ -113,6 +120,7 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
     "check": check,
     "verify": verify,
     "compact": compact,
+    "track": track,
 }
 
 

@@ -70,6 +70,8 @@ class ConsoleTracker:
             case events.Progressed():
                 self._count(event, at)
                 self._print_progress(at)
+            case events.Reported():
+                pass
             case _:
                 self._count(event, at)
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
 from psych_ray.sweep.unit import UnitReport
 from psych_ray.tracking.running import Tallies
 from psych_ray.worker.heartbeat import GpuUse
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,12 +155,30 @@ class ResponsesSkipped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepEnded:
-    """The last event."""
+    """The last event but the report."""
 
     seconds: float
     failures: tuple[str, ...] = ()
     """One line each: what could not be scored, and why."""
     interrupted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reported:
+    """The report was written, after the sweep ended: what it says."""
+
+    headlines: tuple[str, ...]
+    tables: Mapping[str, pl.DataFrame]
+    """By name; what a tracker shows of them, it decides."""
+    figures: tuple[Path, ...]
+    """PNG files."""
+    location: str
+    """Of the results store, as the user knows it."""
+    uri: str
+    """The same as a URI."""
+    parts: tuple[tuple[str, int], ...]
+    """Name below `uri`, bytes."""
+    rows: int
 
 
 Event = (
@@ -171,6 +193,7 @@ Event = (
     | Noted
     | ResponsesSkipped
     | SweepEnded
+    | Reported
 )
 
 

@@ -206,7 +206,7 @@ class SweepProgress:
                 self.tasks[checkpoint, condition].responses_skipped += responses
             case events.Failed():
                 self.failures += 1
-            case events.SweepStarted() | events.Noted() | events.SweepEnded():
+            case _:
                 pass
 
     def _count_units(

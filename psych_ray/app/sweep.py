@@ -56,7 +56,7 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
         ) as table,
     ):
         prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
-        tracker = open_tracker(config.tracking, config.tracking_root())
+        tracker = open_tracker(config.tracking, config.tracking_root(), store=store)
         for left in prepared.left_out:
             say(str(left))
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]

@@ -37,8 +37,12 @@ def duration(seconds: float) -> str:
 
 
 def speed(pace: Pace) -> str | None:
+    """Tokens per second of a pace."""
+    return tokens_per_second(pace.tokens_per_second)
+
+
+def tokens_per_second(rate: float | None) -> str | None:
     """Tokens per second, about three digits."""
-    rate = pace.tokens_per_second
     if rate is None:
         return None
     for size, letter in ((1e6, "M"), (1e3, "k")):

@@ -36,7 +36,7 @@ class UnitsInProgress:
             self.tracker.handle(events.UnitLost(unit.checkpoint, unit.condition, unit.id))
 
     def tell(self, heartbeats: Mapping[tuple[int, int], Heartbeat], *, ranks: int) -> None:
-        """Tell how far all are. `heartbeats`: the last of each rank, by replica and rank; `ranks`: that are placed."""
+        """Tell how far all are. `heartbeats`: the last of each rank, by replica and rank; `ranks`: of all replicas."""
         told = []
         for replica, unit in self._units.items():
             first = heartbeats.get((replica, 0))

@@ -92,8 +92,8 @@ class Replicas:
 
     @property
     def n_ranks(self) -> int:
-        """Ranks that have a place."""
-        return sum(len(places) for places in self._places.values())
+        """Ranks of all replicas."""
+        return sum(len(gang.actors) for gang in self._gangs.values())
 
     def nodes_of(self, replica: int) -> Collection[str]:
         """Nodes of its ranks, as far as they are known."""
@@ -154,7 +154,7 @@ class Replicas:
         """Ask every rank that answered the last time, every `ASK_S`; an event for each replica without a place."""
         if now < self._asks_at:
             return []
-        self._asks_at = now + max(ASK_S, sum(len(gang.actors) for gang in self._gangs.values()) / _ASKED_PER_S)
+        self._asks_at = now + max(ASK_S, self.n_ranks / _ASKED_PER_S)
         silent = set(self._asked.values())
         for replica, gang in self._gangs.items():
             for rank in range(len(gang.actors)):

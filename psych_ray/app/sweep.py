@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from psych_ray.app.cluster import cluster_to_run_on
 from psych_ray.app.prepare import Prepared, checkpoint_facts, find, prepare
-from psych_ray.app.report import report, sweep_name
+from psych_ray.app.report import make_report, reported, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.config import Config
 from psych_ray.ending import ENDING
@@ -56,7 +56,7 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
         ) as table,
     ):
         prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
-        tracker = open_tracker(config.tracking, config.tracking_root())
+        tracker = open_tracker(config.tracking, config.tracking_root(), store=store)
         for left in prepared.left_out:
             say(str(left))
         skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
@@ -65,9 +65,11 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
             say(line)
     for line in skipped:  # now: a report that fails must not hide them
         say(f"not scored: {line}")
-    lines = ["nothing could be scored, so there is no report"]
+    lines: tuple[str, ...] = ("nothing could be scored, so there is no report",)
     if table.snapshot.parts:
-        lines = report(config, store, table.snapshot)
+        made = make_report(config, store, table.snapshot)
+        lines = made.lines
+        tracker.handle(reported(made, store, table.snapshot))
     return SweepResult(lines=(*lines, *tracker.summary_lines()), skipped=tuple(skipped))
 
 
@@ -99,6 +101,10 @@ def _started(prepared: Prepared, config: Config) -> SweepStarted:
             responses=task.n_responses,
             responses_committed=task.n_responses - task.n_responses_missing,
             characters=task.n_characters_missing,
+            seconds=task.seconds_missing,
+            weights=(weights := load_group(prepared.checkpoints[task.checkpoint])),
+            ranks=prepared.placements[weights].ranks if weights in prepared.placements else 1,
+            load_seconds=prepared.load_seconds.get(weights, 0.0),
             tallies=prepared.snapshot.tallies.get((task.checkpoint, task.condition), {}),
         )
         for task in prepared.tasks

@@ -34,9 +34,14 @@ def sweep(config: Config) -> int:
 
 def status(config: Config) -> int:
     """Show what is committed and what is missing."""
-    from psych_ray.app.status import status_of
+    from psych_ray.app.status import held_by, status_of
+    from psych_ray.cli.held import held_lines
 
-    found = status_of(open_store(config.results.root))
+    store = open_store(config.results.root)
+    held = held_by(store)
+    for line in held_lines(held) if held else ():
+        print_line(line)
+    found = status_of(store)
     table = Table("checkpoint", "condition", *right("transcripts", "missing", "rows", "not scored", "parts"))
     for task in found.tasks:
         numbers = (task.transcripts, task.transcripts_missing, task.rows, task.rows_not_scored, task.parts)
@@ -107,6 +112,13 @@ def compact(config: Config) -> int:
     return _show_lines(*run_compact(config, say=say))
 
 
+def track(config: Config) -> int:
+    """Rebuild tracking from the parts."""
+    from psych_ray.app.track import track as run_track
+
+    return _show_lines(*run_track(config, say=say))
+
+
 COMMANDS: dict[str, Callable[[Config], int]] = {
     "sweep": sweep,
     "plan": plan,
@@ -115,6 +127,7 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
     "check": check,
     "verify": verify,
     "compact": compact,
+    "track": track,
 }
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "check": "self-check of checkpoints",
     "verify": "every part against the log, its checksum and its sources",
     "compact": "few large files from many parts",
+    "track": "Weights & Biases rebuilt from the parts",
 }
 
 USAGE = f"""psych-ray {__version__}: find out which language models behave like people

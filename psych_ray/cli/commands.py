@@ -9,13 +9,12 @@ from dataclasses import replace
 from rich.table import Table
 
 from psych_ray.app.cluster import cluster_to_run_on
-from psych_ray.app.prepare import Prepared, find, prepare
+from psych_ray.app.prepare import find_sweep, prepare
 from psych_ray.cli.plan import plan
 from psych_ray.cli.show import print_line, progress, right, say, show
 from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
-from psych_ray.sweep.cluster_shape import ClusterShape
 
 INCOMPLETE = 3
 _CHECKED_TRANSCRIPTS = 3
@@ -80,7 +79,14 @@ def check(config: Config) -> int:
     edges = Table("checkpoint", "study", *right("responses", "edges inside a token"))
     not_loaded = 0
     with cluster_to_run_on(config.cluster) as cluster:
-        prepared = _prepare(config, cluster, place_all=True)
+        in_sweep = find_sweep(config, say=say)
+        for name, reason in in_sweep.missing.items():
+            not_loaded += 1
+            checks.add_row(name, "loading", "no", reason)
+        store = open_store(config.results.root)
+        prepared = prepare(
+            config, in_sweep.checkpoints, Snapshot.read(store), store, cluster, write=False, place_all=True
+        )
         for found in run_check(prepared, config, transcripts):
             if isinstance(found, NotLoaded):
                 not_loaded += 1
@@ -129,12 +135,6 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
     "compact": compact,
     "track": track,
 }
-
-
-def _prepare(config: Config, cluster: ClusterShape, *, place_all: bool = False) -> Prepared:
-    """Prepare without writing anything."""
-    checkpoints, store = find(config, say=say), open_store(config.results.root)
-    return prepare(config, checkpoints, Snapshot.read(store), store, cluster, write=False, place_all=place_all)
 
 
 def _show_lines(lines: Sequence[str], is_well: bool) -> int:

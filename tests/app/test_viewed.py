@@ -33,7 +33,8 @@ def store(tmp_path: Path) -> ResultsStore:
     return store
 
 
-def responses() -> pl.LazyFrame:
+def responses(without: str = "") -> dict[tuple[str, str], pl.LazyFrame]:
+    """The rows of each task; the checkpoint `without` has no rows."""
     rows = [
         {
             "checkpoint": slug,
@@ -48,8 +49,12 @@ def responses() -> pl.LazyFrame:
         for condition in ("plain", "chat")
         for response in range(3)
     ]
-    frame = pl.DataFrame(rows)
-    return frame.with_columns(pl.col("transcript", "status").cast(pl.Categorical)).lazy()
+    frame = pl.DataFrame(rows).with_columns(pl.col("transcript", "status").cast(pl.Categorical))
+    by_task = frame.partition_by("checkpoint", "condition", as_dict=True)
+    return {
+        (str(slug), str(condition)): own.clear().lazy() if slug == without else own.lazy()
+        for (slug, condition), own in by_task.items()
+    }
 
 
 def findings() -> Findings:
@@ -95,8 +100,7 @@ def test_scores_are_those_of_the_main_condition(store: ResultsStore) -> None:
 
 
 def test_a_transcript_that_a_checkpoint_lacks_has_no_scores(store: ResultsStore) -> None:
-    rows = responses().filter(pl.col("checkpoint") != "q")
-    ((one, *_), _) = viewed_transcripts(store, rows, findings(), n=1)
+    ((one, *_), _) = viewed_transcripts(store, responses(without="q"), findings(), n=1)
     assert one.nll["q"] == [None, None, None]
 
 
@@ -110,7 +114,10 @@ def test_none_are_read_where_none_are_wanted_or_there_are_no_checkpoints(tmp_pat
     nothing = open_store(str(tmp_path / "nothing"))
     assert viewed_transcripts(nothing, responses(), findings(), n=0) == ([], [])
     assert viewed_transcripts(nothing, responses(), Findings(), n=5) == ([], [])
-    assert viewed_transcripts(nothing, responses(), findings(), n=5) == ([], [])
+    viewed, (line,) = viewed_transcripts(nothing, responses(), findings(), n=5)
+    assert viewed == []
+    assert line.startswith("viewer:  none on the page, as transcripts cannot be read: ")
+    assert "sources" in line
 
 
 def test_damaged_sources_are_a_line_and_no_viewer(store: ResultsStore, tmp_path: Path) -> None:

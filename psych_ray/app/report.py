@@ -11,6 +11,7 @@ import polars as pl
 
 from psych_ray.config import Config
 from psych_ray.errors import ResultsError
+from psych_ray.results.catalogue import no_sources
 from psych_ray.results.reading import open_tasks
 from psych_ray.results.refused import read_refused
 from psych_ray.results.snapshot import Snapshot
@@ -110,11 +111,13 @@ def make_report(
 
 
 def _facts(store: ResultsStore) -> tuple[pl.DataFrame | None, list[str]]:
-    """Facts of the transcripts; None, with a line for the user, where `sources/` is damaged."""
+    """Facts of the transcripts; None, with a line for the user, where `sources/` is damaged or absent."""
+    none = "groups:  none by age, gender or diagnosis, and no reaction times"
     try:
-        return transcript_facts(store), []
+        facts = transcript_facts(store)
     except ResultsError as error:
-        return None, [f"groups:  none by age, gender or diagnosis, and no reaction times: {error}"]
+        return None, [f"{none}: {error}"]
+    return (facts, []) if facts.height else (None, [f"{none}: {no_sources(store)}"])
 
 
 def sweep_name(config: Config) -> str:

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from psych_ray.study.comparing import Comparison
-from psych_ray.study.comparison import CHANCE, REFERENCE
+from psych_ray.study.comparison import chance_task
 from psych_ray.study.effects import mean_of, study_effects
 from psych_ray.study.lineage import SKIPPED
 from psych_ray.study.rows import Task
@@ -87,7 +87,8 @@ def _tallied(tallies: Tallies, task: Task | None) -> pl.DataFrame:
 
 def _against_chance(tallies: Tallies, task: Task | None) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """NLL of chance, 1 - NLL / that of chance, and whether NLL is higher, over the responses that both have scored."""
-    comparison = Comparison(task, Task(CHANCE, REFERENCE)) if task else None
+    chance = chance_task(tallies.tasks)
+    comparison = Comparison(task, chance) if task and chance else None
     if comparison is None or comparison not in tallies.comparisons:
         nan = np.full(len(tallies.studies), np.nan)
         return nan, nan, nan > 0

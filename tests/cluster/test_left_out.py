@@ -23,8 +23,8 @@ def test_an_id_that_cannot_be_reached_is_told_and_the_others_are_swept(
     (repository / "refs/main").write_text(SHA)
     arguments = [
         "sweep", "checkpoints=hub", "checkpoints.ids=[lab/llama-3.1-1B-chat,lab/none]", "transcripts.participants=1",
-        "transcripts.studies=[demo_recall]", "checkpoints.references=[]", "report.figures=[domains]", "tracking=console",
-        f"results.root={tmp_path}/root", "cluster.cpus=2",
+        "transcripts.studies=[demo_recall]", "checkpoints.references=[]", "report.figures=[domains]",
+        "tracking=console", f"results.root={tmp_path}/root", "cluster.cpus=2",
     ]  # fmt: skip
     run = subprocess.run(
         [sys.executable, "-m", "psych_ray.cli.main", *arguments],

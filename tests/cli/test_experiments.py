@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,12 @@ def test_a_wrong_directory_of_files_is_one_line(own, capsys):
     (own / "checkpoints/mine.yaml").write_text("source: hub\nidz: [a/b]\n")
     assert main(["plan", "--config-dir", str(own), "checkpoints=mine"]) == ConfigError.exit_code
     assert "idz" in capsys.readouterr().err
+
+
+def test_the_readme_tells_how_many_checkpoints_each_has():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (plain.*) \|$", Path("README.md").read_text(), re.MULTILINE)
+    assert [name for name, *_ in rows] == list(CONDITIONS)
+    for name, checkpoints, conditions in rows:
+        said = re.search(r"\d{2,}", checkpoints)
+        assert len(ids_of(load_config([f"experiment={name}"]))) == (int(said[0]) if said else 2)
+        assert conditions.replace(" on the studies new to it", "").rstrip(",").split(", ") == CONDITIONS[name]

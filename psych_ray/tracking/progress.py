@@ -183,6 +183,8 @@ class SweepProgress:
         self.loading_seconds: dict[str, float] = {}
         """How long the latest replica took to load, by slug."""
         self.pace = Pace()
+        self.started_seconds: dict[str, float] = {}
+        """The same from when its processes were asked for, by slug."""
         self.failures = 0
         """Including those that were retried."""
         self.ranks: int | None = None
@@ -196,7 +198,7 @@ class SweepProgress:
             case events.CheckpointLoading(checkpoint):
                 self.loading.setdefault(checkpoint, at)
             case events.CheckpointLoaded(checkpoint, seconds):
-                self.loading.pop(checkpoint, None)
+                self.started_seconds[checkpoint] = at - self.loading.pop(checkpoint, at - seconds)
                 self.loading_seconds[checkpoint] = seconds
             case events.UnitStarted() | events.Progressed() | events.UnitLost() | events.UnitCommitted():
                 self._count_units(event, at)

@@ -95,11 +95,12 @@ def _loading(progress: SweepProgress) -> float:
     plans = {task.plan.checkpoint: task.plan for task in progress.tasks.values()}
     took = [
         seconds / plans[slug].load_seconds
-        for slug, seconds in progress.loading_seconds.items()
+        for slug, seconds in progress.started_seconds.items()
         if slug in plans and plans[slug].load_seconds > 0
     ]
     ratio = median(took) if took else 1.0
-    loaded = {plans[slug].weights or slug for slug in progress.loading_seconds if slug in plans}
+    at_least = min(progress.started_seconds.values(), default=0.0)  # of processes, whatever they load
+    loaded = {plans[slug].weights or slug for slug in progress.started_seconds if slug in plans}
     left: dict[str, float] = {}
     for task in progress.tasks.values():
         plan = task.plan
@@ -108,7 +109,7 @@ def _loading(progress: SweepProgress) -> float:
             continue
         since = progress.loading.get(plan.checkpoint)
         spent = 0.0 if since is None else progress.changed_at - since
-        left[weights] = plan.ranks * max(0.0, ratio * plan.load_seconds - spent)
+        left[weights] = plan.ranks * max(0.0, max(ratio * plan.load_seconds, at_least) - spent)
     return sum(left.values())
 
 

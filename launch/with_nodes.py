@@ -38,13 +38,21 @@ def wait_for(nodes: int, seconds: float) -> int:
 
 def run(command: list[str]) -> int:
     """Run a command to its end, which signals only ask for; its exit code."""
-    process = subprocess.Popen(command, process_group=0)  # Ctrl-C would reach it twice, which ends a sweep at once
+    started: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
+        asked.append(number)
+        for process in started:
+            process.send_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
+    # In a process group of its own, as Ctrl-C would reach it twice otherwise, which ends a sweep at once.
+    process = subprocess.Popen(command, process_group=0)
+    for number in asked:
+        process.send_signal(number)
+    started.append(process)
     code = process.wait()
     return code if code >= 0 else 128 - code
 

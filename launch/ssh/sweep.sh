@@ -48,12 +48,14 @@ for worker in "${WORKERS[@]}"; do
     workers+=($!)
 done
 
-python "$(dirname "$0")/../with_nodes.py" --address="$ADDRESS" --nodes=$((${#WORKERS[@]} + 1)) --wait="${WAIT:-600}" -- \
-    psych-ray sweep cluster=existing cluster.address="$ADDRESS" "${OVERRIDES[@]}" &
+python "$(dirname "$0")/../with_nodes.py" --address="$ADDRESS" --nodes=$((${#WORKERS[@]} + 1)) \
+    --wait="${WAIT:-600}" -- psych-ray sweep cluster=existing cluster.address="$ADDRESS" "${OVERRIDES[@]}" &
 sweep=$!
 trap 'kill -INT "$sweep"' INT TERM HUP # the sweep ends first, Ray after it
-while kill -0 "$sweep" 2>/dev/null; do
-    code=0
-    wait "$sweep" || code=$?
+wait "$sweep" || true
+while kill -0 "$sweep" 2>/dev/null; do # a signal ended the wait, not the sweep
+    wait "$sweep" || true
 done
+code=0
+wait "$sweep" || code=$?
 exit "$code"

@@ -101,7 +101,7 @@ def srun(arguments: list[str]) -> int:
 def scontrol(arguments: list[str]) -> int:
     """`show hostnames LIST` of a list with commas, and `requeue ID`, which is only recorded."""
     if arguments[:2] == ["show", "hostnames"]:
-        print(*arguments[2].split(","), sep="\n")
+        sys.stdout.write("\n".join(arguments[2].split(",")) + "\n")
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from psych_ray.study.numbering import Ints, Numbering, moved
+from psych_ray.study.numbering import Ints, Numbering, moved, segment_sums
 from psych_ray.study.rows import Task, TaskRows
 from psych_ray.study.task_sums import Floats, Sums, least_values
 
@@ -108,10 +108,6 @@ def _compare(first: _Placed, second: _Placed, numbering: Numbering) -> Compariso
     )
     letters_N = (first.hit_N >= 0) & (second.hit_N >= 0)
 
-    def summed(values_N: NDArray[Any]) -> Floats:
-        sums: Floats = np.add.reduceat(values_N, offsets_T, dtype=np.float64)
-        return sums
-
     columns: Mapping[str, NDArray[Any]] = {
         "n": both_N,
         "a": a,
@@ -126,5 +122,5 @@ def _compare(first: _Placed, second: _Placed, numbering: Numbering) -> Compariso
         "only_a": has_a & ~has_b,
         "only_b": has_b & ~has_a,
     }
-    sums = {name: summed(values) for name, values in columns.items()} if len(lengths_T) else {}
+    sums = {name: segment_sums(values, offsets_T, lengths_T) for name, values in columns.items()}
     return ComparisonSums(sums=sums, centres_S=(centres[0], centres[1]))

@@ -86,3 +86,13 @@ def moved(values_N: NDArray[Any], before: Ints, after: Ints, missing: float) -> 
     shift = np.repeat(starts - (np.cumsum(before) - before), before)
     result[np.arange(len(values_N)) + shift] = values_N
     return result
+
+
+def segment_sums(values: NDArray[Any], first_T: Ints, lengths_T: Ints) -> NDArray[np.float64]:
+    """Sums over consecutive segments, which begin at `first_T` and cover all values [T]."""
+    if values.dtype == np.bool_ and values.all():
+        return lengths_T.astype(np.float64)
+    if not len(first_T) or (values.dtype == np.bool_ and not values.any()):
+        return np.zeros(len(first_T))
+    sums: NDArray[np.float64] = np.add.reduceat(values, first_T, dtype=np.float64)
+    return sums

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from psych_ray.errors import ResultsError
-from psych_ray.study.numbering import ABOUT, KEY, Ints, Numbering
+from psych_ray.study.numbering import ABOUT, KEY, Ints, Numbering, segment_sums
 from psych_ray.transcripts.status import Status
 
 TEMPERATURES = {
@@ -80,10 +80,7 @@ class TaskRows:
 
     def summed(self, values_R: NDArray[Any]) -> NDArray[np.float64]:
         """Sums over the rows of each transcript [T]."""
-        if not len(self.first_T):
-            return np.empty(0)
-        sums: NDArray[np.float64] = np.add.reduceat(values_R, self.first_T, dtype=np.float64)
-        return sums
+        return segment_sums(values_R, self.first_T, self.lengths_T)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ def test_every_choice_is_in_the_help_of_a_sweep(capsys):
 
 def test_help_of_a_command_is_instant():
     heavy = {"torch", "ray", "transformers", "hydra", "omegaconf", "polars", "wandb", "numpy"}
-    code = f"import sys; from psych_ray.cli.main import main; main(['plan', '--help']); print({heavy!r} & set(sys.modules))"
+    code = "import sys; from psych_ray.cli.main import main; main(['plan', '--help']); "
+    code += f"print({heavy!r} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.endswith("set()\n")
 

@@ -7,6 +7,7 @@ that names the setting.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 
 from psych_ray.usable import require_usable
 
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[^@\s]+)?")
 MAX_SECONDS = 30 * 86_400.0
 MAX_LENGTH = 2**31 - 1
 """Of a transcript, in tokens or characters: places in it are 32-bit numbers."""
@@ -197,8 +199,13 @@ class CheckpointsConfig:
     references: list[Reference] = field(default_factory=list)
     """Also score these, which need no weights; their NLL depends on no condition, so each is scored under one: plain,
     or the first of a sweep without plain."""
+    listed: list[str] = field(default_factory=list)
+    """For hub: the checkpoints of psych_ray/checkpoints/listed.yaml whose id matches one of these globs."""
+    ids: list[str] = field(default_factory=list)
+    """For hub: further checkpoints, each ORG/NAME or ORG/NAME@REVISION."""
     cards: list[CheckpointCard] = field(default_factory=list)
-    """For hub: the checkpoints and their descriptions."""
+    """For hub: descriptions of these checkpoints, and further ones. What a card does not say of family, generation,
+    size_b, stage and base is taken from that list, from the hub's model card or from the name."""
     allow_pickle: bool = False
     """Also load weights that are not safetensors; unpickling runs code from the checkpoint."""
     trust_remote_code: list[str] = field(default_factory=list)
@@ -214,6 +221,11 @@ class CheckpointsConfig:
     def __post_init__(self) -> None:
         if self.source == CheckpointSource.local and not self.paths:
             raise ValueError("checkpoints=local needs checkpoints.paths=[DIR,...]")
+        if self.source == CheckpointSource.hub and not (self.ids or self.listed or self.cards):
+            raise ValueError("checkpoints=hub needs checkpoints.ids=[ORG/NAME,...]")
+        for one in self.ids:
+            if not _HUB_ID.fullmatch(one):
+                raise ValueError(f"checkpoints.ids: {one} must be ORG/NAME or ORG/NAME@REVISION")
         if len(set(self.references)) < len(self.references):
             raise ValueError(f"checkpoints.references={list(map(str, self.references))}: one is named twice")
         if self.disk is not None and not self.disk.startswith(("/", "~")):

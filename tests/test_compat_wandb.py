@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import wandb
 
-from psych_ray.compat.wandb import WANDB_PRIVATE_SETTINGS, wandb_offline_directory, wandb_settings
+from psych_ray.compat.wandb import (
+    WANDB_PRIVATE_SETTINGS,
+    wandb_data_in,
+    wandb_offline_directory,
+    wandb_reference,
+    wandb_settings,
+)
 
 
 def gone(interface: str) -> str:
@@ -62,3 +68,22 @@ def test_offline_runs_are_in_one_directory(tmp_path: Path, monkeypatch: pytest.M
         directory = wandb_offline_directory(run)
     wandb.teardown()
     assert list(directory.glob("offline-run-*/*.wandb")), gone("directory DIR/wandb/offline-run-*")
+
+
+def test_an_address_is_added_to_an_artifact_without_looking_at_it() -> None:
+    artifact = wandb.Artifact("name", type="responses")
+    for digest in ("1", "2", "1"):
+        wandb_reference(artifact, f"folder/{digest}", "s3://no-such-bucket/part.parquet", digest, 70)
+    entries = artifact.manifest.entries
+    assert {name: (entry.ref, entry.size) for name, entry in entries.items()} == {
+        f"folder/{digest}": ("s3://no-such-bucket/part.parquet", 70) for digest in "12"
+    }, gone("ArtifactManifestEntry")
+    assert entries["folder/1"].digest != entries["folder/2"].digest
+
+
+def test_files_of_artifacts_are_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    with wandb_data_in(tmp_path):
+        with wandb.Artifact("name", type="responses").new_file("file.txt") as file:
+            file.write("text")
+        assert list((tmp_path / "artifacts").rglob("*")), gone("environment variable WANDB_DATA_DIR")
+    assert "WANDB_DATA_DIR" not in os.environ

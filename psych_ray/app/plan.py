@@ -7,15 +7,20 @@ the results root holds.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from psych_ray.app.assumed_transcripts import assumed_transcripts, is_assumable
 from psych_ray.app.cluster import cluster_to_plan_for
-from psych_ray.app.prepare import Prepared, find, prepare
+from psych_ray.app.prepare import Prepared, find_sweep, prepare, survey_of
 from psych_ray.app.sweep import replica_specs, weights_facts
-from psych_ray.checkpoints.find import load_group
-from psych_ray.config import Config
+from psych_ray.checkpoints.find import Found, load_group
+from psych_ray.checkpoints.listed import listed_sizes
+from psych_ray.config import Config, TranscriptsConfig
+from psych_ray.errors import UnreachableError
+from psych_ray.results.schema import TranscriptRef
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
 from psych_ray.sweep.cluster_shape import ranks_on
@@ -24,6 +29,7 @@ from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.simulator import Disturbances, simulate
 from psych_ray.sweep.timeline import Doing, Timeline
 from psych_ray.sweep.unit import Unit
+from psych_ray.transcripts.record import Transcript
 
 _SEED = 0
 
@@ -54,6 +60,7 @@ class SweepPlan:
     """What a sweep would do."""
 
     prepared: Prepared
+    found: Found
     weights: tuple[WeightsPlan, ...]
     timeline: Timeline | None
     """None where nothing is missing, or nothing fits."""
@@ -76,9 +83,21 @@ class SweepPlan:
 def plan(config: Config, *, say: Callable[[str], None]) -> SweepPlan:
     """Plan and simulate a sweep. Checkpoints that fit nowhere are in `prepared.unfit`, the others are planned."""
     with cluster_to_plan_for(config.cluster) as cluster:
-        checkpoints, store = find(config, say=say), open_store(config.results.root)
+        found, store = find_sweep(config, say=say, assume=True), open_store(config.results.root)
+        for line in _assumed(found):
+            say(line)
+
         snapshot = Snapshot.read(store)
-        prepared = prepare(config, checkpoints, snapshot, store, cluster, write=False, refuse=False)
+        prepared = prepare(
+            config,
+            found.checkpoints,
+            snapshot,
+            store,
+            cluster,
+            write=False,
+            refuse=False,
+            survey=partial(_survey, config.transcripts, is_away=found.hub_is_away, say=say),
+        )
     weights_of = {slug: load_group(checkpoint) for slug, checkpoint in prepared.checkpoints.items()}
     units = [unit for unit in by_transcript(prepared.tasks) if weights_of[unit.checkpoint] in prepared.placements]
     timeline = _simulated(units, weights_of, prepared, config) if units else None
@@ -87,11 +106,39 @@ def plan(config: Config, *, say: Callable[[str], None]) -> SweepPlan:
     price = config.cluster.price_per_gpu_hour
     return SweepPlan(
         prepared=prepared,
+        found=found,
         weights=_by_weights(units, weights_of, prepared, timeline),
         timeline=timeline,
         gpu_hours_paid=hours,
         price=None if price is None else hours * price,
     )
+
+
+def _survey(
+    config: TranscriptsConfig, transcripts: Iterable[Transcript], *, is_away: bool, say: Callable[[str], None]
+) -> list[TranscriptRef]:
+    """Read the transcripts; those of a hub that cannot be reached are assumed."""
+    if is_away and is_assumable(config):
+        return assumed_transcripts(config, say=say)  # at once: the client of data sets tries for half a minute
+    try:
+        return survey_of(transcripts)
+    except UnreachableError:
+        if not is_assumable(config):
+            raise
+        return assumed_transcripts(config, say=say)
+
+
+def _assumed(found: Found) -> list[str]:
+    """A line where sizes of checkpoints are assumed, as the hub could not be asked."""
+    assumed = {one.card.id: one for one in found.checkpoints if one.assumed}
+    if not assumed:
+        return []
+    sizes = [listed_sizes(name) for name in assumed]
+    estimated = sum(one is None or one.is_estimated for one in sizes)
+    return [
+        f"sizes of {len(assumed)} checkpoints are assumed ({estimated} of them estimated), as the hub does not give "
+        f"them: {next(iter(assumed.values())).assumed}"
+    ]
 
 
 def write_picture(planned: SweepPlan, path: Path, *, title: str) -> None:

@@ -7,7 +7,7 @@ transcripts that cannot be used, a results root with other settings, checkpoints
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psych_ray.app.costs import costs_of, is_complete, measured_rates, planned_task
@@ -15,7 +15,8 @@ from psych_ray.app.status import write_plan
 from psych_ray.checkpoints.find import (
     REFERENCES,
     Checkpoint,
-    find_checkpoints,
+    Found,
+    find_all,
     load_group,
     reference_checkpoint,
     simulator_checkpoint,
@@ -40,6 +41,7 @@ from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.sources import LeftOut, Skipped, read_transcripts
 
 _PLAIN = "plain"
+Survey = Callable[[Iterable[Transcript]], list[TranscriptRef]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +77,21 @@ class Prepared:
 
 
 def find(config: Config, *, say: Callable[[str], None]) -> list[Checkpoint]:
-    """Find the checkpoints of a configuration, and refuse conditions that do not exist; reads no results."""
+    """The checkpoints of `find_sweep`."""
+    return list(find_sweep(config, say=say).checkpoints)
+
+
+def find_sweep(config: Config, *, say: Callable[[str], None], assume: bool = False) -> Found:
+    """Find the checkpoints of a configuration, and refuse conditions that do not exist; reads no results.
+
+    `say` gets a line for each checkpoint of the hub that is not among them. `assume`: as of `find_all`.
+    """
     for condition in config.conditions:
         condition_named(condition, parity=config.scoring.parity)
-    return _checkpoints(config, say)
+    found = _found(config, say, assume=assume)
+    for reason in found.missing.values():
+        say(f"left out: {reason}")
+    return found
 
 
 def prepare(
@@ -91,12 +104,13 @@ def prepare(
     write: bool = True,
     place_all: bool = False,
     refuse: bool = True,
+    survey: Survey | None = None,
 ) -> Prepared:
     """Read the transcripts, and plan what is missing of these checkpoints for a cluster of this shape.
 
     `write`: also bring the transcripts into `sources/` of the store, as a sweep needs it. `place_all`: also
     place checkpoints of which nothing is missing. `refuse`: raise for the first checkpoint that fits nowhere; else it
-    is in `unfit`.
+    is in `unfit`. `survey`: without `write`, in place of `survey_of`.
     """
     identity = scoring_identity(config)
     _refuse_to_mix(store.location, snapshot, identity, checkpoints)
@@ -106,7 +120,7 @@ def prepare(
     skipped: list[Skipped] = []
     left_out: list[LeftOut] = []
     transcripts = read_transcripts(config.transcripts, on_skipped=skipped.append, on_left_out=left_out.append)
-    refs = catalogue(store, transcripts, normalise=normalise) if write else _survey(transcripts)
+    refs = catalogue(store, transcripts, normalise=normalise) if write else (survey or survey_of)(transcripts)
     planned = PlannedTranscripts.of(refs)
     if not planned.refs:
         raise TranscriptError(f"transcripts={config.transcripts.source}: no marked response was found")
@@ -236,14 +250,15 @@ def _gpus(slots: Slots, config: Config) -> int:
     return 0 if config.scoring.device == "cpu" else slots.gpus
 
 
-def _checkpoints(config: Config, say: Callable[[str], None]) -> list[Checkpoint]:
+def _found(config: Config, say: Callable[[str], None], *, assume: bool) -> Found:
     references = list(map(reference_checkpoint, config.checkpoints.references))
-    if config.checkpoints.source != CheckpointSource.demo:
-        return with_references(find_checkpoints(config.checkpoints), references)
-    directories = demo_checkpoints(Path(config.checkpoints.cache).expanduser(), progress=say)
-    if config.transcripts.source == TranscriptSource.demo:
-        references.append(simulator_checkpoint())
-    return with_references(find_checkpoints(config.checkpoints, directories), references)
+    directories: list[Path] = []
+    if config.checkpoints.source == CheckpointSource.demo:
+        directories = demo_checkpoints(Path(config.checkpoints.cache).expanduser(), progress=say)
+        if config.transcripts.source == TranscriptSource.demo:
+            references.append(simulator_checkpoint())
+    found = find_all(config.checkpoints, directories, assume=assume)
+    return replace(found, checkpoints=tuple(with_references(found.checkpoints, references)))
 
 
 def _conditions_of(checkpoint: Checkpoint, conditions: Sequence[str]) -> Sequence[str]:
@@ -253,7 +268,8 @@ def _conditions_of(checkpoint: Checkpoint, conditions: Sequence[str]) -> Sequenc
     return [_PLAIN if _PLAIN in conditions else conditions[0]]
 
 
-def _survey(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
+def survey_of(transcripts: Iterable[Transcript]) -> list[TranscriptRef]:
+    """Read the transcripts, and keep what a plan needs of them."""
     return [TranscriptRef(t.id, t.study, "", 0, len(t.text), len(t.responses)) for t in transcripts]
 
 
@@ -271,7 +287,7 @@ def _refuse_to_mix(
     location: str, snapshot: Snapshot, identity: ScoringIdentity, checkpoints: Iterable[Checkpoint]
 ) -> None:
     """Raise ResultsError where the root was made with other settings, or with other weights of the same name."""
-    now = {checkpoint.slug: checkpoint.fingerprint for checkpoint in checkpoints}
+    now = {checkpoint.slug: checkpoint.fingerprint for checkpoint in checkpoints if not checkpoint.assumed}
     for scoring in snapshot.scoring:
         differences = identity.differences(scoring)
         if differences:

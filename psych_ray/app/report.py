@@ -3,30 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from psych_ray.config import Config
 from psych_ray.errors import ResultsError
+from psych_ray.results.catalogue import no_sources
 from psych_ray.results.reading import open_tasks
 from psych_ray.results.refused import read_refused
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.results.transcript_facts import transcript_facts
+from psych_ray.tracking.events import Reported
+
+if TYPE_CHECKING:
+    from psych_ray.report import ReportFiles
+    from psych_ray.study.tables import Findings
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeReport:
+    """A report that was written."""
+
+    lines: tuple[str, ...]
+    """For the user: headline numbers, and where everything was written."""
+    found: Findings
+    files: ReportFiles
 
 
 def report(
-    config: Config,
-    store: ResultsStore,
-    snapshot: Snapshot,
-    *,
-    on_progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    config: Config, store: ResultsStore, snapshot: Snapshot, *, on_progress: Progress = lambda what, done, of: None
 ) -> list[str]:
-    """Write the report; headline numbers, and where everything was written, a line each.
+    """Write the report, as `make_report`; headline numbers, and where everything was written, a line each.
 
-    `on_progress`: called with what is done, how many of how many.
+    ResultsError where the store has no responses.
+    """
+    return list(make_report(config, store, snapshot, on_progress=on_progress).lines)
+
+
+def reported(made: MadeReport, store: ResultsStore, snapshot: Snapshot) -> Reported:
+    """What trackers receive of a report."""
+    location = store.location
+    return Reported(
+        headlines=made.files.headlines,
+        tables=made.found.tables(),
+        figures=tuple(path for path in made.files.figures if path.suffix == ".png"),
+        location=location,
+        uri=location if "://" in location else Path(location).as_uri(),
+        parts=tuple((str(part.name), part.size) for part in snapshot.parts),
+        rows=sum(task.rows for task in snapshot.tasks.values()),
+    )
+
+
+def make_report(
+    config: Config, store: ResultsStore, snapshot: Snapshot, *, on_progress: Progress = lambda what, done, of: None
+) -> MadeReport:
+    """Write the report; `on_progress` is called with what is done, how many of how many.
+
     ResultsError where the store has no responses.
     """
     from psych_ray.app.viewed import viewed_transcripts
@@ -61,22 +99,25 @@ def report(
         viewed=viewed,
         figures=config.report.figures,
     )
-    return [
+    lines = (
         *written.headlines,
         f"tables:  {store.location}/responses (Delta Lake)",
         f"figures: {written.figures[0].parent}" if written.figures else "figures: none",
         f"page:    {written.page}",
         *not_known,
         *not_viewed,
-    ]
+    )
+    return MadeReport(lines=lines, found=found, files=written)
 
 
 def _facts(store: ResultsStore) -> tuple[pl.DataFrame | None, list[str]]:
-    """Facts of the transcripts; None, with a line for the user, where `sources/` is damaged."""
+    """Facts of the transcripts; None, with a line for the user, where `sources/` is damaged or absent."""
+    none = "groups:  none by age, gender or diagnosis, and no reaction times"
     try:
-        return transcript_facts(store), []
+        facts = transcript_facts(store)
     except ResultsError as error:
-        return None, [f"groups:  none by age, gender or diagnosis, and no reaction times: {error}"]
+        return None, [f"{none}: {error}"]
+    return (facts, []) if facts.height else (None, [f"{none}: {no_sources(store)}"])
 
 
 def sweep_name(config: Config) -> str:

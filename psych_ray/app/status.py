@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psych_ray.errors import ResultsError, first_line
 from psych_ray.results.catalogue import catalogue_index
+from psych_ray.results.lease import Holder, holder_of
+from psych_ray.results.running import RunningSweep, read_running
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.transcripts.status import Status
@@ -33,6 +36,19 @@ class TaskStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A results store to which a process writes."""
+
+    holder: Holder
+    is_sure: bool
+    """Whether that process runs on this machine; of other machines it is not known."""
+    running: RunningSweep | None
+    """How far it is, as it told last; None where it scores nothing at the moment."""
+    seconds_ago: float
+    """When it told that, by the clocks of both machines."""
+
+
+@dataclass(frozen=True, slots=True)
 class RootStatus:
     """A results store."""
 
@@ -51,6 +67,16 @@ def status_of(store: ResultsStore) -> RootStatus:
     n_committed = {key: int(is_in.sum()) for key, is_in in snapshot.committed_among(catalogued).items()}
     missing = {key: len(catalogued) - n_committed.get(key, 0) for key in keys}
     return RootStatus(len(catalogued), tuple(_task(snapshot, *key, n) for key, n in missing.items()))
+
+
+def held_by(store: ResultsStore) -> Held | None:
+    """Who writes to a results store, and how far that is; None where nobody is known to."""
+    holder = holder_of(store)
+    if holder is None:
+        return None
+    running = read_running(store)
+    seconds_ago = max(0.0, time.time() - running.at) if running else 0.0
+    return Held(holder, holder.runs is True, running, seconds_ago)
 
 
 def write_plan(store: ResultsStore, tasks: Sequence[tuple[str, str]]) -> None:

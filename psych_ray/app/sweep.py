@@ -8,9 +8,10 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from psych_ray.app.cluster import cluster_to_run_on
-from psych_ray.app.prepare import Prepared, checkpoint_facts, find, prepare
-from psych_ray.app.report import report, sweep_name
+from psych_ray.app.prepare import Prepared, checkpoint_facts, find_sweep, prepare
+from psych_ray.app.report import make_report, reported, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
+from psych_ray.checkpoints.wanted import Described
 from psych_ray.config import Config
 from psych_ray.ending import ENDING
 from psych_ray.results.store import RETRY_S, open_store
@@ -44,7 +45,9 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
     load_domains(config.study.domains)  # here, as the report is written only when all is scored
     results = config.results
     store = open_store(results.root, retry_s=min(RETRY_S, results.unreachable_seconds))
-    checkpoints = find(config, say=say)
+    found = find_sweep(config, say=say)
+    for one in found.described:
+        say(proposal_line(one))
     with (
         cluster_to_run_on(config.cluster) as cluster,
         open_table(
@@ -55,20 +58,30 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
             unreachable_seconds=results.unreachable_seconds,
         ) as table,
     ):
-        prepared = prepare(config, checkpoints, table.snapshot, store, cluster)
-        tracker = open_tracker(config.tracking, config.tracking_root())
+        prepared = prepare(config, found.checkpoints, table.snapshot, store, cluster)
+        tracker = open_tracker(config.tracking, config.tracking_root(), store=store)
         for left in prepared.left_out:
             say(str(left))
-        skipped = [f"{record.where}: {record.reason}" for record in prepared.skipped]
+        skipped = [*found.missing.values(), *(f"{record.where}: {record.reason}" for record in prepared.skipped)]
         skipped += _tracked(prepared, config, table, tracker, skipped)
         for line in table.recover():
             say(line)
     for line in skipped:  # now: a report that fails must not hide them
         say(f"not scored: {line}")
-    lines = ["nothing could be scored, so there is no report"]
+    lines: tuple[str, ...] = ("nothing could be scored, so there is no report",)
     if table.snapshot.parts:
-        lines = report(config, store, table.snapshot)
+        made = make_report(config, store, table.snapshot)
+        lines = made.lines
+        tracker.handle(reported(made, store, table.snapshot))
     return SweepResult(lines=(*lines, *tracker.summary_lines()), skipped=tuple(skipped))
+
+
+def proposal_line(described: Described) -> str:
+    """What is proposed of a checkpoint, and what it follows from."""
+    card = described.card
+    values = {"family": card.family, "generation": card.generation, "size_b": card.size_b, "stage": card.stage}
+    said = ", ".join(f"{name} {value}" for name, value in (values | {"base": card.base}).items() if value is not None)
+    return f"{card.id}: {said} ({described.sources})"
 
 
 def _tracked(
@@ -99,6 +112,10 @@ def _started(prepared: Prepared, config: Config) -> SweepStarted:
             responses=task.n_responses,
             responses_committed=task.n_responses - task.n_responses_missing,
             characters=task.n_characters_missing,
+            seconds=task.seconds_missing,
+            weights=(weights := load_group(prepared.checkpoints[task.checkpoint])),
+            ranks=prepared.placements[weights].ranks if weights in prepared.placements else 1,
+            load_seconds=prepared.load_seconds.get(weights, 0.0),
             tallies=prepared.snapshot.tallies.get((task.checkpoint, task.condition), {}),
         )
         for task in prepared.tasks

@@ -13,7 +13,7 @@ import polars as pl
 from psych_ray.errors import MarkerError, ResultsError
 from psych_ray.report import ViewedTranscript
 from psych_ray.report.viewer import MAX_CHECKPOINTS
-from psych_ray.results.catalogue import catalogue_index, read_catalogued
+from psych_ray.results.catalogue import catalogue_index, no_sources, read_catalogued
 from psych_ray.results.schema import TranscriptRef
 from psych_ray.results.store import ResultsStore
 from psych_ray.study.tables import Findings
@@ -33,12 +33,16 @@ def viewed_transcripts(
     slugs = viewed_checkpoints(found)
     if n == 0 or not slugs:
         return [], []
+    none = "viewer:  none on the page, as transcripts cannot be read"
     try:
-        refs = _chosen(catalogue_index(store), found, n)
+        index = catalogue_index(store)
+        refs = _chosen(index, found, n)
         transcripts = list(read_catalogued(store, refs))
         spans = {one.id: [(response.start, response.end) for response in one.responses] for one in transcripts}
     except (ResultsError, MarkerError) as error:
-        return [], [f"viewer:  none on the page, as transcripts cannot be read: {error}"]
+        return [], [f"{none}: {error}"]
+    if not index:
+        return [], [f"{none}: {no_sources(store)}"]
     frames = {slug: frame for (slug, condition), frame in tasks.items() if condition == found.main_condition}
     rows = {slug: _rows(frames[slug], list(spans)) for slug in slugs}
     place = {ref.id: at for at, ref in enumerate(refs)}

@@ -6,62 +6,30 @@ shards, pickled weights that are not allowed, adapters without base.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from psych_ray.checkpoints.cards import ADAPTER_CONFIG, CARD, CONFIG, card_of_directory, read_json
 from psych_ray.checkpoints.cards import write_card as write_card
+from psych_ray.checkpoints.checkpoint import REFERENCES as REFERENCES
+from psych_ray.checkpoints.checkpoint import SIMULATOR as SIMULATOR
+from psych_ray.checkpoints.checkpoint import Checkpoint as Checkpoint
+from psych_ray.checkpoints.checkpoint import load_group as load_group
+from psych_ray.checkpoints.checkpoint import reference_checkpoint as reference_checkpoint
+from psych_ray.checkpoints.checkpoint import simulator_checkpoint as simulator_checkpoint
+from psych_ray.checkpoints.checkpoint import slug_of as slug_of
 from psych_ray.checkpoints.fingerprints import combined, fingerprint_of_files
-from psych_ray.checkpoints.hub import pin
+from psych_ray.checkpoints.hub import Hub, Pinned, pin
+from psych_ray.checkpoints.listed import listed_ids, listed_sizes
 from psych_ray.checkpoints.model_config import read_config
 from psych_ray.checkpoints.quantization import require_known
 from psych_ray.checkpoints.trust import Trust
+from psych_ray.checkpoints.wanted import Described, describe, wanted_cards
 from psych_ray.checkpoints.weight_files import ADAPTER, count_parameters, weight_files
-from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, Reference
+from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
 from psych_ray.errors import CheckpointError, UnreachableError
-
-SIMULATOR = "simulator"
-REFERENCES = "(references)"
-"""What one replica holds for all references, in place of weights; no slug has brackets."""
-_RULES = 1
-"""Changes when a reference gives other numbers than before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A checkpoint that was found, and what identifies it."""
-
-    card: CheckpointCard
-    slug: str
-    """The id without characters that are special in paths or partitions."""
-    fingerprint: str
-    """Changes with the weights, their configuration and tokenizer; an adapter's also with its base's fingerprint."""
-    n_parameters: int
-    """From the weights' headers or the hub, else from the card; an adapter's includes its base; 0 for a reference."""
-    base_slug: str | None = None
-    """Slug of the checkpoint that this one is compared with."""
-    base_of_adapter: Checkpoint | None = None
-    """The checkpoint that this adapter modifies; None: not an adapter."""
-    copy: str | None = None
-    """Directory on this machine's own disk to which its files were fetched; None: they are read where they lie."""
-    reference: str | None = None
-    """Name of the scorer that scores it without weights; None: it is a language model."""
-
-
-def simulator_checkpoint() -> Checkpoint:
-    """A checkpoint that represents the simulators of the demo transcripts: their noise floor in the tables."""
-    card = CheckpointCard(id=SIMULATOR, family="demo", generation="demo")
-    return Checkpoint(card=card, slug=SIMULATOR, fingerprint=SIMULATOR, n_parameters=0, reference=SIMULATOR)
-
-
-def reference_checkpoint(reference: Reference) -> Checkpoint:
-    """A checkpoint that represents a reference in the tables: without stage, size or base."""
-    name = reference.value
-    card = CheckpointCard(id=name, family="reference", generation="reference")
-    return Checkpoint(card=card, slug=name, fingerprint=f"{name} {_RULES}", n_parameters=0, reference=name)
 
 
 def with_references(checkpoints: Sequence[Checkpoint], references: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -77,33 +45,74 @@ def with_references(checkpoints: Sequence[Checkpoint], references: Sequence[Chec
     return both
 
 
-def load_group(checkpoint: Checkpoint) -> str:
-    """What a replica holds for this checkpoint: the slug of an adapter's base, or its own; one name for references."""
-    return REFERENCES if checkpoint.reference else (checkpoint.base_of_adapter or checkpoint).slug
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The checkpoints of a configuration, and what of it could not be found."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    """In the order of the configuration."""
+    missing: dict[str, str]
+    """By id, why a checkpoint of the hub is not among them: it is gated, unreachable, or not one."""
+    described: tuple[Described, ...]
+    """Those of the hub whose description is, at least in part, a proposal."""
+    hub_is_away: bool = False
+    """The hub could not be reached, or is disabled."""
 
 
 def find_checkpoints(config: CheckpointsConfig, directories: Sequence[Path] = ()) -> list[Checkpoint]:
+    """The checkpoints of `find_all`."""
+    return list(find_all(config, directories).checkpoints)
+
+
+def find_all(config: CheckpointsConfig, directories: Sequence[Path] = (), *, assume: bool = False) -> Found:
     """Find all checkpoints of the configuration (for demo: those in `directories`), in its order.
 
-    The base of an adapter is searched among all of them, also those that `checkpoints.only` excludes. CheckpointError
-    where one is not a checkpoint, where two have one name, and where `checkpoints.only` matches none.
+    The base of an adapter is searched among all of them, also those that `checkpoints.only` excludes. `assume`: where
+    the hub cannot be reached, take sizes from the package's list or from the name, which only a plan can use.
+    CheckpointError where a directory is not a checkpoint, where two have one name, and where `checkpoints.only` matches
+    none; CheckpointError or UnreachableError where no checkpoint of the hub can be found.
     """
     trust = Trust.of(config)
     if config.source == CheckpointSource.hub:
-        cards = [replace(card, trust_remote_code=_runs_code(card, trust)) for card in config.cards]
+        cards = [replace(card, trust_remote_code=_runs_code(card, trust)) for card in wanted_cards(config)]
     else:
         cards = [card_of_directory(Path(path).expanduser(), trust) for path in config.paths or directories]
-    _require_no_cycle(cards)
-    found = [_found(card, cards, trust) for card in cards if _is_selected(card.id, config.only)]
-    if not found:
+    selected = [card for card in cards if _is_selected(card.id, config.only)]
+    if not selected:
         raise CheckpointError(f"checkpoints.only={config.only}: matches no checkpoint of checkpoints={config.source}")
+    finder = _Finder(trust, cards, assume=assume)
+    _require_no_cycle(cards)
+    if config.source == CheckpointSource.hub:
+        found, missing = _of_hub(selected, finder)
+    else:
+        found, missing = [finder.found(card) for card in selected], {}
+    _require_no_cycle([checkpoint.card for checkpoint in found])
     _require_different_names(found)
-    return found
+    described = [finder.described[card.id] for card in selected if card.id in finder.described]
+    return Found(
+        checkpoints=tuple(found),
+        missing=missing,
+        described=tuple(one for one in described if one.is_proposed),
+        hub_is_away=finder.hub.is_away,
+    )
 
 
-def slug_of(checkpoint_id: str) -> str:
-    """Turn `Qwen/Qwen3-8B-Base` into `Qwen--Qwen3-8B-Base`."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", checkpoint_id.replace("/", "--"))
+def _of_hub(cards: Sequence[CheckpointCard], finder: _Finder) -> tuple[list[Checkpoint], dict[str, str]]:
+    """Those that can be found, and why the others cannot; the first error where it is all of them."""
+    found: list[Checkpoint] = []
+    errors: dict[str, CheckpointError | UnreachableError] = {}
+    finder.hub.ask_about([card for card in cards if card.path is None])
+    for card in cards:
+        try:
+            found.append(finder.found(card))
+        except (CheckpointError, UnreachableError) as error:
+            errors[card.id] = error
+    if found:
+        return found, {name: str(error) for name, error in errors.items()}
+    first, *more = errors.values()
+    if not more:
+        raise first
+    raise type(first)(f"none of {len(errors)} checkpoints can be used; the first: {first}") from first
 
 
 def _runs_code(card: CheckpointCard, trust: Trust) -> bool:
@@ -134,28 +143,125 @@ def _require_different_names(found: Sequence[Checkpoint]) -> None:
     duplicates += [base.slug for base in bases if weights.setdefault(base.slug, base.fingerprint) != base.fingerprint]
     if duplicates:
         raise CheckpointError(
-            f"two checkpoints have the name {duplicates[0]}: rename a directory, or give one an id in {CARD}"
+            f"two checkpoints have the name {duplicates[0]}: rename a directory, or give one an id in {CARD}; sweep "
+            "two revisions of one id into two results.root"
         )
 
 
-def _found(card: CheckpointCard, cards: Sequence[CheckpointCard], trust: Trust) -> Checkpoint:
-    if card.adapter:
-        return _adapter(card, _base(card, cards, trust), trust)
-    return _whole(card, trust)
+@dataclass(frozen=True)
+class _OnHub:
+    """A checkpoint of the hub: its whole card, and what the hub, its cache or else the package knows of it."""
+
+    card: CheckpointCard
+    pinned: Pinned | None
+    n_parameters: int
+    """0: not known."""
+    assumed: str | None
 
 
-def _whole(card: CheckpointCard, trust: Trust) -> Checkpoint:
-    base_slug = slug_of(card.base) if card.base else None
-    if card.path is None:
-        pinned = pin(card)
+@dataclass
+class _Finder:
+    """Finds single checkpoints of one configuration."""
+
+    trust: Trust
+    cards: Sequence[CheckpointCard]
+    assume: bool
+    hub: Hub = field(default_factory=Hub)
+    described: dict[str, Described] = field(default_factory=dict)
+    """Of the hub's, by id."""
+
+    def found(self, card: CheckpointCard) -> Checkpoint:
+        """Find one; errors as `find_all`."""
+        on_hub = self._on_hub(card) if card.path is None else None
+        card = on_hub.card if on_hub else card
+        return self._adapter(card, on_hub) if card.adapter else self._whole(card, on_hub)
+
+    def _on_hub(self, card: CheckpointCard) -> _OnHub:
+        pinned = reason = None
+        try:
+            pinned = pin(card, self.hub)
+        except (CheckpointError, UnreachableError) as error:
+            if not self.assume or not (self.hub.is_away or isinstance(error, UnreachableError)):
+                raise
+            reason = error
+        known = [*(one.id for one in self.cards), *listed_ids(["*"])]
+        self.described[card.id] = described = describe(card, pinned, known, self.hub)
+        listed = listed_sizes(card.id)
+        n_parameters = (pinned.n_parameters if pinned else None) or (listed.n_parameters if listed else 0)
+        if not n_parameters and not described.card.adapter:
+            n_parameters = int((described.card.size_b or 0) * 1e9)
+        if reason is not None and not n_parameters:
+            raise reason
+        revision = pinned.revision if pinned else None
+        return _OnHub(replace(described.card, revision=revision), pinned, n_parameters, str(reason) if reason else None)
+
+    def _whole(self, card: CheckpointCard, on_hub: _OnHub | None) -> Checkpoint:
+        if on_hub is None:
+            return _in_directory(card, self.trust)
         return Checkpoint(
-            card=replace(card, revision=pinned.revision),
+            card=on_hub.card,
             slug=slug_of(card.id),
-            fingerprint=combined(pinned.revision, card.quantization),
-            n_parameters=pinned.n_parameters or int((card.size_b or 0) * 1e9),
-            base_slug=base_slug,
+            fingerprint=combined(on_hub.pinned.revision, card.quantization) if on_hub.pinned else "",
+            n_parameters=on_hub.n_parameters,
+            base_slug=slug_of(card.base) if card.base else None,
+            assumed=on_hub.assumed,
         )
-    directory = Path(card.path)
+
+    def _adapter(self, card: CheckpointCard, on_hub: _OnHub | None) -> Checkpoint:
+        base = self._base(card)
+        if on_hub is not None:
+            own, n_parameters = on_hub.pinned.revision if on_hub.pinned else "", on_hub.n_parameters
+        else:
+            directory = Path(card.path or "")
+            weights = weight_files(directory, name=ADAPTER, allow_pickle=self.trust.allow_pickle)
+            n_parameters = count_parameters(weights) if weights[0].suffix == ".safetensors" else 0
+            own = fingerprint_of_files(directory, weights)
+        assumed = (on_hub.assumed if on_hub else None) or base.assumed
+        return Checkpoint(
+            card=card,
+            slug=slug_of(card.id),
+            fingerprint="" if assumed else combined(own, base.fingerprint),
+            n_parameters=n_parameters + base.n_parameters,
+            base_slug=slug_of(card.base) if card.base else base.slug,
+            base_of_adapter=base,
+            assumed=assumed,
+        )
+
+    def _base(self, card: CheckpointCard) -> Checkpoint:
+        """Find the base of an adapter, as its card or its files name it: in the sweep, on this machine, on the hub."""
+        names = [card.base] if card.base else []
+        if card.path is not None:
+            in_files = read_json(Path(card.path) / ADAPTER_CONFIG).get("base_model_name_or_path")
+            if not isinstance(in_files, str | None) or "\0" in (in_files or ""):
+                raise CheckpointError(
+                    f"{card.path}/{ADAPTER_CONFIG}: base_model_name_or_path must be a name; correct it"
+                )
+            names += [in_files] if in_files else []
+        if not names:
+            raise CheckpointError(
+                f"{card.id}: it is an adapter, and neither its card nor its files name its base; give its card a base"
+            )
+        base = _listed_base(card, names, self.cards) or _base_on_this_machine(card, names, self.trust)
+        if base is not None:
+            return self._base_of(card, base)
+        try:
+            return self._base_of(card, CheckpointCard(id=names[0], trust_remote_code=self.trust.runs_code_of(names[0])))
+        except (CheckpointError, UnreachableError) as error:
+            raise type(error)(
+                f"{card.id}: it is an adapter on {names[0]}, which is neither one of the checkpoints nor a directory "
+                f"here; add it to the checkpoints ({error})"
+            ) from error
+
+    def _base_of(self, card: CheckpointCard, base: CheckpointCard) -> Checkpoint:
+        on_hub = self._on_hub(base) if base.path is None else None
+        base = on_hub.card if on_hub else base
+        if base.adapter:
+            raise CheckpointError(f"{card.id}: its base {base.id} is an adapter too; merge that one into its own base")
+        return self._whole(base, on_hub)
+
+
+def _in_directory(card: CheckpointCard, trust: Trust) -> Checkpoint:
+    directory = Path(card.path or "")
     weights = weight_files(directory, allow_pickle=trust.allow_pickle)
     if not (directory / "tokenizer.json").is_file():
         raise CheckpointError(
@@ -175,53 +281,8 @@ def _whole(card: CheckpointCard, trust: Trust) -> Checkpoint:
         slug=slug_of(card.id),
         fingerprint=combined(fingerprint_of_files(directory, weights, code=card.trust_remote_code), card.quantization),
         n_parameters=n_parameters,
-        base_slug=base_slug,
+        base_slug=slug_of(card.base) if card.base else None,
     )
-
-
-def _adapter(card: CheckpointCard, base: Checkpoint, trust: Trust) -> Checkpoint:
-    if card.path is None:
-        pinned = pin(card)
-        card, own, n_parameters = replace(card, revision=pinned.revision), pinned.revision, pinned.n_parameters or 0
-    else:
-        directory = Path(card.path)
-        weights = weight_files(directory, name=ADAPTER, allow_pickle=trust.allow_pickle)
-        n_parameters = count_parameters(weights) if weights[0].suffix == ".safetensors" else 0
-        own = fingerprint_of_files(directory, weights)
-    return Checkpoint(
-        card=card,
-        slug=slug_of(card.id),
-        fingerprint=combined(own, base.fingerprint),
-        n_parameters=n_parameters + base.n_parameters,
-        base_slug=slug_of(card.base) if card.base else base.slug,
-        base_of_adapter=base,
-    )
-
-
-def _base(card: CheckpointCard, cards: Sequence[CheckpointCard], trust: Trust) -> Checkpoint:
-    """Find the base of an adapter, as its card or its files name it: in the sweep, on this machine, on the hub."""
-    names = [card.base] if card.base else []
-    if card.path is not None:
-        in_files = read_json(Path(card.path) / ADAPTER_CONFIG).get("base_model_name_or_path")
-        if not isinstance(in_files, str | None) or "\0" in (in_files or ""):
-            raise CheckpointError(f"{card.path}/{ADAPTER_CONFIG}: base_model_name_or_path must be a name; correct it")
-        names += [in_files] if in_files else []
-    if not names:
-        raise CheckpointError(
-            f"{card.id}: it is an adapter, and neither its card nor its files name its base; give its card a base"
-        )
-    base = _listed_base(card, names, cards) or _base_on_this_machine(card, names, trust)
-    if base is not None and base.adapter:
-        raise CheckpointError(f"{card.id}: its base {base.id} is an adapter too; merge that one into its own base")
-    if base is not None:
-        return _whole(base, trust)
-    try:
-        return _whole(CheckpointCard(id=names[0], trust_remote_code=trust.runs_code_of(names[0])), trust)
-    except (CheckpointError, UnreachableError) as error:
-        raise type(error)(
-            f"{card.id}: it is an adapter on {names[0]}, which is neither one of the checkpoints nor a directory here; "
-            f"add it to the checkpoints ({error})"
-        ) from error
 
 
 def _listed_base(card: CheckpointCard, names: Sequence[str], cards: Sequence[CheckpointCard]) -> CheckpointCard | None:

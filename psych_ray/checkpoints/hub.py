@@ -7,22 +7,28 @@ downloads neither pickled weights nor code unless that is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psych_ray.checkpoints.cards import CONFIG
+from psych_ray.checkpoints.model_cards import ModelCardFacts, facts_of_info, facts_of_snapshot
 from psych_ray.checkpoints.model_config import read_config
 from psych_ray.checkpoints.weight_files import ADAPTER, MODEL, count_parameters, weight_files
 from psych_ray.config import CheckpointCard
 from psych_ray.errors import CheckpointError, PsychRayError, UnreachableError, first_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 """What is needed of a checkpoint beside its weights and code: configuration, tokenizer, chat template."""
 # Copies of the weights in other layouts; `*` also matches slashes.
 _EXCLUDED = ["*/*", "consolidated*", "training_args.bin", "optimizer.*", "scheduler.*"]
 _TRANSIENT_STATUS = {408, 425, 429}
+_REQUESTS_AT_A_TIME = 8
 _TIMEOUT_S = 10.0
 """For one answer of the hub; by default its client waits for metadata without limit."""
 
@@ -35,25 +41,95 @@ class Pinned:
     """The commit."""
     n_parameters: int | None
     """None: neither the hub nor the cache gives it."""
+    facts: ModelCardFacts = field(default_factory=ModelCardFacts)
+    """What its model card says."""
 
 
-def pin(card: CheckpointCard) -> Pinned:
+class Hub:
+    """The hub during one command: asked once about each id, and no more after it could not be reached."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, str | None], ModelInfo | Exception] = {}
+        self._lost: Exception | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it could not be reached, or is disabled (HF_HUB_OFFLINE)."""
+        from huggingface_hub import constants
+
+        return self._lost is not None or constants.HF_HUB_OFFLINE
+
+    def info(self, checkpoint_id: str, revision: str | None) -> ModelInfo:
+        """What the hub says of a checkpoint. Raises what its client raises."""
+        key = checkpoint_id, revision
+        if key not in self._answers:
+            self._answers[key] = self._lost or self._ask(checkpoint_id, revision)
+        answer = self._answers[key]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def ask_about(self, cards: Sequence[CheckpointCard]) -> None:
+        """Ask about all of these at the same time, once the first has an answer."""
+        keys = [key for card in cards if (key := (card.id, card.revision)) not in self._answers]
+        if len(keys) < 2 or self.is_away:
+            return
+        self._answers[keys[0]] = self._ask(*keys[0])
+        if self._lost is None:
+            with ThreadPoolExecutor(_REQUESTS_AT_A_TIME) as pool:
+                self._answers |= dict(zip(keys[1:], pool.map(lambda key: self._ask(*key), keys[1:]), strict=True))
+
+    def facts_of(self, checkpoint_id: str) -> ModelCardFacts | None:
+        """What the model card of another checkpoint says, as far as the hub or its cache has it."""
+        try:
+            return facts_of_info(self.info(checkpoint_id, None))
+        except Exception:  # noqa: BLE001  it serves proposals only
+            snapshot = _snapshot(CheckpointCard(id=checkpoint_id))
+            return facts_of_snapshot(snapshot) if isinstance(snapshot, Path) else None
+
+    def _ask(self, checkpoint_id: str, revision: str | None) -> ModelInfo | Exception:
+        import huggingface_hub
+
+        try:
+            return huggingface_hub.HfApi().model_info(checkpoint_id, revision=revision, timeout=_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001  errors of the client's HTTP library pass through
+            if getattr(error, "response", None) is None and any(map(_is_transient, causes(error))):
+                self._lost = error
+            return error
+
+
+def pin(card: CheckpointCard, hub: Hub | None = None) -> Pinned:
     """Resolve `card.revision` to a commit, on the hub or, where that fails, in its local cache.
 
     CheckpointError where id or revision do not exist or access is denied. UnreachableError where the hub cannot be
     reached and the cache does not have the revision.
     """
-    import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = huggingface_hub.HfApi().model_info(card.id, revision=card.revision, timeout=_TIMEOUT_S)
+        info = (hub or Hub()).info(card.id, card.revision)
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise _hub_error(card, error) from error
     except Exception as error:  # noqa: BLE001  errors of the client's HTTP library pass through
         return _pinned_in_cache(card, error)
     assert info.sha is not None
-    return Pinned(info.sha, info.safetensors.total if info.safetensors else None)
+    if getattr(info, "gated", None):
+        _require_access(replace(card, revision=info.sha))
+    return Pinned(info.sha, info.safetensors.total if info.safetensors else None, facts_of_info(info))
+
+
+def _require_access(card: CheckpointCard) -> None:
+    """Raise CheckpointError where the hub describes a gated checkpoint but would not give its files."""
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError
+
+    try:
+        huggingface_hub.HfApi().auth_check(card.id)
+    except GatedRepoError as error:
+        if cached(card, allow_pickle=False) is None:
+            raise _hub_error(card, error) from error
+    except Exception:  # noqa: BLE001, S110  fetching it raises the error, and is tried again
+        pass
 
 
 def config_of(card: CheckpointCard) -> Mapping[str, Any]:
@@ -144,19 +220,28 @@ def _patterns(card: CheckpointCard, *, allow_pickle: bool) -> list[str]:
     ]
 
 
-def _pinned_in_cache(card: CheckpointCard, reason: Exception) -> Pinned:
+def _snapshot(card: CheckpointCard) -> Path | Exception:
+    """Directory of the revision in the hub's cache on this machine; the error where it is not there."""
     import huggingface_hub
 
     try:
-        snapshot = Path(huggingface_hub.snapshot_download(card.id, revision=card.revision, local_files_only=True))
+        return Path(huggingface_hub.snapshot_download(card.id, revision=card.revision, local_files_only=True))
     except (OSError, ValueError) as error:
-        raise _hub_error(card, reason) from error
+        return error
+
+
+def _pinned_in_cache(card: CheckpointCard, reason: Exception) -> Pinned:
+    snapshot = _snapshot(card)
+    if isinstance(snapshot, Exception):
+        raise _hub_error(card, reason) from snapshot
+    facts = facts_of_snapshot(snapshot)
+    is_adapter = card.adapter or facts.is_adapter
     try:
-        files = weight_files(snapshot, name=ADAPTER if card.adapter else MODEL)
-        config = {} if card.adapter else read_config(snapshot / CONFIG)
-        return Pinned(snapshot.name, count_parameters(files, config.get("quantization_config")))
+        files = weight_files(snapshot, name=ADAPTER if is_adapter else MODEL)
+        config = {} if is_adapter else read_config(snapshot / CONFIG)
+        return Pinned(snapshot.name, count_parameters(files, config.get("quantization_config")), facts)
     except CheckpointError:  # the nodes that load it may have the files that are missing here
-        return Pinned(snapshot.name, None)
+        return Pinned(snapshot.name, None, facts)
 
 
 def _hub_error(card: CheckpointCard, error: Exception) -> PsychRayError:

@@ -14,6 +14,7 @@ from typing import Any
 from psych_ray.checkpoints.cards import CONFIG
 from psych_ray.checkpoints.find import Checkpoint
 from psych_ray.checkpoints.hub import config_of
+from psych_ray.checkpoints.listed import listed_sizes
 from psych_ray.checkpoints.model_config import read_config, sizes_of
 from psych_ray.checkpoints.quantization import stored_bits
 from psych_ray.checkpoints.tensor_parallel_sizes import obstacle, possible_ranks
@@ -83,6 +84,16 @@ class CheckpointShape:
         return obstacle(self.config, n_ranks) if self.config else None
 
 
+def _config_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """config.json of a directory, or of the hub; where the hub does not give it, what the package lists of it."""
+    card = checkpoint.card
+    if card.path:
+        return read_config(Path(card.path) / CONFIG, code_allowed=card.trust_remote_code)
+    listed = listed_sizes(card.id)
+    on_hub = {} if checkpoint.assumed else config_of(card)
+    return on_hub or (listed.config if listed else {})
+
+
 def _widest(text: Mapping[str, Any], name: str) -> int:
     return max(sizes_of(text, name), default=0)
 
@@ -94,7 +105,7 @@ def shape_of(checkpoint: Checkpoint) -> CheckpointShape:
     weights = checkpoint.base_of_adapter or checkpoint
     card = weights.card
     return CheckpointShape.of_config(
-        read_config(Path(card.path) / CONFIG, code_allowed=card.trust_remote_code) if card.path else config_of(card),
+        _config_of(weights),
         n_parameters=checkpoint.n_parameters,
         quantization=card.quantization,
         adapter=checkpoint.base_of_adapter is not None,

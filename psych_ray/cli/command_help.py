@@ -25,19 +25,21 @@ class CommandHelp:
 HELP: Mapping[str, CommandHelp] = {
     "sweep": CommandHelp(
         uses=(
-            *("checkpoints", "transcripts", "conditions", "scoring", "cluster", "results", "tracking"),
+            *("experiment", "checkpoints", "transcripts", "conditions", "scoring", "cluster", "results", "tracking"),
             *("study", "report"),
         ),
         examples=(
             "psych-ray sweep",
             f"psych-ray sweep {_LOCAL} results.root=results",
+            "psych-ray sweep experiment=persona checkpoints.only=[Qwen/Qwen3-0.6B*]",
             "psych-ray sweep conditions=[plain,chat] tracking=console",
         ),
     ),
     "plan": CommandHelp(
-        uses=("checkpoints", "transcripts", "conditions", "scoring", "cluster", "results", "plan"),
+        uses=("experiment", "checkpoints", "transcripts", "conditions", "scoring", "cluster", "results", "plan"),
         examples=(
             "psych-ray plan",
+            "psych-ray plan experiment=paper",
             f"psych-ray plan {_LOCAL} cluster.nodes=4 cluster.gpus=8 cluster.gpu_memory_gb=80 plan.picture=plan.html",
         ),
     ),
@@ -50,7 +52,7 @@ HELP: Mapping[str, CommandHelp] = {
         ),
     ),
     "check": CommandHelp(
-        uses=("checkpoints", "transcripts", "conditions", "scoring", "cluster", "results"),
+        uses=("experiment", "checkpoints", "transcripts", "conditions", "scoring", "cluster", "results"),
         examples=(f"psych-ray check {_LOCAL}",),
     ),
     "verify": CommandHelp(
@@ -60,6 +62,13 @@ HELP: Mapping[str, CommandHelp] = {
     "compact": CommandHelp(
         uses=("results.root", "results.lease_seconds"), examples=("psych-ray compact results.root=results",)
     ),
+    "track": CommandHelp(
+        uses=("results.root", "tracking", "study"),
+        examples=(
+            "psych-ray track results.root=results",
+            "psych-ray track results.root=results tracking.mode=online tracking.project=humans",
+        ),
+    ),
 }
 
 
@@ -68,9 +77,10 @@ def command_help(command: str, what: str) -> str:
     lines = [
         f"psych-ray {command}: {what}",
         "",
-        f"usage: psych-ray {command} [NAME=VALUE ...] [--cfg]",
+        f"usage: psych-ray {command} [NAME=VALUE ...] [--cfg] [--config-dir DIR]",
         "",
-        "--cfg prints the configuration that results, and does nothing else.",
+        "--cfg prints the configuration that results, and does nothing else; with --config-dir DIR,",
+        "DIR/checkpoints/mine.yaml is checkpoints=mine.",
         "",
         "settings",
         *_settings(HELP[command].uses),

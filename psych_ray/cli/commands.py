@@ -9,13 +9,12 @@ from dataclasses import replace
 from rich.table import Table
 
 from psych_ray.app.cluster import cluster_to_run_on
-from psych_ray.app.prepare import Prepared, find, prepare
+from psych_ray.app.prepare import find_sweep, prepare
 from psych_ray.cli.plan import plan
 from psych_ray.cli.show import print_line, progress, right, say, show
 from psych_ray.config import Config
 from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import open_store
-from psych_ray.sweep.cluster_shape import ClusterShape
 
 INCOMPLETE = 3
 _CHECKED_TRANSCRIPTS = 3
@@ -34,9 +33,14 @@ def sweep(config: Config) -> int:
 
 def status(config: Config) -> int:
     """Show what is committed and what is missing."""
-    from psych_ray.app.status import status_of
+    from psych_ray.app.status import held_by, status_of
+    from psych_ray.cli.held import held_lines
 
-    found = status_of(open_store(config.results.root))
+    store = open_store(config.results.root)
+    held = held_by(store)
+    for line in held_lines(held) if held else ():
+        print_line(line)
+    found = status_of(store)
     table = Table("checkpoint", "condition", *right("transcripts", "missing", "rows", "not scored", "parts"))
     for task in found.tasks:
         numbers = (task.transcripts, task.transcripts_missing, task.rows, task.rows_not_scored, task.parts)
@@ -75,7 +79,14 @@ def check(config: Config) -> int:
     edges = Table("checkpoint", "study", *right("responses", "edges inside a token"))
     not_loaded = 0
     with cluster_to_run_on(config.cluster) as cluster:
-        prepared = _prepare(config, cluster, place_all=True)
+        in_sweep = find_sweep(config, say=say)
+        for name, reason in in_sweep.missing.items():
+            not_loaded += 1
+            checks.add_row(name, "loading", "no", reason)
+        store = open_store(config.results.root)
+        prepared = prepare(
+            config, in_sweep.checkpoints, Snapshot.read(store), store, cluster, write=False, place_all=True
+        )
         for found in run_check(prepared, config, transcripts):
             if isinstance(found, NotLoaded):
                 not_loaded += 1
@@ -107,6 +118,13 @@ def compact(config: Config) -> int:
     return _show_lines(*run_compact(config, say=say))
 
 
+def track(config: Config) -> int:
+    """Rebuild tracking from the parts."""
+    from psych_ray.app.track import track as run_track
+
+    return _show_lines(*run_track(config, say=say))
+
+
 COMMANDS: dict[str, Callable[[Config], int]] = {
     "sweep": sweep,
     "plan": plan,
@@ -115,13 +133,8 @@ COMMANDS: dict[str, Callable[[Config], int]] = {
     "check": check,
     "verify": verify,
     "compact": compact,
+    "track": track,
 }
-
-
-def _prepare(config: Config, cluster: ClusterShape, *, place_all: bool = False) -> Prepared:
-    """Prepare without writing anything."""
-    checkpoints, store = find(config, say=say), open_store(config.results.root)
-    return prepare(config, checkpoints, Snapshot.read(store), store, cluster, write=False, place_all=place_all)
 
 
 def _show_lines(lines: Sequence[str], is_well: bool) -> int:

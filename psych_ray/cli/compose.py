@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -18,12 +19,16 @@ from psych_ray.errors import ConfigError, first_line
 _RAISED_BY_HYDRA = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def load_config(overrides: Sequence[str]) -> Config:
-    """Compose the configuration. ConfigError names the override that is wrong and what it may be."""
+def load_config(overrides: Sequence[str], *, directory: str | None = None) -> Config:
+    """Compose the configuration. ConfigError names the override that is wrong and what it may be.
+
+    `directory`: a user's own YAML files, in folders as those of `conf/`: checkpoints/mine.yaml is checkpoints=mine.
+    """
     ConfigStore.instance().store(name="schema", node=Config)
+    own = [] if directory is None else [f"hydra.searchpath=['file://{_own_directory(directory)}']"]
     try:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-            composed = compose("config", overrides=list(overrides))
+            composed = compose("config", overrides=[*overrides, *own])
         config = OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException, *_RAISED_BY_HYDRA) as error:
         raise ConfigError(_one_line(error)) from error
@@ -34,6 +39,21 @@ def load_config(overrides: Sequence[str]) -> Config:
 def as_yaml(config: Config) -> str:
     """All settings with their values."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _own_directory(directory: str) -> Path:
+    """ConfigError where it is none, and where a file in it would be hidden by one of the package's."""
+    path = Path(directory).expanduser().absolute()
+    if not path.is_dir():
+        raise ConfigError(f"--config-dir={directory}: is no directory; name one with folders such as checkpoints/")
+    if "'" in str(path):
+        raise ConfigError(f"--config-dir={directory}: has a quote in its path; name another")
+    shipped = conf_directory()
+    for file in sorted(path.glob("*/*.yaml")):
+        name = file.relative_to(path)
+        if (shipped / name).is_file():
+            raise ConfigError(f"{file}: the package has {name} already; give the file another name")
+    return path
 
 
 def _one_line(error: BaseException) -> str:

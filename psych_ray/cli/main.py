@@ -12,6 +12,7 @@ from psych_ray.ending import ENDING, INTERRUPTED, INTERRUPTED_LINE, end_process
 from psych_ray.errors import ConfigError, PsychRayError
 
 _CFG = "--cfg"
+_CONFIG_DIR = "--config-dir"
 COMMANDS = {
     "sweep": "score what is missing, then report",
     "plan": "what would run, on what, how long, at what price; starts nothing",
@@ -20,6 +21,7 @@ COMMANDS = {
     "check": "self-check of checkpoints",
     "verify": "every part against the log, its checksum and its sources",
     "compact": "few large files from many parts",
+    "track": "Weights & Biases rebuilt from the parts",
 }
 
 USAGE = f"""psych-ray {__version__}: find out which language models behave like people
@@ -33,8 +35,11 @@ commands
 {chr(10).join(f"  {name:<8} {what}" for name, what in COMMANDS.items())}
 
 overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone runs the demo)
-  checkpoints=demo|local|qwen3|llama3|olmo3|qwen_generations|centaur|paper
+  experiment=nll_by_size|misalignment|generations|domains|accuracy|chat|persona|centaur|paper
+                                           checkpoints, conditions and transcripts of one of the study's findings
+  checkpoints=demo|local|hub|qwen3|llama3|olmo3|qwen_generations|centaur|paper
       checkpoints.paths=[DIR,...]          for local: directories in the hub's layout
+      checkpoints.ids=[ORG/NAME,...]       for hub: any of its checkpoints, ORG/NAME@REVISION for a revision
       checkpoints.only=[GLOB,...]          keep some
       checkpoints.references=[NAME,...]    chance, frequencies, rescorla_wagner; [] for none
   transcripts=demo|psych201|psych101|files
@@ -61,12 +66,14 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
   study.domains=FILE                       for report: domains of studies, beside those of Psych-201
   report.root=PATH
   repair=true                              for verify: drop what is bad; the next sweep scores it again
+  --config-dir DIR                         DIR/checkpoints/mine.yaml is checkpoints=mine
 
 examples
   psych-ray sweep
   psych-ray sweep checkpoints=local checkpoints.paths=[models/A,models/B] transcripts=files \\
       transcripts.path=psych-201 transcripts.limit=10 results.root=results
   psych-ray status results.root=results
+  psych-ray plan experiment=persona cluster.nodes=4 cluster.gpus=8 cluster.gpu_memory_gb=80
 
 exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted
 """
@@ -120,12 +127,27 @@ def _one_line(error: PsychRayError) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
 
 
+def _config_directory(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of --config-dir, which may stand anywhere, and what is left."""
+    overrides, directory = list(arguments), None
+    for at, one in enumerate(overrides):
+        if one == _CONFIG_DIR and at + 1 == len(overrides):
+            raise ConfigError(f"{_CONFIG_DIR} needs a directory: {_CONFIG_DIR} DIR")
+        if one == _CONFIG_DIR:
+            directory = overrides[at + 1]
+            return directory, overrides[:at] + overrides[at + 2 :]
+        if one.startswith(f"{_CONFIG_DIR}="):
+            return one.partition("=")[2], overrides[:at] + overrides[at + 1 :]
+    return directory, overrides
+
+
 def _run(command: str, overrides: Sequence[str]) -> int:
     if command not in COMMANDS:
         raise ConfigError(f"no command {command!r}; there is {', '.join(COMMANDS)}; see psych-ray --help")
     from psych_ray.cli.compose import as_yaml, load_config
 
-    config = load_config([each for each in overrides if each != _CFG])
+    directory, overrides = _config_directory(overrides)
+    config = load_config([each for each in overrides if each != _CFG], directory=directory)
     if config.repair and command != "verify":
         raise ConfigError(f"repair=true is for psych-ray verify, not for {command}")
     if _CFG in overrides:

@@ -18,6 +18,8 @@ UNFIT = 3
 def plan(config: Config) -> int:
     """Show what would run, on what, how long and at what price; starts nothing."""
     planned = plan_sweep(config, say=say)
+    if planned.found.described:
+        show(_proposals(planned))
     show(_tasks(planned))
     show(_placements(planned))
     show(_weights(planned))
@@ -31,7 +33,17 @@ def plan(config: Config) -> int:
         say(str(left))
     for record in planned.prepared.skipped:
         say(f"skipped: {record.where}: {record.reason}")
-    return UNFIT if planned.prepared.unfit else 0
+    return UNFIT if planned.prepared.unfit or planned.found.missing else 0
+
+
+def _proposals(planned: SweepPlan) -> Table:
+    table = Table("checkpoint", "family", "generation", *right("size_b"), "stage", "base", "follows from")
+    for one in planned.found.described:
+        card = one.card
+        size = "" if card.size_b is None else f"{card.size_b:g}"
+        stage = card.stage.value if card.stage else "not known"
+        table.add_row(card.id, card.family, card.generation, size, stage, card.base or "", one.sources)
+    return table
 
 
 def _tasks(planned: SweepPlan) -> Table:

@@ -25,5 +25,7 @@ def _head(file: Path) -> str:
     for line in file.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             break
+        if line.startswith("# @"):  # for Hydra
+            continue
         lines.append(line.removeprefix("#").strip())
     return " ".join(lines)

@@ -13,6 +13,7 @@ from psych_ray.errors import FailureKind
 from psych_ray.sweep.failure import Failure, failure_of
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.transcripts.record import Transcript
+from psych_ray.worker.heartbeat import Heartbeat, gpu_use
 from psych_ray.worker.replica import Replica
 from psych_ray.worker.spec import CheckpointReport, LoadReport, ReplicaSpec
 
@@ -42,11 +43,13 @@ class RankProcess:
         return _outcome(lambda: self._replica.open_rendezvous(ray.util.get_node_ip_address()))
 
     @ray.method(concurrency_group=PROGRESS)  # type: ignore[untyped-decorator]
-    def progress(self) -> tuple[int, str]:
-        """How much this rank has done so far, a number that changes while it works, and the node it is on; at once."""
+    def progress(self) -> Heartbeat:
+        """How much this rank has done so far, the node it is on, and how far it is with its unit; at once."""
         replica = self.__dict__.get("_replica")
-        work = replica.work.done if isinstance(replica, Replica) else 0
-        return work, ray.get_runtime_context().get_node_id()
+        node = ray.get_runtime_context().get_node_id()
+        if not isinstance(replica, Replica):
+            return Heartbeat(0, node)
+        return Heartbeat(replica.work.done, node, replica.reading(), gpu_use())
 
     @ray.method(concurrency_group=PROGRESS)  # type: ignore[untyped-decorator]
     def cut(self, unit: str) -> None:

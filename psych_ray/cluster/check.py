@@ -103,7 +103,7 @@ class _Wait:
         done, _ = ray.wait(list(self.asked), num_returns=len(self.asked), timeout=0)
         for reference in done:
             self.watch.answered(self.deadlines.load_seconds, self.clock())
-            self.watch.progress(self.asked.pop(reference), ray.get(reference)[0], self.clock())
+            self.watch.progress(self.asked.pop(reference), ray.get(reference).work, self.clock())
 
     def _late(self) -> str:
         if self.watch.is_placed:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from psych_ray.cluster.commits import Commits, Table
+from psych_ray.cluster.progress import UnitsInProgress
 from psych_ray.cluster.replicas import Replicas, WatchesNodes
 from psych_ray.ending import Ending
 from psych_ray.errors import ClusterLostError, PsychRayError, ResultsError
@@ -26,6 +27,8 @@ from psych_ray.sweep.events import (
     NodeEvent,
     NodeJoined,
     NodeLost,
+    RankDied,
+    RankFailed,
     Score,
     Skip,
     StartReplica,
@@ -87,7 +90,8 @@ def drive(
     commits = Commits(table, tracker, clock)
     ending = ending or Ending()
     replicas = Replicas(specs, slots, nodes, across_nodes, lambda *reported: driver.report(*reported))
-    driver = _Driver(scheduler, replicas, commits, tracker, nodes, fetches, ending, check, clock, sleep)
+    in_progress = UnitsInProgress(tracker)
+    driver = _Driver(scheduler, replicas, commits, in_progress, tracker, nodes, fetches, ending, check, clock, sleep)
     with driver.ending.patiently():
         return driver.run()
 
@@ -97,6 +101,7 @@ class _Driver:
     scheduler: Scheduler
     replicas: Replicas
     commits: Commits
+    in_progress: UnitsInProgress
     tracker: Tracker
     nodes: WatchesNodes
     fetches: Fetches | None
@@ -144,6 +149,8 @@ class _Driver:
                 self._look_at({event.node})
             elif isinstance(event, NodeDraining | NodeLost) and self.fetches is not None:
                 self.fetches.forget(event.node)
+            elif isinstance(event, RankFailed | RankDied):
+                self.in_progress.lost(event.replica)
             self._carry_out(self.scheduler.handle(event, self._now()))
 
     def _look_at(self, nodes: Iterable[str]) -> None:
@@ -186,7 +193,9 @@ class _Driver:
             yield event
         is_due = deadline is not None and self._now() >= deadline
         yield from self._of_nodes()
-        yield from self.replicas.answers()
+        if answers := self.replicas.answers():
+            self.in_progress.tell(self.replicas.heartbeats, ranks=self.replicas.n_ranks)
+            yield from answers
         if is_due or not n_outcomes:
             yield Tick()
 
@@ -198,6 +207,7 @@ class _Driver:
     def report(self, replica: int, spec: ReplicaSpec, outcome: UnitReport | LoadReport) -> None:
         """Take what rank 0 of a replica reports."""
         if isinstance(outcome, UnitReport):
+            self.in_progress.reported(replica)
             self.commits.add(outcome)
         else:
             self._look_at(self.replicas.nodes_of(replica))
@@ -225,10 +235,11 @@ class _Driver:
                     self.tracker.handle(events.CheckpointLoading(checkpoint.slug))
             case Score(replica=replica, unit=unit):
                 self.replicas.score(replica, unit)
-                self.tracker.handle(events.UnitStarted(unit.checkpoint, unit.condition, unit.id))
+                self.in_progress.given(replica, unit)
             case Cut(replica=replica):
                 self.replicas.cut(replica)
             case StopReplica(replica=replica):
+                self.in_progress.lost(replica)
                 self.replicas.stop(replica)
             case Fetch(node=node, weights=weights):
                 if self.fetches is not None:

@@ -30,10 +30,13 @@ from psych_ray.sweep.events import (
 )
 from psych_ray.sweep.failure import Failure, failure_of
 from psych_ray.sweep.unit import Unit, UnitReport
+from psych_ray.worker.heartbeat import Heartbeat
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
-ASK_S = 5.0
-"""How often ranks are asked for their progress."""
+ASK_S = 2.0
+"""How often ranks are asked for their progress, at most."""
+_ASKED_PER_S = 100.0
+"""Of more ranks, each is asked less often."""
 
 
 class WatchesNodes(Protocol):
@@ -68,6 +71,8 @@ class Replicas:
     across_nodes: bool
     report: Callable[[int, ReplicaSpec, UnitReport | LoadReport], None]
     """Called with what rank 0 reports, before its event is told."""
+    heartbeats: dict[tuple[int, int], Heartbeat] = field(default_factory=dict)
+    """The last of each rank, by replica and rank."""
     _gangs: dict[int, Gang] = field(default_factory=dict)
     _weights: dict[int, str] = field(default_factory=dict)
     _calls: dict[Any, _Call] = field(default_factory=dict)
@@ -84,6 +89,11 @@ class Replicas:
     def n_busy(self) -> int:
         """Replicas of which an outcome is awaited."""
         return len({call.replica for call in self._calls.values()})
+
+    @property
+    def n_ranks(self) -> int:
+        """Ranks of all replicas."""
+        return sum(len(gang.actors) for gang in self._gangs.values())
 
     def nodes_of(self, replica: int) -> Collection[str]:
         """Nodes of its ranks, as far as they are known."""
@@ -111,6 +121,7 @@ class Replicas:
         """End a replica's processes and forget what they were asked to do."""
         self._calls = {reference: call for reference, call in self._calls.items() if call.replica != replica}
         self._asked = {reference: asked for reference, asked in self._asked.items() if asked[0] != replica}
+        self.heartbeats = {key: beat for key, beat in self.heartbeats.items() if key[0] != replica}
         for held in (self._weights, self._places, self._units):
             held.pop(replica, None)
         self._gangs.pop(replica).kill()
@@ -143,7 +154,7 @@ class Replicas:
         """Ask every rank that answered the last time, every `ASK_S`; an event for each replica without a place."""
         if now < self._asks_at:
             return []
-        self._asks_at = now + ASK_S
+        self._asks_at = now + max(ASK_S, self.n_ranks / _ASKED_PER_S)
         silent = set(self._asked.values())
         for replica, gang in self._gangs.items():
             for rank in range(len(gang.actors)):
@@ -162,10 +173,11 @@ class Replicas:
         for reference in done:
             replica, rank = self._asked.pop(reference)
             try:
-                work, node = ray.get(reference)
+                beat: Heartbeat = ray.get(reference)
             except RayError:
                 continue  # what it was asked to do reports its death
-            answers += [RankProgress(replica, rank, work), *self._placed(replica, rank, node)]
+            self.heartbeats[replica, rank] = beat
+            answers += [RankProgress(replica, rank, beat.work), *self._placed(replica, rank, beat.node)]
         return answers
 
     def _placed(self, replica: int, rank: int, node: str) -> list[Event]:

@@ -5,9 +5,11 @@ wandb is imported inside the functions that use it.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,3 +53,33 @@ def restart_wandb_service() -> None:
 def wandb_offline_directory(run: wandb.Run) -> Path:
     """The directory of all offline runs, which `wandb sync` takes. The layout above `run.dir` is not documented."""
     return Path(run.dir).parents[1]
+
+
+def wandb_reference(artifact: wandb.Artifact, name: str, uri: str, digest: str, size: int | None) -> None:
+    """Add the address of a file to an artifact, without looking at it; `size` in bytes.
+
+    `add_reference` is documented, but lists the folders of an address with file://, and takes no digest and no size:
+    without `checksum` it hashes the address. `ArtifactManifestEntry` and `manifest.add_entry`, which it calls, are not.
+    """
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+    from wandb.sdk.lib.paths import LogicalPath
+
+    hashed = b64encode(hashlib.md5(digest.encode(), usedforsecurity=False).digest()).decode()
+    artifact.manifest.add_entry(ArtifactManifestEntry(path=LogicalPath(name), ref=uri, digest=hashed, size=size or 0))
+
+
+@contextmanager
+def wandb_data_in(directory: Path) -> Iterator[None]:
+    """Within the context, wandb keeps the files of artifacts below this directory until they are uploaded.
+
+    Otherwise those of offline runs are below the user's home, where another machine that uploads them does not find
+    them. WANDB_DATA_DIR is documented, but there is no setting for it, and it is read at each use.
+    """
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(directory)
+    try:
+        yield
+    finally:
+        os.environ.pop("WANDB_DATA_DIR", None)

@@ -86,7 +86,7 @@ def _write_figures(folder: Path, figures: Sequence[RenderedFigure]) -> list[Path
     written = [_write(folder / f"{figure.name}.{kind}", figure.content[kind]) for figure in figures for kind in KINDS]
     for path in (folder / f"{finding.name}.{kind}" for finding in findings.ALL for kind in KINDS):
         if path not in written:
-            path.unlink(missing_ok=True)  # of an earlier report
+            _remove(path)  # of an earlier report
     return written
 
 
@@ -104,8 +104,19 @@ def _write(path: Path, content: bytes) -> Path:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise ResultsError(
-            f"{path}: the report cannot be written there ({error.strerror or error}); free space or name another "
-            "report.root, then run psych-ray report; the results are not affected"
-        ) from error
+        raise _not_written(path, error) from error
     return path
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> ResultsError:
+    return ResultsError(
+        f"{path}: the report cannot be written there ({error.strerror or error}); free space or name another "
+        "report.root, then run psych-ray report; the results are not affected"
+    )

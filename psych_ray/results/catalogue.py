@@ -123,6 +123,11 @@ def catalogue_index(store: ResultsStore) -> list[TranscriptRef]:
         ]
 
 
+def no_sources(store: ResultsStore) -> str:
+    """One line for the user, where `sources/` has no file."""
+    return f"{store.location}/{FOLDER}: has no transcripts; the next sweep writes them again"
+
+
 def read_file(store: ResultsStore, name: str) -> list[Transcript]:
     """All transcripts of a file, everything in it checked. ResultsError, or MarkerError, where it is damaged."""
     table = _read(store, name)

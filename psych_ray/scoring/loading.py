@@ -163,7 +163,7 @@ def _load_sharded(
     else:
         raise CheckpointError(f"{card.id} fails its self-check: {shrunk.name}: {shrunk.detail}")
     engine, config = load(card, directory)
-    work.count_layers(engine.module)
+    work.count_layers(engine.module, ranks=rank.world_size if isinstance(engine, ZeroEngine) else 1)
     engine.pass_tokens = max(1, int(engine.pass_tokens * pass_share))
     cut = _cut(scoring, config)
     tokenizer = _tokenizer(card, directory, config, config.get_text_config(decoder=True).vocab_size)

@@ -50,7 +50,9 @@ class ReferenceScorer:
         for transcript in transcripts:
             if not goes_on():
                 return
-            yield self._scored(transcript)
+            with self._work.of_reading(len(transcript.text), 0):
+                scored = self._scored(transcript)
+            yield scored
             self._work.add()
 
     def _scored(self, transcript: Transcript) -> ScoredTranscript:

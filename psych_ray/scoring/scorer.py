@@ -133,7 +133,9 @@ class LanguageModelScorer:
 
     def _score_window(self, window: Sequence[_Aligned]) -> Iterator[ScoredTranscript]:
         queries = [query for aligned in window for query in aligned.queries]
-        scores = iter(self._cache.score(queries, self.engine))
+        n_characters = sum(len(aligned.transcript.text) for aligned in window)
+        with self._work.of_reading(n_characters, sum(query.length for query in queries)):
+            scores = iter(self._cache.score(queries, self.engine))
         for aligned in window:
             yield _sum_per_response(aligned, list(islice(scores, len(aligned.queries))))
 

@@ -43,14 +43,18 @@ class Bootstrap:
 
         `statistic`: sums [B, K] over the participants of a study, and the study's index, to statistics [B, V].
         """
-        results = []
-        for study in range(len(self._bounds) - 1):
+        n_studies = len(self._bounds) - 1
+        results_BSV = np.empty((self.draws, 0, 0), np.float32)
+        for study in range(n_studies):
             own = sums_PK[self._bounds[study] : self._bounds[study + 1]]
             drawn = np.concatenate([weights @ own for weights in self._weights(study, len(own))])
             with np.errstate(invalid="ignore", divide="ignore"):
-                results.append(statistic(drawn, study).astype(np.float32))
+                values_BV = statistic(drawn, study)
+            if study == 0:
+                results_BSV = np.empty((self.draws, n_studies, values_BV.shape[1]), np.float32)
+            results_BSV[:, study] = values_BV
             on_study(study)
-        return np.stack(results, axis=1) if results else np.empty((self.draws, 0, 0), np.float32)
+        return results_BSV
 
     def over_studies(
         self, values_BSV: NDArray[np.float32], studies: NDArray[np.bool_], scale_SV: Floats | None = None

@@ -5,7 +5,7 @@ Takes sums, no rows. Shapes: C comparisons, S studies, P participants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,9 +50,19 @@ def planned(tasks: Sequence[Task], pairs: Sequence[tuple[str, str]]) -> dict[str
     of_conditions = [
         Comparison(task, Task(task.checkpoint, REFERENCE)) for task in tasks if task.condition != REFERENCE
     ]
-    of_chance = [Comparison(task, Task(CHANCE, REFERENCE)) for task in tasks if task.checkpoint != CHANCE]
+    chance = chance_task(tasks)
+    of_chance = [Comparison(task, chance) for task in tasks if chance and task.checkpoint != CHANCE]
     planned = {"pairs": of_pairs, "conditions": of_conditions, "chance": of_chance}
     return {kind: [one for one in all_ if known.issuperset(one)] for kind, all_ in planned.items()}
+
+
+def chance_task(tasks: Iterable[Task]) -> Task | None:
+    """The task of chance: under the condition `REFERENCE`, or the only one of a sweep without that.
+
+    Conditions change nothing of it.
+    """
+    own = sorted(task for task in tasks if task.checkpoint == CHANCE)
+    return next((task for task in own if task.condition == REFERENCE), own[0] if own else None)
 
 
 def compared(tallies: Tallies, comparisons: Sequence[Comparison]) -> Compared:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, product
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,13 +20,18 @@ from psych_ray.study.comparing import Comparison
 from psych_ray.study.numbering import Ints
 from psych_ray.study.rows import Task
 from psych_ray.study.tallies import Tallies
-from psych_ray.study.task_sums import Floats
+from psych_ray.study.task_sums import Floats, Sums
 
 _OF_PAIR = ("n", "a", "b", "aa", "bb", "letters", "letter_a", "letter_b")
 _OF_TASK = ("n", "x", "letters", "letter_hits")
 _CONSTANT = 1e-12
 """A variance of this share of the mean square, or less, is a rounding error: all drawn NLLs are equal."""
+_SUMS_BYTES = 2**28
+"""Of sums by participant that are in memory together; the same participants are drawn for each part of them."""
 Draw = NDArray[np.float32]
+_Part = Sequence[Any]
+"""Comparisons, or tasks."""
+_Statistic = Callable[[Floats, int], Floats]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,29 +91,23 @@ def draw(
     tasks = list(tallies.tasks)
     kept = {kind: [one for one in kinds[kind] if one in tallies.comparisons] for kind in ("pairs", "conditions")}
     all_ = [one for comparisons in kept.values() for one in comparisons]
-    columns = [tallies.by_participant(tallies.comparisons[one].sums[name]) for one in all_ for name in _OF_PAIR]
-    columns += [tallies.by_participant(tallies.tasks[task].sums[name]) for task in tasks for name in _OF_TASK]
-    sums_PK = np.stack(columns, axis=1) if columns else np.empty((len(tallies.study_P), 0))
-    centres = np.array([tallies.comparisons[one].centres_S for one in all_]).reshape(len(all_), 2, len(tallies.studies))
-    usable = _usable(tallies, all_)
-    task_centres = np.array([tallies.tasks[task].centres_S for task in tasks]).reshape(len(tasks), len(tallies.studies))
-    finite = np.array([tallies.by_study(tallies.tasks[task].sums["infinite"]) == 0 for task in tasks])
-    n_pairs = len(all_) * len(_OF_PAIR)
+    n_participants, n_studies = len(tallies.study_P), len(tallies.studies)
+    of_pairs, of_tasks = _parts(all_, len(_OF_PAIR), n_participants), _parts(tasks, len(_OF_TASK), n_participants)
+    done, total = count(1), n_studies * (len(of_pairs) + len(of_tasks))
 
-    def statistic(drawn: Floats, study: int) -> Floats:
-        of_pairs = drawn[:, :n_pairs].reshape(len(drawn), len(all_), len(_OF_PAIR))
-        of_tasks = drawn[:, n_pairs:].reshape(len(drawn), len(tasks), len(_OF_TASK))
-        d = np.where(usable[:, study], _d(of_pairs, centres[:, 0, study] - centres[:, 1, study]), np.nan)
-        letters = np.where(of_pairs[..., 5] > 0, of_pairs[..., 5], np.nan)
-        hits = (of_pairs[..., 6] - of_pairs[..., 7]) / letters
-        nll = np.where(finite[:, study], of_tasks[..., 1] / of_tasks[..., 0] + task_centres[:, study], np.nan)
-        accuracy = np.where(finite[:, study], of_tasks[..., 3] / of_tasks[..., 2], np.nan)
-        return np.concatenate([d, hits, nll, accuracy], axis=1)
+    def drawn(parts: Sequence[_Part], sums_of: Callable[[Tallies, _Part], tuple[Floats, _Statistic]]) -> list[Draw]:
+        n, begin = sum(map(len, parts)), 0
+        first, second = (np.empty((bootstrap.draws, n_studies, n), np.float32) for _ in range(2))
+        for part in parts:
+            own = slice(begin, begin := begin + len(part))
+            both = bootstrap.by_study(
+                *sums_of(tallies, part), on_study=lambda _: on_progress("bootstrap", next(done), total)
+            )
+            first[..., own], second[..., own] = np.split(both, 2, axis=2)
+        return [first, second]
 
-    values = bootstrap.by_study(
-        sums_PK, statistic, on_study=lambda study: on_progress("bootstrap", study + 1, len(tallies.studies))
-    )
-    d, hits, nll, accuracy = np.split(values, np.cumsum([len(all_), len(all_), len(tasks)]), axis=2)
+    d, hits = drawn(of_pairs, _of_pairs)
+    nll, accuracy = drawn(of_tasks, _of_tasks)
     split = len(kept["pairs"])
     return Draws(
         bootstrap=bootstrap,
@@ -118,6 +119,49 @@ def draw(
         task_nll=nll,
         task_accuracy=accuracy,
     )
+
+
+def _parts(items: Sequence[Any], n_sums: int, n_participants: int) -> list[_Part]:
+    """As many at a time as have sums of `_SUMS_BYTES`."""
+    at_once = max(1, _SUMS_BYTES // (8 * n_sums * max(1, n_participants)))
+    return [items[begin : begin + at_once] for begin in range(0, len(items), at_once)]
+
+
+def _of_pairs(tallies: Tallies, part: _Part) -> tuple[Floats, _Statistic]:
+    """Sums of comparisons by participant [P, K], and what d and the difference in accuracy are of them."""
+    sums_PK = _stacked(tallies, [tallies.comparisons[one].sums for one in part], _OF_PAIR)
+    centres = np.array([tallies.comparisons[one].centres_S for one in part])
+    usable = _usable(tallies, part)
+
+    def statistic(drawn: Floats, study: int) -> Floats:
+        sums = drawn.reshape(len(drawn), len(part), len(_OF_PAIR))
+        d = np.where(usable[:, study], _d(sums, centres[:, 0, study] - centres[:, 1, study]), np.nan)
+        letters = np.where(sums[..., 5] > 0, sums[..., 5], np.nan)
+        return np.concatenate([d, (sums[..., 6] - sums[..., 7]) / letters], axis=1)
+
+    return sums_PK, statistic
+
+
+def _of_tasks(tallies: Tallies, part: _Part) -> tuple[Floats, _Statistic]:
+    """Sums of tasks by participant [P, K], and what NLL and accuracy are of them."""
+    sums_PK = _stacked(tallies, [tallies.tasks[task].sums for task in part], _OF_TASK)
+    centres = np.array([tallies.tasks[task].centres_S for task in part])
+    finite = np.array([tallies.by_study(tallies.tasks[task].sums["infinite"]) == 0 for task in part])
+
+    def statistic(drawn: Floats, study: int) -> Floats:
+        sums = drawn.reshape(len(drawn), len(part), len(_OF_TASK))
+        nll = sums[..., 1] / sums[..., 0] + centres[:, study]
+        accuracy = sums[..., 3] / sums[..., 2]
+        return np.concatenate([np.where(finite[:, study], values, np.nan) for values in (nll, accuracy)], axis=1)
+
+    return sums_PK, statistic
+
+
+def _stacked(tallies: Tallies, sums: Sequence[Sums], names: Sequence[str]) -> Floats:
+    stacked = np.empty((len(tallies.study_P), len(sums) * len(names)))
+    for at, (one, name) in enumerate(product(sums, names)):
+        stacked[:, at] = tallies.by_participant(one[name])
+    return stacked
 
 
 def _d(sums: Floats, centre: Floats) -> Floats:

@@ -55,9 +55,8 @@ def overconfidence(
     Intervals: bootstrap over studies and participants, with temperatures chosen anew in each draw.
     """
     half_P = halves(tallies.participants)
-    known = [pair for one in comparisons if (pair := _pair(tallies, one, half_P)) is not None]
     rows = []
-    for pair, drawn in zip(known, _draws(known, bootstrap), strict=True):
+    for pair, drawn in _drawn(tallies, comparisons, half_P, bootstrap):
         used = ~np.isnan(pair.values[:, 0])
         participants = int((pair.sums[:, :2].sum(axis=1) > 0).sum())
         low, high = interval(drawn, clusters(int(used.sum()), participants))
@@ -134,14 +133,23 @@ def _choices(
     }
 
 
+def _drawn(
+    tallies: Tallies, comparisons: Sequence[Comparison], half_P: Ints, bootstrap: Bootstrap
+) -> Iterator[tuple[_Pair, NDArray[np.float32]]]:
+    """Each pair, with the means over studies of its three parts in each draw [B, 3]."""
+    for begin in range(0, len(comparisons), _PAIRS_AT_ONCE):
+        some = comparisons[begin : begin + _PAIRS_AT_ONCE]
+        pairs = [pair for one in some if (pair := _pair(tallies, one, half_P)) is not None]
+        if pairs:
+            yield from zip(pairs, _draws(pairs, bootstrap), strict=True)
+
+
 def _draws(pairs: Sequence[_Pair], bootstrap: Bootstrap) -> Iterator[NDArray[np.float32]]:
-    """Means over studies of the three parts in each draw, pair by pair [B, 3]."""
-    for begin in range(0, len(pairs), _PAIRS_AT_ONCE):
-        some = pairs[begin : begin + _PAIRS_AT_ONCE]
+    """[B, 3] of each pair, all from the same draws."""
 
-        def statistic(drawn: Floats, study: int, n: int = len(some)) -> Floats:
-            return _statistic(drawn.reshape(len(drawn), n, _N)).reshape(len(drawn), n * 3)
+    def statistic(drawn: Floats, study: int) -> Floats:
+        return _statistic(drawn.reshape(len(drawn), len(pairs), _N)).reshape(len(drawn), len(pairs) * 3)
 
-        values = bootstrap.by_study(np.concatenate([pair.sums for pair in some], axis=1), statistic)
-        for at, pair in enumerate(some):
-            yield bootstrap.over_studies(values[..., 3 * at : 3 * at + 3], ~np.isnan(pair.values[:, 0]))
+    values = bootstrap.by_study(np.concatenate([pair.sums for pair in pairs], axis=1), statistic)
+    for at, pair in enumerate(pairs):
+        yield bootstrap.over_studies(values[..., 3 * at : 3 * at + 3], ~np.isnan(pair.values[:, 0]))

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from psych_ray.study.comparing import Comparison
-from psych_ray.study.comparison import CHANCE, REFERENCE
+from psych_ray.study.comparison import chance_task
 from psych_ray.study.effects import mean_of, study_effects
 from psych_ray.study.lineage import SKIPPED
 from psych_ray.study.rows import Task
@@ -87,7 +87,8 @@ def _tallied(tallies: Tallies, task: Task | None) -> pl.DataFrame:
 
 def _against_chance(tallies: Tallies, task: Task | None) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """NLL of chance, 1 - NLL / that of chance, and whether NLL is higher, over the responses that both have scored."""
-    comparison = Comparison(task, Task(CHANCE, REFERENCE)) if task else None
+    chance = chance_task(tallies.tasks)
+    comparison = Comparison(task, chance) if task and chance else None
     if comparison is None or comparison not in tallies.comparisons:
         nan = np.full(len(tallies.studies), np.nan)
         return nan, nan, nan > 0
@@ -121,7 +122,8 @@ def by_checkpoint(rows: pl.DataFrame, facts: pl.DataFrame, intervals: pl.DataFra
 
 
 def incomplete(rows: pl.DataFrame, facts: pl.DataFrame, references: Sequence[str]) -> pl.DataFrame:
-    """A row for each checkpoint without responses, and for each study that is missing from a checkpoint's means.
+    """A row for each checkpoint without responses, and for each study that is missing from a checkpoint's means,
+    or of which it has fewer transcripts than another.
 
     `references`: checkpoints that apply to some studies only, of which nothing is missing.
     """
@@ -135,7 +137,10 @@ def incomplete(rows: pl.DataFrame, facts: pl.DataFrame, references: Sequence[str
     studies = rows.select("condition", "study").unique(maintain_order=True)
     expected = tasks.join(studies, on="condition", maintain_order="left_right")
     found = expected.join(rows, on=_KEYS, how="left", maintain_order="left")
-    none_scored = (pl.col("scored") == 0) & ~pl.col("checkpoint").is_in(list(references))
+    is_reference = pl.col("checkpoint").is_in(list(references))
+    none_scored = (pl.col("scored") == 0) & ~is_reference
+    most = pl.col("transcripts").filter(~is_reference).max().over("condition", "study")
+    fewer = (pl.col("transcripts") < most) & ~is_reference
     gaps = found.with_columns(
         pl.when(pl.col("scored").is_null())
         .then(pl.lit("it has no responses of this study, other checkpoints do: its means are over fewer studies"))
@@ -143,6 +148,15 @@ def incomplete(rows: pl.DataFrame, facts: pl.DataFrame, references: Sequence[str
         .then(pl.format("none of its {} responses is scored: not in its means", "responses"))
         .when(pl.col("infinite") > 0)
         .then(pl.format("{} of its NLLs are not finite: not in its means", "infinite"))
+        .when(fewer)
+        .then(
+            pl.format(
+                "it has {} of the {} transcripts of this study that other checkpoints have: its means are over fewer "
+                "participants",
+                "transcripts",
+                most,
+            )
+        )
         .alias("reason")
     ).filter(pl.col("reason").is_not_null())
     return pl.concat([absent, gaps.select(*SKIPPED)])

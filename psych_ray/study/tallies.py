@@ -157,7 +157,10 @@ def _assembled(
         participants=participants,
         study_T=np.argsort(order)[numbering.study_T],
         participant_T=participant_T.cast(pl.Int64).to_numpy(),
-        study_P=participants["study"].replace_strict(studies, range(len(studies)), return_dtype=pl.Int64).to_numpy(),
+        study_P=participants["study"]
+        .replace_strict(studies, range(len(studies)), return_dtype=pl.Int64)
+        .cast(pl.Int64)  # a column of no rows stays one of strings
+        .to_numpy(),
         tasks={
             task: TaskTally(
                 sums=by_number(one.numbers_T, one.sums),

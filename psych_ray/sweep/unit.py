@@ -143,3 +143,15 @@ class UnitReport:
     """One line each: warnings that were logged while the unit was scored."""
     left: frozenset[str] = frozenset()
     """Ids of transcripts that were not scored, as the unit was cut; `unit` and the part are of the others."""
+    given: str = ""
+    """Id of the unit that the replica was given; another than `unit` where it was cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReading:
+    """How much of a unit a replica has read, before it reports it."""
+
+    unit: str
+    """Id of the unit that the replica was given."""
+    characters: float
+    tokens: float

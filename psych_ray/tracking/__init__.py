@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from psych_ray.config import TrackingConfig
+    from psych_ray.results.store import ResultsStore
     from psych_ray.tracking.group import TrackerGroup
 
 
-def open_tracker(config: TrackingConfig, directory: Path, *, console: Console | None = None) -> TrackerGroup:
+def open_tracker(
+    config: TrackingConfig, directory: Path, *, console: Console | None = None, store: ResultsStore | None = None
+) -> TrackerGroup:
     """The terminal (`console`, by default stderr) and, for tracking.kind=wandb, Weights & Biases,
-    whose files go to `directory`.
+    whose files go to `directory`. `store`: where `psych-ray status` reads how far the sweep is.
 
     The result is an `events.Tracker`: it neither raises nor delays its caller.
     """
     from psych_ray.tracking.group import open_group
 
-    return open_group(config, directory, console=console)
+    return open_group(config, directory, console=console, store=store)
 
 
 def wandb_run_id(results_root: str, slug: str, condition: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from rich.console import Console, RenderableType
@@ -18,11 +19,14 @@ from psych_ray.tracking import events, live, text
 from psych_ray.tracking.events import Event
 from psych_ray.tracking.progress import SweepProgress
 
+_FAILURES = 3
+"""The last ones, which stay at the bottom of the live view; those before them are printed above it."""
+
 
 class ConsoleTracker:
     """Prints to `console`. `clock` gives seconds.
 
-    Without a terminal, lines of overall progress are at least `seconds_between_lines` apart. With
+    Without a terminal, there is a line of overall progress every `seconds_between_lines`. With
     `refreshes_per_second=0`, the live view is drawn only by `refresh`.
     """
 
@@ -33,7 +37,7 @@ class ConsoleTracker:
         console: Console,
         *,
         clock: Callable[[], float] = time.monotonic,
-        seconds_between_lines: float = 30.0,
+        seconds_between_lines: float = 60.0,
         refreshes_per_second: float = 4.0,
     ) -> None:
         self._console = console
@@ -45,6 +49,7 @@ class ConsoleTracker:
         self._live: Live | None = None
         self._line_at = 0.0
         self._ended = False
+        self._failures: deque[str] = deque()
 
     def handle(self, event: Event) -> None:
         """Update the view, and print what stays above it."""
@@ -59,11 +64,15 @@ class ConsoleTracker:
             case events.SweepEnded():
                 self._end(event)
             case events.Failed(message):
-                self._count(event, at)
-                self.print_line(message, style="yellow")
+                self._fail(message, event, at)
             case events.Noted(message):
                 self.print_line(message, style="dim")
-            case events.CheckpointLoading() | events.CheckpointLoaded() | events.ResponsesSkipped():
+            case events.Progressed():
+                self._count(event, at)
+                self._print_progress(at)
+            case events.Reported():
+                pass
+            case _:
                 self._count(event, at)
 
     def close(self) -> None:
@@ -71,6 +80,8 @@ class ConsoleTracker:
         view, self._live = self._live, None
         if view is not None:
             view.stop()
+        while self._failures:
+            self.print_line(self._failures.popleft(), style="yellow")
 
     def summary_lines(self) -> list[str]:
         """None: everything was printed."""
@@ -90,7 +101,13 @@ class ConsoleTracker:
         size = self._console.size
         with self._lock:
             # The cursor takes one line of the terminal.
-            return live.draw(self._progress, at=self._clock(), width=size.width, height=size.height - 1)
+            return live.draw(
+                self._progress,
+                at=self._clock(),
+                width=size.width,
+                height=size.height - 1,
+                failures=tuple(self._failures),
+            )
 
     def _start(self, event: events.SweepStarted, at: float) -> None:
         with self._lock:
@@ -126,11 +143,28 @@ class ConsoleTracker:
             self._progress.handle(event, at)
             if task.complete and not was_complete:
                 lines.append(text.complete_task(task))
-            if self._live is None and at - self._line_at >= self._seconds_between_lines:
-                self._line_at = at
-                lines.append(text.join(text.overall(self._progress, at), text.tasks(self._progress)))
         for line in lines:
             self.print_line(line)
+        self._print_progress(at)
+
+    def _print_progress(self, at: float) -> None:
+        """A line now and then, where there is no live view."""
+        with self._lock:
+            if self._live is not None or at - self._line_at < self._seconds_between_lines:
+                return
+            self._line_at = at
+            line = text.join(text.overall(self._progress, at), text.tasks(self._progress))
+        self.print_line(line)
+
+    def _fail(self, message: str, event: Event, at: float) -> None:
+        """Show a failure at the bottom of the live view, or print it where there is none."""
+        self._count(event, at)
+        with self._lock:
+            self._failures.append(text.one_line(message))
+            kept = _FAILURES if self._live is not None else 0
+            lines = [self._failures.popleft() for _ in range(len(self._failures) - kept)]
+        for line in lines:
+            self.print_line(line, style="yellow")
 
     def _end(self, event: events.SweepEnded) -> None:
         if self._ended:

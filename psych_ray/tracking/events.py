@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity
 from psych_ray.sweep.unit import UnitReport
 from psych_ray.tracking.running import Tallies
+from psych_ray.worker.heartbeat import GpuUse
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +33,15 @@ class TaskPlan:
     responses_committed: int
     """Of those, committed by earlier sweeps."""
     characters: int
-    """Characters of the transcripts that are missing; what the remaining time is estimated from."""
+    """Characters of the transcripts that are missing."""
+    seconds: float = 0.0
+    """Estimated time of one replica for what is missing, without loading."""
+    ranks: int = 1
+    """Of a replica."""
+    weights: str = ""
+    """Slug of what a replica loads, where it is another one than the checkpoint's: adapters share their base."""
+    load_seconds: float = 0.0
+    """Estimated time to load them."""
     tallies: Tallies = field(default_factory=dict)
     """Scored responses of earlier sweeps, by study: the running means include them. Empty: this sweep only."""
 
@@ -72,6 +85,42 @@ class UnitStarted:
     checkpoint: str
     condition: str
     unit: str
+    characters: int = 0
+    responses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReading:
+    """How far a replica is with a unit."""
+
+    checkpoint: str
+    condition: str
+    unit: str
+    characters: float
+    """Read, of those of the unit."""
+    tokens: float
+    """Read."""
+    gpus: tuple[GpuUse, ...] = ()
+    """Of its ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """Replicas have answered, every few seconds."""
+
+    units: tuple[UnitReading, ...]
+    """All that are being scored."""
+    ranks: int
+    """Of all replicas that load or score."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLost:
+    """A unit will not be reported by the replica that had it; it is scored again, or skipped."""
+
+    checkpoint: str
+    condition: str
+    unit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +155,7 @@ class ResponsesSkipped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepEnded:
-    """The last event."""
+    """The last event but the report."""
 
     seconds: float
     failures: tuple[str, ...] = ()
@@ -114,16 +163,37 @@ class SweepEnded:
     interrupted: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reported:
+    """The report was written, after the sweep ended: what it says."""
+
+    headlines: tuple[str, ...]
+    tables: Mapping[str, pl.DataFrame]
+    """By name; what a tracker shows of them, it decides."""
+    figures: tuple[Path, ...]
+    """PNG files."""
+    location: str
+    """Of the results store, as the user knows it."""
+    uri: str
+    """The same as a URI."""
+    parts: tuple[tuple[str, int], ...]
+    """Name below `uri`, bytes."""
+    rows: int
+
+
 Event = (
     SweepStarted
     | CheckpointLoading
     | CheckpointLoaded
     | UnitStarted
+    | Progressed
+    | UnitLost
     | UnitCommitted
     | Failed
     | Noted
     | ResponsesSkipped
     | SweepEnded
+    | Reported
 )
 
 

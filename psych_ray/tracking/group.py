@@ -14,9 +14,11 @@ from typing import Protocol
 from rich.console import Console
 
 from psych_ray.config import TrackingConfig, TrackingKind
+from psych_ray.results.store import ResultsStore
 from psych_ray.tracking import text
 from psych_ray.tracking.console import ConsoleTracker
 from psych_ray.tracking.events import Event, Tracker
+from psych_ray.tracking.root import RootTracker
 
 
 class Member(Tracker, Protocol):
@@ -71,10 +73,14 @@ class _Stderr(Console):
         raise
 
 
-def open_group(config: TrackingConfig, directory: Path, *, console: Console | None = None) -> TrackerGroup:
+def open_group(
+    config: TrackingConfig, directory: Path, *, console: Console | None = None, store: ResultsStore | None = None
+) -> TrackerGroup:
     """The members that the configuration names; the terminal comes first."""
     terminal = ConsoleTracker(console or _Stderr())
     members: list[Member] = [terminal]
+    if store is not None:
+        members.append(RootTracker(store))
     # WANDB_MODE=disabled is how users of W&B switch it off, whatever the program's configuration.
     if config.kind == TrackingKind.wandb and os.environ.get("WANDB_MODE") != "disabled":
         from psych_ray.tracking.wandb_tracker import WandbTracker

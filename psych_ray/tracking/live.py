@@ -5,6 +5,8 @@ The running tasks that fit have a bar, the others are counted. When it is drawn 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -12,37 +14,42 @@ from rich.text import Text
 
 from psych_ray.tracking import text
 from psych_ray.tracking.progress import SweepProgress, TaskProgress
+from psych_ray.tracking.remaining import task_seconds_left
 
 _FIXED_LINES = 2
 _LOADING_NAMES = 3
 
 
-def draw(progress: SweepProgress, *, at: float, width: int, height: int) -> RenderableType:
-    """Overall line, a bar per running task, and a line that counts the rest."""
+def draw(
+    progress: SweepProgress, *, at: float, width: int, height: int, failures: Sequence[str] = ()
+) -> RenderableType:
+    """Overall line, a bar per running task, a line that counts the rest, and the last failures at the bottom."""
     running = progress.running
-    shown = running[: max(0, height - _FIXED_LINES)]
+    failures = failures[-max(0, height - _FIXED_LINES - 1) :] if height > _FIXED_LINES + 1 else ()
+    shown = running[: max(0, height - _FIXED_LINES - len(failures))]
     name_width = min(width // 3, max((len(text.task_name(task)) for task in shown), default=0))
     overall = _grid(width, name_width)
     overall.add_row(
         _line("all", style="bold"),
-        _bar(progress.responses_committed, progress.responses, width),
+        _bar(progress.responses_read, progress.responses, width),
         _line(text.overall(progress, at)),
     )
     lines: list[RenderableType] = [overall]
     if shown:
         tasks = _grid(width, name_width)
         for task in shown:
-            bar = _bar(task.responses_committed, task.plan.responses, width)
-            tasks.add_row(_line(text.task_name(task)), bar, _line(_task(task, at)))
+            bar = _bar(task.responses_read, task.plan.responses, width)
+            tasks.add_row(_line(text.task_name(task)), bar, _line(_task(progress, task, at)))
         lines.append(tasks)
     lines.append(_line(_rest(progress, at=at, not_shown=len(running) - len(shown)), style="dim"))
+    lines += [_line(failure, style="yellow") for failure in failures]
     return Group(*lines[: max(1, height)])
 
 
-def _task(task: TaskProgress, at: float) -> str:
+def _task(progress: SweepProgress, task: TaskProgress, at: float) -> str:
     return text.join(
-        f"{task.responses_committed:,}/{task.plan.responses:,}",
-        text.time_left(task.seconds_left(at)),
+        f"{int(task.responses_read):,}/{task.plan.responses:,}",
+        text.time_left(task_seconds_left(progress, task, at)),
         text.speed(task.pace),
         text.nats(task.means.nll_nats),
         f"{task.units_committed}/{task.units} units",
@@ -74,7 +81,7 @@ def _grid(width: int, name_width: int) -> Table:
     return grid
 
 
-def _bar(done: int, planned: int, width: int) -> ProgressBar:
+def _bar(done: float, planned: int, width: int) -> ProgressBar:
     return ProgressBar(total=max(1, planned), completed=min(done, planned), width=_bar_width(width))
 
 

@@ -7,6 +7,7 @@ the terminal.
 from __future__ import annotations
 
 from psych_ray.tracking.progress import Pace, SweepProgress, TaskProgress
+from psych_ray.tracking.remaining import seconds_left
 
 _ERROR_LENGTH = 240
 
@@ -36,8 +37,12 @@ def duration(seconds: float) -> str:
 
 
 def speed(pace: Pace) -> str | None:
+    """Tokens per second of a pace."""
+    return tokens_per_second(pace.tokens_per_second)
+
+
+def tokens_per_second(rate: float | None) -> str | None:
     """Tokens per second, about three digits."""
-    rate = pace.tokens_per_second
     if rate is None:
         return None
     for size, letter in ((1e6, "M"), (1e3, "k")):
@@ -52,7 +57,7 @@ def time_left(seconds: float | None) -> str | None:
 
 
 def responses(committed: int, planned: int) -> str:
-    """Responses committed of responses planned."""
+    """Responses of responses planned."""
     return f"{committed:,}/{planned:,} responses"
 
 
@@ -89,8 +94,8 @@ def tasks(progress: SweepProgress) -> str:
 def overall(progress: SweepProgress, at: float) -> str:
     """How far the whole sweep is."""
     return join(
-        responses(progress.responses_committed, progress.responses),
-        time_left(progress.seconds_left(at)),
+        responses(int(progress.responses_read), progress.responses),
+        time_left(seconds_left(progress, at)),
         speed(progress.pace),
         failures(progress.failures),
     )

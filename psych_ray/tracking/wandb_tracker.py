@@ -8,8 +8,8 @@ import queue
 import shlex
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from psych_ray.config import TrackingConfig
@@ -60,10 +60,17 @@ class WandbTracker:
                 self._thread.start()
             case events.SweepEnded():
                 self._end(event)
+            case events.Reported():
+                self._report(event)
             case events.Noted():
                 pass
             case _:
                 self._put((event, self._clock()))
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it was switched off, after a warning."""
+        return self._off.is_set()
 
     def close(self) -> None:
         """Stop the thread at its next event, without waiting."""
@@ -89,6 +96,23 @@ class WandbTracker:
         self._put((event, self._clock()))
         self._put(None)
         limit = min(self._finish_seconds, _FINISH_SECONDS_INTERRUPTED) if event.interrupted else self._finish_seconds
+        self._wait_for(thread, limit)
+
+    def _report(self, event: events.Reported) -> None:
+        """Record the report, after the end of the sweep, within `finish_seconds`."""
+        runs = self._runs
+        if runs is None or self._off.is_set():
+            return
+
+        def work() -> None:
+            with self._switching_off():
+                runs.handle(event, self._clock())
+
+        thread = threading.Thread(target=work, name="psych-ray-wandb", daemon=True)
+        thread.start()
+        self._wait_for(thread, self._finish_seconds)
+
+    def _wait_for(self, thread: threading.Thread, limit: float) -> None:
         thread.join(min(limit, _GRACE_SECONDS))
         if self._gives_up_server(thread):
             return
@@ -118,11 +142,17 @@ class WandbTracker:
             self._switch_off(f"is {self._queue.maxsize:,} events behind and is switched off")
 
     def _work(self, start: events.SweepStarted) -> None:
-        try:
+        with self._switching_off():
             runs = self._runs = WandbRuns(self._config, self._directory, start, warn=self._warn_while_on)
             while (item := self._queue.get()) is not None and not self._off.is_set():
                 event, at = item
                 runs.handle(event, at)
+
+    @contextmanager
+    def _switching_off(self) -> Iterator[None]:
+        """Switch W&B off where it fails within the context."""
+        try:
+            yield
         except (Exception, SystemExit) as error:  # noqa: BLE001 - wandb calls sys.exit where it does not raise
             self._switch_off(f"failed and is switched off: {error_text_without_key(error)}")
             if self._runs is not None:

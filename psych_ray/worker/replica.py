@@ -24,7 +24,7 @@ from psych_ray.results.store import open_store
 from psych_ray.scoring.references import reference_scorer
 from psych_ray.scoring.scored import AlignsTranscripts, ScoredTranscript, Scorer
 from psych_ray.scoring.work import Work
-from psych_ray.sweep.unit import Unit, UnitReport
+from psych_ray.sweep.unit import Unit, UnitReading, UnitReport
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 from psych_ray.worker.spec import CheckpointReport, LoadReport, ReplicaSpec
@@ -50,6 +50,8 @@ class Replica:
         """What it has done so far; may be read from another thread."""
         self._cut: str | None = None
         """Id of the unit that is to end early."""
+        self._unit: str | None = None
+        """Id of the unit that is being scored."""
 
     def open_rendezvous(self, host: str) -> tuple[str, int]:
         """Bind a port of this host, and return the address at which the ranks join. For rank 0 only."""
@@ -115,6 +117,11 @@ class Replica:
         """Let the unit of this id end after the window of transcripts at which it is; from any thread."""
         self._cut = unit
 
+    def reading(self) -> UnitReading | None:
+        """How far it is with its unit; None where it has none. From any thread."""
+        unit, read = self._unit, self.work.reading
+        return None if unit is None else UnitReading(unit, read.characters, read.tokens)
+
     def _goes_on(self, unit: str) -> bool:
         """Whether the next window is scored: asked on all ranks, which must agree."""
         is_cut = self._cut == unit
@@ -129,6 +136,14 @@ class Replica:
 
         After `cut` it scores fewer transcripts, and reports which are left.
         """
+        self.work.begin_reading()
+        self._unit = unit.id
+        try:
+            return self._score(unit)
+        finally:
+            self._unit = None
+
+    def _score(self, unit: Unit) -> UnitReport:
         scorer = self._scorers[unit.checkpoint]
         began = time.monotonic()
         transcripts = read_catalogued(self._store, unit.transcripts)
@@ -150,6 +165,7 @@ class Replica:
             part=part,
             notes=tuple(f"{unit.checkpoint}: {note}" for note in notes),
             left=left,
+            given=unit.id,
         )
 
     def check(self, transcripts: Sequence[Transcript]) -> list[CheckpointReport]:

@@ -137,7 +137,7 @@ def test_a_root_with_other_numbers_of_a_reference_is_refused(model, tmp_path, mo
     store = open_store(config.results.root)
     catalogue(store, read_transcripts(config.transcripts))
     commit_reference(config, store, Reference.chance)
-    monkeypatch.setattr("psych_ray.checkpoints.find._RULES", 99)
+    monkeypatch.setattr("psych_ray.checkpoints.checkpoint._RULES", 99)
     with pytest.raises(ResultsError, match="holds responses of another chance"):
         prepared(config, store)
 

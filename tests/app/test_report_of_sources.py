@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -25,7 +26,7 @@ from psych_ray.config import (
     TranscriptSource,
 )
 from psych_ray.errors import ConfigError, ResultsError
-from psych_ray.results.catalogue import catalogue_index, read_catalogued
+from psych_ray.results.catalogue import FOLDER, catalogue_index, read_catalogued
 from psych_ray.results.refused import REFUSED
 from psych_ray.results.schema import Footer
 from psych_ray.results.snapshot import Snapshot
@@ -136,3 +137,13 @@ def test_domains_that_cannot_be_read_are_refused_before_a_sweep(config: Config, 
     with pytest.raises(ConfigError, match=r"study\.domains=.*has not the keys domains"):
         sweep(config, say=lambda _: None)
     assert not (tmp_path / "root").exists()
+
+
+def test_a_root_without_sources_has_a_report_that_says_so(config: Config, tmp_path: Path) -> None:
+    swept(config)
+    shutil.rmtree(tmp_path / "root" / FOLDER)
+    store = open_store(config.results.root)
+    lines = report(config, store, Snapshot.read(store))
+    assert [line.partition(":")[0] for line in lines[-2:]] == ["groups", "viewer"]
+    assert all("sources: has no transcripts" in line for line in lines[-2:])
+    assert (tmp_path / "report" / "index.html").exists()

@@ -33,26 +33,28 @@ def store(tmp_path: Path) -> ResultsStore:
     return store
 
 
-def tasks() -> dict[tuple[str, str], pl.LazyFrame]:
-    return {
-        (slug, condition): rows_of(number, 1.0 if condition == "chat" else 0.0)
-        for number, (slug, _, _) in enumerate(CHECKPOINTS)
-        for condition in ("plain", "chat")
-    }
-
-
-def rows_of(number: int, more: float) -> pl.LazyFrame:
+def responses(without: str = "") -> dict[tuple[str, str], pl.LazyFrame]:
+    """The rows of each task; the checkpoint `without` has no rows."""
     rows = [
         {
+            "checkpoint": slug,
+            "condition": condition,
             "transcript": one.id,
             "response": response,
-            "nll": None if response == 1 else number + at + 0.25 * response + more,
+            "nll": None if response == 1 else number + at + 0.25 * response + (condition == "chat"),
             "status": "empty" if response == 1 else "scored",
         }
         for at, one in enumerate(TRANSCRIPTS)
+        for number, (slug, _, _) in enumerate(CHECKPOINTS)
+        for condition in ("plain", "chat")
         for response in range(3)
     ]
-    return pl.DataFrame(rows).with_columns(pl.col("transcript", "status").cast(pl.Categorical)).lazy()
+    frame = pl.DataFrame(rows).with_columns(pl.col("transcript", "status").cast(pl.Categorical))
+    by_task = frame.partition_by("checkpoint", "condition", as_dict=True)
+    return {
+        (str(slug), str(condition)): own.clear().lazy() if slug == without else own.lazy()
+        for (slug, condition), own in by_task.items()
+    }
 
 
 def findings() -> Findings:
@@ -74,7 +76,7 @@ def findings() -> Findings:
 
 
 def names(store: ResultsStore, found: Findings, n: int) -> list[tuple[str, str]]:
-    viewed, lines = viewed_transcripts(store, tasks(), found, n=n)
+    viewed, lines = viewed_transcripts(store, responses(), found, n=n)
     assert lines == []
     return [(one.study, one.participant) for one in viewed]
 
@@ -90,7 +92,7 @@ def test_without_differences_the_first_of_each_study(store: ResultsStore) -> Non
 
 
 def test_scores_are_those_of_the_main_condition(store: ResultsStore) -> None:
-    ((one, *_), _) = viewed_transcripts(store, tasks(), findings(), n=1)
+    ((one, *_), _) = viewed_transcripts(store, responses(), findings(), n=1)
 
     assert [one.text[start:end] for start, end in one.spans] == ["A", "", "B"]
     assert one.nll == {slug: [8.0 + at, None, 8.5 + at] for at, slug in enumerate(("b", "p", "q", "chance"))}
@@ -98,9 +100,7 @@ def test_scores_are_those_of_the_main_condition(store: ResultsStore) -> None:
 
 
 def test_a_transcript_that_a_checkpoint_lacks_has_no_scores(store: ResultsStore) -> None:
-    some = tasks()
-    some["q", "plain"] = some["q", "plain"].filter(pl.col("response") > 5)
-    ((one, *_), _) = viewed_transcripts(store, some, findings(), n=1)
+    ((one, *_), _) = viewed_transcripts(store, responses(without="q"), findings(), n=1)
     assert one.nll["q"] == [None, None, None]
 
 
@@ -112,16 +112,19 @@ def test_checkpoints_are_few_pairs_of_largest_d_first_references_last(monkeypatc
 
 def test_none_are_read_where_none_are_wanted_or_there_are_no_checkpoints(tmp_path: Path) -> None:
     nothing = open_store(str(tmp_path / "nothing"))
-    assert viewed_transcripts(nothing, tasks(), findings(), n=0) == ([], [])
-    assert viewed_transcripts(nothing, tasks(), Findings(), n=5) == ([], [])
-    assert viewed_transcripts(nothing, tasks(), findings(), n=5) == ([], [])
+    assert viewed_transcripts(nothing, responses(), findings(), n=0) == ([], [])
+    assert viewed_transcripts(nothing, responses(), Findings(), n=5) == ([], [])
+    viewed, (line,) = viewed_transcripts(nothing, responses(), findings(), n=5)
+    assert viewed == []
+    assert line.startswith("viewer:  none on the page, as transcripts cannot be read: ")
+    assert "sources" in line
 
 
 def test_damaged_sources_are_a_line_and_no_viewer(store: ResultsStore, tmp_path: Path) -> None:
     (path,) = (tmp_path / "root" / FOLDER).glob("*.parquet")
     path.write_bytes(path.read_bytes()[:-40] + b"x" * 40)
 
-    viewed, lines = viewed_transcripts(store, tasks(), findings(), n=5)
+    viewed, lines = viewed_transcripts(store, responses(), findings(), n=5)
 
     assert viewed == []
     (line,) = lines

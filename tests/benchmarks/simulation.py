@@ -1,4 +1,4 @@
-"""The study's sweep, simulated: every checkpoint of conf/checkpoints/paper.yaml under three conditions on many GPUs.
+"""The study's sweep, simulated: every checkpoint of checkpoints=paper under three conditions on many GPUs.
 
     python -m tests.benchmarks.simulation [--gpus 64] [--per-node 8] [--transcripts 208021] [--preempted-every 3600]
         [--notice 120] [--fetch-gb-per-s 0] [--picture FILE.png]
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from psych_ray.checkpoints.listed import listed_card, listed_ids
 from psych_ray.checkpoints.shape import CheckpointShape
 from psych_ray.report.plan_page import write_plan_picture
 from psych_ray.results.schema import TranscriptRef
@@ -26,7 +26,6 @@ from psych_ray.sweep.simulator import Disturbances, simulate
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.timeline import Doing
 
-_CARDS = Path(__file__).parents[2] / "conf" / "checkpoints" / "paper.yaml"
 _TEXTS = Path(__file__).parents[3] / "shared" / "data" / "psych-201-test-sample.parquet"
 
 
@@ -56,11 +55,12 @@ def main() -> None:
         TranscriptRef(f"t{k}", "s", "f", k, n, 100) for k, n in enumerate(lengths(given.transcripts))
     )
     tasks, facts, fetch_seconds = [], {}, {}
-    for card in yaml.safe_load(_CARDS.read_text())["cards"]:
-        n_parameters = int((card.get("size_b") or 8) * 1e9)
+    for name in listed_ids(["*"]):
+        card = listed_card(name)
+        n_parameters = int((card.size_b if card and card.size_b else 8) * 1e9)
         ranks = 1 if n_parameters <= 20e9 else 2 if n_parameters <= 34e9 else 4
         rate = replica_device(ranks=ranks, cpus=4, gpus=1).tokens_per_s(n_parameters) * CHARACTERS_PER_TOKEN
-        weights = card["id"].replace("/", "--")
+        weights = name.replace("/", "--")
         facts[weights] = WeightsFacts(ranks, ranks > 1, load_seconds(CheckpointShape(n_parameters=n_parameters)))
         fetch_seconds[weights] = 2 * n_parameters / (given.fetch_gb_per_s * 1e9 or 1.0)
         tasks += [

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from psych_ray.checkpoints.find import find_checkpoints
+from psych_ray.checkpoints.hub import Pinned
 from psych_ray.checkpoints.trust import Trust
 from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, ScoringConfig
 from psych_ray.errors import CheckpointError
@@ -96,9 +97,7 @@ def test_a_notebook_allows_the_code_of_a_directory(strange, model_of):
 
 
 def test_cards_of_the_configuration_allow_code_by_id(monkeypatch):
-    monkeypatch.setattr(
-        "psych_ray.checkpoints.find.pin", lambda card: SimpleNamespace(revision="0" * 40, n_parameters=1)
-    )
+    monkeypatch.setattr("psych_ray.checkpoints.find.pin", lambda *_: Pinned("0" * 40, 1))
     cards = [CheckpointCard(id="lab/a"), CheckpointCard(id="lab/b", trust_remote_code=True), CheckpointCard(id="x/c")]
     config = CheckpointsConfig(source=CheckpointSource.hub, cards=cards, trust_remote_code=["x/*"])
     assert [found.card.trust_remote_code for found in find_checkpoints(config)] == [False, True, True]
@@ -160,9 +159,7 @@ def test_code_of_another_repository_is_not_run_even_where_that_of_the_directory_
 def test_files_of_the_hub_are_checked_once_they_are_there(directory, monkeypatch):
     rewrite(directory / "config.json", attn_implementation="evil/kernel")
     monkeypatch.setattr("psych_ray.scoring.loading.fetch", lambda card, **_: directory)
-    monkeypatch.setattr(
-        "psych_ray.checkpoints.find.pin", lambda card: SimpleNamespace(revision="0" * 40, n_parameters=1)
-    )
+    monkeypatch.setattr("psych_ray.checkpoints.find.pin", lambda *_: Pinned("0" * 40, 1))
     config = CheckpointsConfig(source=CheckpointSource.hub, cards=[CheckpointCard(id="lab/a")])
     with pytest.raises(CheckpointError, match="names code of the hub"):
         load_scorer(find_checkpoints(config)[0])

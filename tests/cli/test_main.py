@@ -7,15 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from psych_ray.cli.compose import load_config
 from psych_ray.cli.main import COMMANDS, main
 from psych_ray.cli.shipped import conf_directory
-from psych_ray.config import Config, Reference, Stage
+from psych_ray.config import Config, Reference
 from psych_ray.errors import ConfigError
 
-NEEDED = {"checkpoints=local": ["checkpoints.paths=[A,B]"], "transcripts=files": ["transcripts.path=x"]}
+NEEDED = {
+    "checkpoints=local": ["checkpoints.paths=[A,B]"],
+    "checkpoints=hub": ["checkpoints.ids=[lab/a]"],
+    "transcripts=files": ["transcripts.path=x"],
+}
+OF_FINDINGS = ("nll_by_size", "misalignment", "generations", "domains", "accuracy", "chat", "persona")
 
 
 def choices() -> list[str]:
@@ -26,8 +30,10 @@ def test_the_promised_choices_are_there():
     assert set(choices()) == {
         *(
             f"checkpoints={c}"
-            for c in ["demo", "local", "qwen3", "llama3", "olmo3", "qwen_generations", "centaur", "paper"]
+            for c in ["demo", "local", "hub", "qwen3", "llama3", "olmo3", "qwen_generations", "centaur", "paper"]
         ),
+        *(f"checkpoints={c}" for c in OF_FINDINGS),
+        *(f"experiment={e}" for e in [*OF_FINDINGS, "centaur", "paper"]),
         *(f"transcripts={t}" for t in ["demo", "psych201", "psych101", "files"]),
         *(f"cluster={c}" for c in ["local", "existing"]),
         *(f"tracking={t}" for t in ["console", "wandb"]),
@@ -73,37 +79,18 @@ def test_the_promised_overrides_parse(override):
     load_config(override.split())
 
 
-def test_the_papers_checkpoints_are_whole():
-    cards = load_config(["checkpoints=paper"]).checkpoints.cards
-    ids = {card.id for card in cards}
-    assert len(ids) == len(cards) == 103
-    assert all(card.base is None or card.base in ids for card in cards)
-    assert {card.stage for card in cards} == set(Stage)
-    for group in ("qwen3", "llama3", "olmo3", "qwen_generations", "centaur"):
-        assert {card.id for card in load_config([f"checkpoints={group}"]).checkpoints.cards} <= ids
-
-
-def test_the_papers_checkpoints_are_those_of_the_facts(shared):
-    facts = yaml.safe_load((shared / "facts/checkpoints.yaml").read_text())["checkpoints"]
-    cards = {card.id: card for card in load_config(["checkpoints=paper"]).checkpoints.cards}
-    assert list(cards) == [fact["id"] for fact in facts]
-    for fact in facts:
-        card = cards[fact["id"]]
-        stage = fact["stage"].replace("-", "_")
-        assert (card.family, card.generation, card.size_b) == (fact["family"], fact["generation"], fact["size_b"])
-        assert (card.stage, card.base) == (stage, fact["base"])
-        assert (card.quantization, card.adapter) == (fact.get("quantization"), fact.get("adapter", False))
-
-
 @pytest.mark.parametrize(
     ("override", "says"),
     [
         ("scoring.dtype=float16", "expected one of [float32, bfloat16]"),
         ("scoring.dtyp=float32", "'dtyp' not in 'ScoringConfig'"),
-        ("checkpoints=qwen", "there is centaur, demo"),
+        ("checkpoints=qwen", "there is accuracy, centaur, chat, demo"),
         ("checkpoints.references=[chanse]", "expected one of [chance, frequencies, rescorla_wagner]"),
         ("checkpoints.references=[chance,chance]", "checkpoints.references=['chance', 'chance']: one is named twice"),
         ("checkpoints=local", "checkpoints=local needs checkpoints.paths"),
+        ("checkpoints=hub", "checkpoints=hub needs checkpoints.ids=[ORG/NAME,...]"),
+        ("checkpoints.ids=[a/b/c]", "checkpoints.ids: a/b/c must be ORG/NAME or ORG/NAME@REVISION"),
+        ("checkpoints.ids=[lab/a@]", "checkpoints.ids: lab/a@ must be ORG/NAME"),
         ("transcripts=files", "transcripts=files needs transcripts.path"),
         ("transcripts.limit=0", "transcripts.limit=0"),
         ("conditions=[]", "conditions=[]"),

@@ -90,7 +90,7 @@ def test_the_commands_of_a_real_run_work_in_order(place):
 def test_every_line_of_the_shell_is_run_or_says_what_it_needs():
     assert [line for line in commands() if line.split()[0] not in {"psych-ray", "make"}] == []
     assert {match["language"] for document in DOCUMENTS for match in BLOCK.finditer(document.read_text())} <= {
-        *("bash", "python", "r")
+        *("bash", "python", "r", "yaml")
     }
     assert blocks("r") == []
 

@@ -33,6 +33,7 @@ from psych_ray.sweep.stalls import Deadlines
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.sweep.unit import Unit, UnitReport
 from psych_ray.tracking import events
+from psych_ray.worker.heartbeat import Heartbeat
 from psych_ray.worker.spec import LoadReport, ReplicaSpec
 
 Outcome = Any
@@ -135,7 +136,7 @@ class FakeActor:
     def _progress(self) -> Reference:
         """By default every rank shows progress whenever it is asked."""
         work = self.ray.work(self.attempt, self.rank, self.ray.now)
-        outcome = (work, NODE) if isinstance(work, int) else work
+        outcome = Heartbeat(work, NODE) if isinstance(work, int) else work
         return Reference(self.ray.now if outcome is not NEVER else float("inf"), outcome)
 
     def _call(self, what: Any) -> Reference:

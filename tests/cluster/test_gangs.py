@@ -223,7 +223,7 @@ def progress_until(gang: Gang, references: list) -> list[set[int]]:
     answers: list[set[int]] = [set() for _ in references]
     while len(ray.wait(references, num_returns=len(references), timeout=0)[0]) < len(references):
         for rank, seen in enumerate(answers):
-            seen.add(ray.get(gang.progress(rank), timeout=60))
+            seen.add(ray.get(gang.progress(rank), timeout=60).work)
     return answers
 
 

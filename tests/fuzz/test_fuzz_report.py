@@ -46,6 +46,8 @@ def test_names(folder: Path, studies: list[str], name: str, family: str) -> None
             "checkpoint": slug,
             "condition": "plain",
             "study": study,
+            "experiment": study,
+            "participant": name,
             "transcript": "t",
             "response": k,
             "nll": 1.0 + k + n,

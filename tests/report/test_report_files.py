@@ -217,7 +217,9 @@ def test_few_checkpoints_stand_side_by_side_and_many_below_one_another(tmp_path:
 
 
 def test_a_long_table_is_truncated_on_the_page_and_complete_in_its_file(tmp_path: Path) -> None:
-    found = made_findings(checkpoints=[Made("a", stage="base")], studies=[f"study {at:04}" for at in range(2_000)])
+    found = made_findings(
+        checkpoints=[Made("a", stage="base")], studies=[f"study {at:04}" for at in range(2_000)], conditions=["plain"]
+    )
     page = report(found, tmp_path).page.read_text()
 
     section = re.search(r'<section id="transcript_differences".*?</section>', page, re.DOTALL)
@@ -227,8 +229,8 @@ def test_a_long_table_is_truncated_on_the_page_and_complete_in_its_file(tmp_path
     assert f"The first {n_rows:,} of 2,000 rows" in section[0]
     assert f"study {n_rows - 1:04}<" in section[0]
     assert f"study {n_rows:04}<" not in section[0]
-    assert f"The first {MAX_ROWS:,} of 8,000 rows" in page
-    assert pl.read_csv(tmp_path / "tables/by_study.csv").height == 4 * 2_000  # conditions
+    assert f"The first {MAX_ROWS:,} of 2,000 rows" in page
+    assert pl.read_csv(tmp_path / "tables/by_study.csv").height == 2_000
 
 
 def test_an_interrupted_report_leaves_the_old_page_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,3 +312,9 @@ def test_a_full_disk_while_reporting_is_one_line(tmp_path: Path, monkeypatch: py
     with pytest.raises(ResultsError, match=rf"{file}: .*\(No space left on device\); free space or name") as caught:
         report(few(), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_figure_of_an_earlier_report_that_cannot_be_removed_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "figures" / "learning.png").mkdir(parents=True)
+    with pytest.raises(ResultsError, match=r"learning\.png: the report cannot be written there \("):
+        report(Findings(), tmp_path)

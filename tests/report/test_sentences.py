@@ -98,6 +98,42 @@ def test_checkpoints_of_different_studies_are_not_ranked() -> None:
     assert said("nll_by_size", replace(found, by_checkpoint=rows)) == [sentence]
 
 
+def test_references_are_set_beside_the_best_checkpoint_on_the_same_responses_only() -> None:
+    """A reference scores choices alone: of the other studies, or of more responses, the mean is another one."""
+    found = made_findings(checkpoints=[*PAIR, Made("chance")], n_studies=4)
+    first, second = found.by_study["study"].unique(maintain_order=True)[:2]
+    chance, study = pl.col("checkpoint") == "chance", pl.col("study")
+    rows = found.by_study.filter(~(chance & (study == first))).with_columns(
+        nll=pl.when(chance).then(0.7).when(study == first).then(9.0).otherwise(0.4),
+        n_responses=pl.when(chance & (study == second)).then(100).otherwise("n_responses"),
+    )
+    best = found.by_checkpoint.with_columns(nll=pl.when(chance).then(0.7).otherwise(2.55))
+    found = replace(found, by_study=rows, by_checkpoint=best)
+    assert said("nll_by_size", found)[0].endswith("On the same responses: org/chance 0.70 against 0.40 (2 studies).")
+    none = rows.with_columns(n_responses=pl.when(chance).then(100).otherwise("n_responses"))
+    assert "On the same" not in said("nll_by_size", replace(found, by_study=none))[0]
+
+
+def test_frequencies_are_compared_by_what_is_computed_on_the_same_responses() -> None:
+    found = made_findings(checkpoints=[*PAIR, Made("chance"), Made("frequencies")], n_studies=3)
+    of_frequencies = pl.col("checkpoint") == "frequencies"
+    rows = found.by_study.with_columns(
+        nll=pl.when(of_frequencies).then(0.1).otherwise(5.0), pseudo_r2=pl.when(of_frequencies).then(0.2).otherwise(0.3)
+    )
+    assert said("floors", replace(found, by_study=rows))[1] == (
+        "In 3 of 3 studies the best checkpoint has a higher pseudo-R² than the running frequencies of the "
+        "participant's own responses."
+    )
+
+
+def test_a_checkpoint_that_is_alone_on_all_studies_is_the_lowest_of_none() -> None:
+    found = made_findings(checkpoints=PAIR, n_studies=4)
+    rows = found.by_checkpoint.with_columns(n_studies=pl.when(pl.col("checkpoint") == "p").then(3).otherwise(4))
+    text = said("nll_by_size", replace(found, by_checkpoint=rows))[0]
+    assert text.startswith("Only org/b is scored on all 4 studies: NLL = ")
+    assert "below the intervals" not in text
+
+
 def test_domains_are_told_apart_by_q() -> None:
     found = made_findings(n_studies=14)
     rows = found.by_domain.with_columns(q=pl.lit(0.05))
@@ -115,8 +151,8 @@ def test_below_chance_is_flagged() -> None:
         below_chance=below, pseudo_r2=pl.when(below).then(-0.125).otherwise(pl.col("pseudo_r2"))
     )
     assert said("floors", replace(found, by_study=rows))[0] == (
-        "In 1 of 6 combinations of a checkpoint and a study (3 studies) prediction is worse than chance: org/p in "
-        "author20choice (-0.12)."
+        "In 1 of 6 combinations of a checkpoint and a study (3 studies) the NLL is above that of chance (pseudo-R² "
+        "below zero, without intervals): org/p in author20choice (-0.12)."
     )
 
 

@@ -337,3 +337,28 @@ def test_the_interval_of_a_domain_has_the_sd_of_its_estimate() -> None:
     ]
     row = findings(frames(rows), checkpoints, Settings(domains=DOMAINS, draws=50)).by_domain.row(0, named=True)
     assert (row["low"], row["high"]) == (pytest.approx(row["d"]), pytest.approx(row["d"]))
+
+
+def test_a_checkpoint_with_fewer_transcripts_of_a_study_is_told() -> None:
+    checkpoints = [facts("one", "base", size_b=1.0), facts("two", "base", size_b=1.0), facts("chance")]
+    rows = random_rows(2, checkpoints=checkpoints, conditions=["plain"])
+    kept = {row["transcript"] for row in rows if row["study"] == "a" and row["participant"] != "p1"}
+    every = {row["transcript"] for row in rows if row["study"] == "a"}
+    assert 0 < len(kept) < len(every)
+    rows = [row for row in rows if row["checkpoint"] == "one" or row["study"] != "a" or row["transcript"] in kept]
+    skipped = findings(frames(rows), checkpoints, Settings(draws=20)).skipped
+    (row,) = skipped.filter(pl.col("reason").str.contains("transcripts")).iter_rows(named=True)
+    assert (row["checkpoint"], row["condition"], row["study"]) == ("two", "plain", "a")
+    assert row["reason"].startswith(f"it has {len(kept)} of the {len(every)} transcripts of this study")
+
+
+def test_chance_is_compared_with_also_where_plain_was_not_swept() -> None:
+    checkpoints = [facts("one", "base", size_b=1.0), facts("chance")]
+    rows = random_rows(2, checkpoints=checkpoints, conditions=["chat"])
+    by_study = findings(frames(rows), checkpoints, Settings(draws=20)).by_study
+    own = by_study.filter(pl.col("checkpoint") == "one")
+    assert own["pseudo_r2"].null_count() < len(own)
+    with_plain = [row for row in random_rows(2, checkpoints=checkpoints) if row["checkpoint"] == "one"]
+    with_plain += [row for row in rows if row["checkpoint"] == "chance"]
+    swept = findings(frames(with_plain), checkpoints, Settings(draws=20)).by_study
+    assert set(swept.drop_nulls("pseudo_r2")["condition"]) == {"chat", "plain"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
+from psych_ray.checkpoints.listed import listed_card, listed_ids
 from psych_ray.results.schema import CheckpointFacts
 from psych_ray.study.domains import load_domains
 from psych_ray.study.published import _data, _flat, published
@@ -18,7 +20,7 @@ from psych_ray.transcripts.normalise import is_excluded
 from psych_ray.transcripts.simulated import TASKS
 
 STUDIES = sorted(study for study in load_domains().of_study if study not in TASKS and not is_excluded(study))
-CARDS = yaml.safe_load(Path("conf/checkpoints/paper.yaml").read_text())["cards"]
+CARDS = [asdict(card) for name in listed_ids(["*"]) if (card := listed_card(name))]
 
 
 def slug(id_: str) -> str:

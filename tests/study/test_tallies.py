@@ -17,6 +17,7 @@ from psych_ray.errors import ResultsError
 from psych_ray.study import Settings, findings
 from psych_ray.study.bootstrap import Bootstrap, clusters, interval
 from psych_ray.study.comparing import Comparison, reading_order
+from psych_ray.study.draws import draw
 from psych_ray.study.effects import mean_of, study_effects
 from psych_ray.study.rows import Task
 from psych_ray.study.tallies import Tallies, tally
@@ -314,3 +315,29 @@ def test_accuracy_and_its_interval_are_over_the_same_studies() -> None:
     ]
     row = findings(frames(rows), [one], Settings(draws=100)).by_checkpoint.row(0, named=True)
     assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"], row["n_studies"]) == (0, 0, 0, 3)
+
+
+def test_draws_are_the_same_in_parts_and_need_the_memory_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = random_rows(4)
+    found = tally(frames(rows), COMPARISONS)
+    pairs = [Comparison(POST, BASE), Comparison(CHAT, POST)] * 20
+    bootstrap = Bootstrap(found.starts, len(found.study_P), draws=30)
+    whole = draw(found, {"pairs": pairs, "conditions": []}, bootstrap)
+    monkeypatch.setattr("psych_ray.study.draws._SUMS_BYTES", 1)
+    told: list[tuple[str, int, int]] = []
+    sizes: list[int] = []
+    by_study = bootstrap.by_study
+
+    def counted(sums_PK: np.ndarray, *arguments: Any, **named: Any) -> np.ndarray:
+        sizes.append(sums_PK.shape[1])
+        return by_study(sums_PK, *arguments, **named)
+
+    monkeypatch.setattr(bootstrap, "by_study", counted)
+    parts = draw(found, {"pairs": pairs, "conditions": []}, bootstrap, on_progress=lambda *one: told.append(one))
+    assert sizes == [8] * len(pairs) + [4] * len(whole.tasks)
+    for name in ("task_nll", "task_accuracy"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5)
+    np.testing.assert_allclose(parts.d["pairs"], whole.d["pairs"], rtol=1e-4)
+    np.testing.assert_allclose(parts.accuracy["pairs"], whole.accuracy["pairs"], rtol=1e-4, atol=1e-6)
+    n = len(found.studies) * (len(pairs) + len(whole.tasks))
+    assert [one[1:] for one in told] == [(at, n) for at in range(1, n + 1)]

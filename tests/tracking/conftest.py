@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import struct
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, Tally
 from psych_ray.sweep.unit import UnitReport
@@ -74,6 +79,7 @@ def committed() -> Callable[..., UnitCommitted]:
         unit: str = "u0",
         responses: int = 10,
         tokens: int = 500,
+        seconds: float = 1.0,
         **by_study: Tally,
     ) -> UnitCommitted:
         return UnitCommitted(
@@ -83,12 +89,29 @@ def committed() -> Callable[..., UnitCommitted]:
                 unit=unit,
                 tokens=tokens,
                 responses=responses,
-                seconds=1.0,
+                seconds=seconds,
                 by_study=by_study or {"igt": Tally(responses=responses, nll_nats=responses * 0.5, top1=responses // 2)},
             )
         )
 
     return make
+
+
+@pytest.fixture
+def isolated_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Isolate wandb from this machine's user, and check that it leaves nothing behind."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield
+    wandb.teardown()
+    for left in Path(tempfile.gettempdir()).glob(f"wandb-{os.getpid()}-*"):  # by a service that was killed
+        shutil.rmtree(left)
+    assert not [thread for thread in threading.enumerate() if thread.name == "psych-ray-wandb"]
+    assert "WANDB_SERVICE" not in os.environ
 
 
 @pytest.fixture
@@ -124,6 +147,7 @@ class OfflineRun:
     summary: dict[str, Any] = field(default_factory=dict)
     step_metrics: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _messages(data: bytes) -> Iterator[bytes]:
@@ -161,6 +185,8 @@ def _read(path: Path) -> OfflineRun:
             )
             run.project, run.resumed = found.project, found.resumed
             run.config |= {item.key: json.loads(item.value_json) for item in found.config.update}
+        elif kind == "config":
+            run.config |= {item.key: json.loads(item.value_json) for item in record.config.update}
         elif kind == "metric":
             metric = record.metric
             names[len(names) + 1] = metric.name or metric.glob_name
@@ -170,6 +196,15 @@ def _read(path: Path) -> OfflineRun:
             run.history.append(_items(record.history.item))
         elif kind == "summary":
             run.summary |= _items(record.summary.update)
+        elif kind == "artifact":
+            entries = record.artifact.manifest.contents
+            run.artifacts.append(
+                {
+                    "type": record.artifact.type,
+                    "name": record.artifact.name,
+                    "entries": {one.path: (one.ref, one.size) for one in entries},
+                }
+            )
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     return run

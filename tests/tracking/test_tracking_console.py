@@ -19,7 +19,9 @@ from psych_ray.tracking.events import (
     CheckpointLoading,
     Event,
     Failed,
+    Progressed,
     SweepEnded,
+    UnitReading,
     UnitStarted,
 )
 from psych_ray.tracking.group import Member, TrackerGroup
@@ -62,7 +64,7 @@ def test_view_of_a_scripted_sweep(clock, task, started, committed) -> None:
     tracker.handle(UnitStarted("a", "plain", "u0"))
     tracker.handle(UnitStarted("b", "plain", "u0"))
     clock.now += 10
-    tracker.handle(committed("a", responses=10, tokens=20_000))
+    tracker.handle(committed("a", responses=10, tokens=20_000, seconds=10.0))
     overall, bar_a, bar_b, rest = shown(tracker)
     assert "10/90 responses, 0:01:20 left, 2.0k tokens/s" in overall
     assert bar_a.startswith("a · plain")
@@ -251,3 +253,33 @@ def test_console_only_needs_no_wandb(task, started, tmp_path: Path, monkeypatch:
     group.handle(SweepEnded(seconds=1.0))
     assert group.summary_lines() == []
     assert not (tmp_path / "tracking").exists()
+
+
+def test_a_log_file_gets_a_line_a_minute_between_parts(clock, task, started) -> None:
+    console, out = log_file()
+    tracker = ConsoleTracker(console, clock=clock)
+    tracker.handle(started(task("a", units=1, responses=1000)))
+    tracker.handle(UnitStarted("a", "plain", "u", characters=1000, responses=1000))
+    for second in range(1, 301):
+        clock.now += 1
+        tracker.handle(Progressed((UnitReading("a", "plain", "u", float(second), 10.0 * second),), ranks=1))
+    assert out.getvalue().splitlines()[2:] == [
+        f"{60 * k}/1,000 responses, {left} left, 10 tokens/s, 0/1 tasks"
+        for k, left in ((1, "0:15:40"), (2, "0:14:40"), (3, "0:13:40"), (4, "0:12:40"), (5, "0:11:40"))
+    ]
+
+
+def test_the_last_failures_stay_at_the_bottom_and_every_one_is_printed_once(clock, task, started) -> None:
+    console, out = terminal()
+    tracker = live(console, clock)
+    tracker.handle(started(task("a")))
+    tracker.handle(UnitStarted("a", "plain", "u"))
+    for number in range(5):
+        tracker.handle(Failed(f"failure number {number}"))
+    view = shown(tracker)
+    assert [line.strip() for line in view[-3:]] == [f"failure number {number}" for number in (2, 3, 4)]
+    assert view[1].startswith("a · plain")
+    tracker.handle(SweepEnded(seconds=1.0))
+    printed = out.getvalue()[out.getvalue().index(SHOW) :]
+    assert [printed.count(f"failure number {number}") for number in range(5)] == [0, 0, 1, 1, 1]
+    assert all(f"failure number {number}" in out.getvalue() for number in range(2))

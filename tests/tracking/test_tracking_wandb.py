@@ -2,55 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import wandb
+from PIL import Image
 from support_wandb_server import Server, serving
 
 from psych_ray.config import Config, ResultsConfig, TrackingConfig, TrackingKind, TrackingMode
 from psych_ray.results.schema import Tally
-from psych_ray.tracking import open_tracker, wandb_run_id
+from psych_ray.tracking import open_tracker, wandb_report, wandb_run_id
 from psych_ray.tracking.events import (
     CheckpointLoaded,
     CheckpointLoading,
     Failed,
+    Progressed,
+    Reported,
     SweepEnded,
     SweepStarted,
+    UnitReading,
     UnitStarted,
 )
 from psych_ray.tracking.wandb_tracker import WandbTracker
+from psych_ray.worker.heartbeat import GpuUse
 
 
 def wandb_tracker(config: Config, **more: Any) -> WandbTracker:
     return WandbTracker(config.tracking, config.tracking_root(), **more)
 
 
-@pytest.fixture(autouse=True)
-def isolated_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Isolate wandb from this machine's user, and check that it leaves nothing behind."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    yield
-    wandb.teardown()
-    for left in Path(tempfile.gettempdir()).glob(f"wandb-{os.getpid()}-*"):  # by a service that was killed
-        shutil.rmtree(left)
-    assert not [thread for thread in threading.enumerate() if thread.name == "psych-ray-wandb"]
-    assert "WANDB_SERVICE" not in os.environ
+pytestmark = pytest.mark.usefixtures("isolated_wandb")
 
 
 @pytest.fixture
@@ -479,3 +470,108 @@ def test_importing_tracking_loads_neither_rich_nor_wandb() -> None:
     code = "import sys, json, psych_ray.tracking; print(json.dumps([m for m in ('rich', 'wandb') if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+@pytest.fixture
+def reported(tmp_path: Path) -> Reported:
+    """A report with a table of aggregates, one of transcripts and a figure."""
+    figure = tmp_path / "figures" / "nll_by_size.png"
+    figure.parent.mkdir()
+    Image.new("RGB", (4, 3)).save(figure)
+    return Reported(
+        headlines=("A sentence.",),
+        tables={
+            "by_study": pl.DataFrame({"study": ["igt", "goal"], "nll": [1.5, None]}),
+            "transcript_differences": pl.DataFrame({"transcript": ["secret"], "difference": [1.0]}),
+            "influence": pl.DataFrame(schema={"study": pl.String}),
+        },
+        figures=(figure,),
+        location="/data/demo",
+        uri="file:///data/demo",
+        parts=(("responses/checkpoint=a/condition=plain/u-1.parquet", 70),),
+        rows=20,
+    )
+
+
+def test_the_report_is_a_run_of_its_own(task, started, drive, by_id, config: Config, reported: Reported) -> None:
+    warnings: Warnings = []
+    root = config.results.root
+    tracker = wandb_tracker(config, warn=warnings.append)
+    drive(tracker, started(task("a", responses=10, units=1), root=root), ("a", "plain", 10))
+    tracker.handle(reported)
+    assert warnings == []
+    pieces = by_id()
+    (run,) = pieces.pop(wandb_run_id(root, "", "report"))
+    assert list(pieces) == [wandb_run_id(root, "a", "plain")]
+    assert (run.name, run.group, run.job_type, run.exit_code) == ("demo · report", "demo", "report", 0)
+    assert run.summary["headlines"] == ["A sentence."]
+    (point,) = run.history
+    assert {name.split("/")[1] for name in point if name.startswith("tables/")} == {"by_study"}
+    assert point["figures/nll_by_size/width"] == 4
+    (table,) = config.tracking_root().glob(f"wandb/*{run.id}/files/{point['tables/by_study/path']}")
+    assert json.loads(table.read_text())["data"] == [["igt", 1.5], ["goal", None]]
+    references = [one for one in run.artifacts if one["type"] == "responses"]
+    assert references == [
+        {
+            "type": "responses",
+            "name": f"responses-{run.id}",
+            "entries": {
+                "responses/checkpoint=a/condition=plain/u-1.parquet": (
+                    "file:///data/demo/responses/checkpoint=a/condition=plain/u-1.parquet",
+                    70,
+                )
+            },
+        }
+    ]
+    assert b"secret" not in b"".join(path.read_bytes() for path in config.tracking_root().rglob("*") if path.is_file())
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_more_parts_than_an_artifact_should_hold_are_referred_to_by_folder(
+    task, started, drive, by_id, config: Config, reported: Reported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_report, "MAX_PARTS", 2)
+    parts = tuple((f"responses/checkpoint={slug}/condition=plain/u{n}.parquet", 1) for slug in "ab" for n in range(2))
+    tracker = wandb_tracker(config, warn=print)
+    drive(tracker, started(task("a", responses=10, units=1), root=config.results.root), ("a", "plain", 10))
+    tracker.handle(dataclasses.replace(reported, parts=parts))
+    (run,) = by_id()[wandb_run_id(config.results.root, "", "report")]
+    (entries,) = [one["entries"] for one in run.artifacts if one["type"] == "responses"]
+    assert entries == {
+        f"responses/checkpoint={slug}/condition=plain": (
+            f"file:///data/demo/responses/checkpoint={slug}/condition=plain", 0
+        )
+        for slug in "ab"
+    }  # fmt: skip
+
+
+def test_a_server_that_is_lost_before_the_report_costs_seconds(
+    task, started, drive, config: Config, online: Server, reported: Reported
+) -> None:
+    warnings: Warnings = []
+    tracker = wandb_tracker(config, warn=warnings.append)
+    drive(tracker, started(task("a", responses=10, units=1), root=config.results.root), ("a", "plain", 10))
+    assert warnings == []
+    online.mute.set()
+    begun = time.monotonic()
+    tracker.handle(reported)
+    assert time.monotonic() - begun < 8
+    assert len(warnings) == 1
+    wait_for(lambda: all(not thread.name.startswith("psych-ray-wandb") for thread in threading.enumerate()))
+
+
+def test_points_have_the_means_of_the_gpus_since_the_last_one(task, started, committed, by_id, config: Config) -> None:
+    tracker = wandb_tracker(config, warn=print)
+    tracker.handle(started(task("a", responses=20, units=2), root=config.results.root))
+    tracker.handle(UnitStarted("a", "plain", "u0", characters=10, responses=10))
+    for utilization in (50.0, 100.0):
+        reading = UnitReading("a", "plain", "u0", 1.0, 1.0, gpus=(GpuUse(4 * 10**9, utilization), GpuUse(2 * 10**9)))
+        tracker.handle(Progressed((reading,), ranks=2))
+    tracker.handle(committed("a"))
+    tracker.handle(committed("a", unit="u1"))
+    tracker.handle(SweepEnded(seconds=1.0))
+    (run,) = by_id()[wandb_run_id(config.results.root, "a", "plain")]
+    first, second = run.history
+    assert (first["gpu_utilization"], first["gpu_memory_gb"]) == (75.0, 3.0)
+    assert "gpu_utilization" not in second
+    assert run.step_metrics["gpu_memory_gb"] == "responses"

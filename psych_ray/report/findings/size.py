@@ -36,10 +36,26 @@ def _nll_statements(found: Findings) -> list[Statement]:
         return [Statement(text, tuple(_nll_number(row) for row in compared.iter_rows(named=True)))]
     ranked = complete if complete.height else compared
     best = ranked.row(0, named=True)
-    shown = [f"{row['id']} {number(row['nll'])}" for row in references.sort("nll").iter_rows(named=True)]
-    compare = f" For comparison: {listed(shown)}." if shown else ""
+    shown = [_on_the_same(found, best, row) for row in references.sort("nll").iter_rows(named=True)]
+    compare = f" On the same responses: {listed(told)}." if (told := [each for each in shown if each]) else ""
     numbers = tuple(_nll_number(row) for row in (*ranked.iter_rows(named=True), *references.iter_rows(named=True)))
     return [Statement(f"{_best(best, ranked, compared.height, n_studies)}{compare}", numbers)]
+
+
+def _on_the_same(found: Findings, best: dict[str, Any], reference: dict[str, Any]) -> str | None:
+    """The means of a reference and of the best checkpoint over the studies in which both have scored the same.
+
+    References score choices only: means over other responses do not compare. That they are as many is taken to say
+    that they are the same.
+    """
+    rows = found.in_main_condition(found.by_study).drop_nulls("nll").select("checkpoint", "study", "n_responses", "nll")
+    own, other = (rows.filter(pl.col("checkpoint") == one["checkpoint"]) for one in (best, reference))
+    both = own.join(other, on=["study", "n_responses"], suffix="_reference")
+    if both.is_empty():
+        return None
+    means = both.select(pl.col("nll", "nll_reference").mean()).row(0, named=True)
+    studies = counted(both.height, "study", "studies")
+    return f"{reference['id']} {number(means['nll_reference'])} against {number(means['nll'])} ({studies})"
 
 
 def _best(best: dict[str, Any], ranked: pl.DataFrame, n_compared: int, n_studies: int) -> str:
@@ -52,9 +68,11 @@ def _best(best: dict[str, Any], ranked: pl.DataFrame, n_compared: int, n_studies
     which = counted(ranked.height, "checkpoint")
     which += f" scored on all {counted(n_studies, 'study', 'studies')}" if ranked.height < n_compared else ""
     text = f"Of {which}, {best['id']} has the lowest mean NLL in nats per response ({result})"
+    if ranked.height == 1:
+        text = f"Only {best['id']} is scored on all {counted(n_studies, 'study', 'studies')}: {result}"
     others = [Estimate.of(row, "nll") for row in ranked[1:].iter_rows(named=True)]
     near = sum(estimate.overlaps(other) for other in others)
-    if estimate.low is None:
+    if estimate.low is None or not others:
         return f"{text}."
     if near:
         verb = "overlaps" if near == 1 else "overlap"
@@ -134,7 +152,7 @@ def _floor_statements(found: Findings) -> list[Statement]:
     n, studies = rows.height, rows["study"].n_unique()
     over = f"{counted(n, 'combination')} of a checkpoint and a study ({counted(studies, 'study', 'studies')})"
     if below.is_empty():
-        statements = [Statement(f"In none of {over} prediction is worse than chance.")]
+        statements = [Statement(f"In none of {over} the NLL is above that of chance (without intervals).")]
     else:
         worst = below.sort("pseudo_r2").head(_NAMED)
         names = [
@@ -142,7 +160,10 @@ def _floor_statements(found: Findings) -> list[Statement]:
             for slug, study, r2 in worst.select("checkpoint", "study", "pseudo_r2").iter_rows()
         ]
         more = f" and {below.height - len(names)} more" if below.height > len(names) else ""
-        text = f"In {below.height:,} of {over} prediction is worse than chance: {', '.join(names)}{more}."
+        text = (
+            f"In {below.height:,} of {over} the NLL is above that of chance (pseudo-R² below zero, without intervals): "
+            f"{', '.join(names)}{more}."
+        )
         values = tuple(
             Estimate(r2).number(f"{ids.get(slug, slug)}, {study}", "pseudo-R²")
             for slug, study, r2 in below.sort("pseudo_r2").select("checkpoint", "study", "pseudo_r2").iter_rows()
@@ -153,15 +174,15 @@ def _floor_statements(found: Findings) -> list[Statement]:
 
 def _against_frequencies(found: Findings, rows: pl.DataFrame) -> list[Statement]:
     own = found.in_main_condition(found.by_study).filter(pl.col("checkpoint") == "frequencies")
-    floor = own.select("study", pl.col("nll").alias("floor"))
-    best = rows.group_by("study", maintain_order=True).agg(pl.col("nll").min())
+    floor = own.drop_nulls("pseudo_r2").select("study", pl.col("pseudo_r2").alias("floor"))
+    best = rows.group_by("study", maintain_order=True).agg(pl.col("pseudo_r2").max())
     both = best.join(floor, on="study")
     if both.is_empty():
         return []
-    n = both.filter(pl.col("nll") < pl.col("floor")).height
+    n = both.filter(pl.col("pseudo_r2") > pl.col("floor")).height
     text = (
-        f"In {n} of {counted(both.height, 'study', 'studies')} the best checkpoint has a lower NLL than the running "
-        "frequencies of the participant's own responses."
+        f"In {n} of {counted(both.height, 'study', 'studies')} the best checkpoint has a higher pseudo-R² than the "
+        "running frequencies of the participant's own responses."
     )
     return [Statement(text)]
 

@@ -1,7 +1,4 @@
 #!/bin/sh
-# Healthy while this container does what it was started for: a node's raylet runs, and on the head the gcs answers, or,
-# without a node, psych-ray runs.
-if pgrep -x gcs_server >/dev/null; then
-    exec ray health-check
-fi
+# Healthy while this container does what it was started for: a node of Ray runs, or psych-ray. Whether the head answers
+# is asked by docker/compose.yaml, as that needs the cluster's token.
 pgrep -x raylet >/dev/null || pgrep -f '[p]sych-ray' >/dev/null

@@ -50,7 +50,7 @@ def propose(
     the facts of another checkpoint's model card.
     """
     said, name, proposal = facts or ModelCardFacts(), facts_of_name(checkpoint_id), Proposal()
-    line = _line(said, ask)
+    line = _line(checkpoint_id, said, ask)
     if said.is_adapter:
         proposal.add("adapter", True, MODEL_CARD)
     if said.relation == QUANTIZED and line:
@@ -65,11 +65,11 @@ def propose(
     return proposal
 
 
-def _line(facts: ModelCardFacts, ask: Callable[[str], ModelCardFacts | None]) -> list[str]:
+def _line(checkpoint_id: str, facts: ModelCardFacts, ask: Callable[[str], ModelCardFacts | None]) -> list[str]:
     """The checkpoints that it was made from, the last one first: up to one that is itself a base."""
     line: list[str] = []
     base = facts.base
-    while base is not None and base not in line and len(line) < _MAX_LINE:
+    while base is not None and base not in {checkpoint_id, *line} and len(line) < _MAX_LINE:
         line.append(base)
         card = listed_card(base)
         if card is not None:

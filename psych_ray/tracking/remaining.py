@@ -13,7 +13,7 @@ from statistics import median
 
 from psych_ray.tracking.progress import SweepProgress, TaskProgress
 
-_DOUBTED_S = 3.0
+_DOUBTED_S = 10.0
 """A ratio of so many measured seconds counts as much as that of the others."""
 
 

@@ -124,6 +124,9 @@ def test_the_services_share_a_token_and_publish_nothing():
         assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
         assert "no-new-privileges:true" in service["security_opt"]
         assert int(service["stop_grace_period"].rstrip("s")) >= 30 + 30, "Ray drains for 30 s"
+    head = compose["services"]["head"]
+    assert f"--address={head['hostname']}:6379" in head["healthcheck"]["test"]
+    assert f"--address={head['hostname']}:6379" in compose["services"]["worker"]["command"]
     cuda = yaml.safe_load((ROOT / "docker/compose.cuda.yaml").read_text())
     assert set(cuda["services"]) == set(compose["services"])
     ignored = (ROOT / ".gitignore").read_text().split()

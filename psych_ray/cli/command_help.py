@@ -63,7 +63,7 @@ HELP: Mapping[str, CommandHelp] = {
         uses=("results.root", "results.lease_seconds"), examples=("psych-ray compact results.root=results",)
     ),
     "track": CommandHelp(
-        uses=("results.root", "tracking", "study"),
+        uses=("results.root", "tracking", "study", "report"),
         examples=(
             "psych-ray track results.root=results",
             "psych-ray track results.root=results tracking.mode=online tracking.project=humans",

@@ -421,7 +421,9 @@ class TrackingConfig:
     kind: TrackingKind = TrackingKind.wandb
     mode: TrackingMode = TrackingMode.offline
     project: str = "psych-ray"
+    """Of Weights & Biases."""
     entity: str | None = None
+    """Of Weights & Biases: the account or team; None: its default."""
     name: str | None = None
     """Name of the sweep, the group of its W&B runs; None: the last component of results.root."""
     root: str | None = None

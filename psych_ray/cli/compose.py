@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -12,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from psych_ray.cli.shipped import conf_directory
 from psych_ray.config import Config
 from psych_ray.errors import ConfigError, first_line
 
@@ -36,10 +36,9 @@ def load_config(overrides: Sequence[str], *, directory: str | None = None) -> Co
     return config
 
 
-def conf_directory() -> Path:
-    """Directory of the YAML files: inside the package when installed, beside it in a checkout."""
-    inside = Path(str(files("psych_ray"))) / "conf"
-    return inside if inside.is_dir() else inside.parent.parent / "conf"
+def as_yaml(config: Config) -> str:
+    """All settings with their values."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def _own_directory(directory: str) -> Path:

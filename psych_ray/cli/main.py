@@ -11,6 +11,7 @@ from psych_ray import __version__
 from psych_ray.ending import ENDING, INTERRUPTED, INTERRUPTED_LINE, end_process
 from psych_ray.errors import ConfigError, PsychRayError
 
+_CFG = "--cfg"
 _CONFIG_DIR = "--config-dir"
 COMMANDS = {
     "sweep": "score what is missing, then report",
@@ -26,6 +27,9 @@ COMMANDS = {
 USAGE = f"""psych-ray {__version__}: find out which language models behave like people
 
 usage: psych-ray COMMAND [OVERRIDE ...]
+       psych-ray COMMAND --help              all settings that a command uses, with their defaults, and examples
+       psych-ray COMMAND [OVERRIDE ...] --cfg
+                                             print the configuration that results, and do nothing else
 
 commands
 {chr(10).join(f"  {name:<8} {what}" for name, what in COMMANDS.items())}
@@ -78,6 +82,11 @@ exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could n
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. A user's mistake becomes one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if len(arguments) > 1 and arguments[0] in COMMANDS and {"-h", "--help"} & set(arguments):
+        from psych_ray.cli.command_help import command_help
+
+        print(command_help(arguments[0], COMMANDS[arguments[0]]), end="")  # noqa: T201
+        return 0
     if not arguments or {"-h", "--help", "help"} & set(arguments):
         print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else ConfigError.exit_code
@@ -135,12 +144,15 @@ def _config_directory(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 def _run(command: str, overrides: Sequence[str]) -> int:
     if command not in COMMANDS:
         raise ConfigError(f"no command {command!r}; there is {', '.join(COMMANDS)}; see psych-ray --help")
-    from psych_ray.cli.compose import load_config
+    from psych_ray.cli.compose import as_yaml, load_config
 
     directory, overrides = _config_directory(overrides)
-    config = load_config(overrides, directory=directory)
+    config = load_config([each for each in overrides if each != _CFG], directory=directory)
     if config.repair and command != "verify":
         raise ConfigError(f"repair=true is for psych-ray verify, not for {command}")
+    if _CFG in overrides:
+        print(as_yaml(config), end="")  # noqa: T201
+        return 0
     exit_code: int = import_module("psych_ray.cli.commands").COMMANDS[command](config)
     return exit_code
 

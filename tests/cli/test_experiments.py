@@ -143,7 +143,7 @@ def test_a_wrong_directory_of_files_is_one_line(own, capsys):
 
 
 def test_the_readme_tells_how_many_checkpoints_each_has():
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (plain.*) \|$", Path("README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (plain.*) \|$", Path("docs/data.md").read_text(), re.MULTILINE)
     assert [name for name, *_ in rows] == list(CONDITIONS)
     for name, checkpoints, conditions in rows:
         said = re.search(r"\d{2,}", checkpoints)

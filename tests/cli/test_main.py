@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from psych_ray.cli.compose import conf_directory, load_config
+from psych_ray.cli.compose import load_config
 from psych_ray.cli.main import COMMANDS, main
+from psych_ray.cli.shipped import conf_directory
 from psych_ray.config import Config, Reference
 from psych_ray.errors import ConfigError
 

@@ -85,5 +85,9 @@ def table(root: Path | str) -> pl.DataFrame:
 
 
 def assert_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
-    assert found.drop("nll").equals(expected.drop("nll"))
-    assert np.abs(found["nll"].to_numpy() - expected["nll"].to_numpy()).max() < 1e-4
+    floats = [name for name, kind in expected.schema.items() if kind.is_float()]
+    assert found.drop(floats).equals(expected.drop(floats))
+    for name in floats:
+        assert found[name].is_null().equals(expected[name].is_null()), name
+        differences = np.abs(found[name].drop_nulls().to_numpy() - expected[name].drop_nulls().to_numpy())
+        assert differences.max(initial=0) < 2e-4, name  # at a temperature of 0.5 twice that of the NLL

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from psych_ray.report.marks import checkpoint_ids, is_reference, stage_legend
 from psych_ray.report.panels import COLUMNS, MAX_PANELS, largest_by_stage, panel_title, panels
-from psych_ray.report.style import FAINT, shorten, stage_style
+from psych_ray.report.style import FAINT, StageStyle, shorten, stage_style
 from psych_ray.study.tables import Findings
 
 MAX_REFERENCES = 4
@@ -31,16 +31,7 @@ def calibration_curve(found: Findings) -> Figure | None:
         ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.9, linestyle=(0, (4, 2.5)), zorder=1)
         for slug, stage in group.select("checkpoint", "stage").iter_rows():
             style, rows = stage_style(stage), table.filter(pl.col("checkpoint") == slug).sort("bin")
-            ax.plot(
-                rows["confidence"],
-                rows["share_chosen"],
-                color=style.colour,
-                linewidth=1,
-                marker=style.marker,
-                markersize=2.8 * style.scale,
-                markeredgewidth=0,
-                zorder=3,
-            )
+            _draw(ax, rows["confidence"], rows["share_chosen"], style)
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1)
         ax.set_xticks([0, 0.5, 1])
@@ -68,16 +59,7 @@ def learning(found: Findings) -> Figure | None:
             style, rows = stage_style(stage), table.filter(pl.col("checkpoint") == slug).sort("decile")
             known = rows.drop_nulls(["low", "high"])
             ax.fill_between(known["decile"], known["low"], known["high"], color=style.colour, alpha=0.1, linewidth=0)
-            ax.plot(
-                rows["decile"],
-                rows["nll"],
-                color=style.colour,
-                linewidth=1,
-                marker=style.marker,
-                markersize=2.8 * style.scale,
-                markeredgewidth=0,
-                zorder=3,
-            )
+            _draw(ax, rows["decile"], rows["nll"], style)
         ax.set_xticks([1, 4, 7, 10])
         ax.yaxis.set_major_locator(MaxNLocator(5))
     _label(axes[min(len(axes), COLUMNS) - 1], dashed)
@@ -85,6 +67,19 @@ def learning(found: Findings) -> Figure | None:
     figure.supxlabel("Tenth of the session", fontsize=7)
     stage_legend(figure, chosen["stage"].unique(maintain_order=True).to_list())
     return figure
+
+
+def _draw(ax: Axes, x: pl.Series, y: pl.Series, style: StageStyle) -> None:
+    ax.plot(
+        x,
+        y,
+        color=style.colour,
+        linewidth=1,
+        marker=style.marker,
+        markersize=2.8 * style.scale,
+        markeredgewidth=0,
+        zorder=3,
+    )
 
 
 def _references(found: Findings, table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
@@ -97,7 +92,6 @@ def _references(found: Findings, table: pl.DataFrame) -> list[tuple[str, pl.Data
 
 
 def _label(ax: Axes, dashed: list[tuple[str, pl.DataFrame]]) -> None:
-
     low, high = ax.get_ylim()
     at = low
     for name, rows in sorted(dashed, key=lambda each: float(each[1]["nll"][-1])):

@@ -118,7 +118,6 @@ def _compare(first: _Placed, second: _Placed, numbering: Numbering) -> Compariso
         "letters": letters_N,
         "letter_a": letters_N & (first.hit_N > 0),
         "letter_b": letters_N & (second.hit_N > 0),
-        "letter_ab": letters_N & (first.hit_N > 0) & (second.hit_N > 0),
         "only_a": has_a & ~has_b,
         "only_b": has_b & ~has_a,
     }

@@ -68,9 +68,7 @@ def chance_task(tasks: Iterable[Task]) -> Task | None:
 def compared(tallies: Tallies, comparisons: Sequence[Comparison]) -> Compared:
     """The effects of these comparisons."""
     effects = [study_effects(tallies, one) for one in comparisons]
-    infinite = {
-        task: tallies.by_study(one.sums["infinite"]) > 0 for task, one in tallies.tasks.items()
-    }  # fmt: skip
+    infinite = {task: tallies.by_study(one.sums["infinite"]) > 0 for task, one in tallies.tasks.items()}
     usable = [
         ~np.isnan(one.d) & ~infinite[comparison.first] & ~infinite[comparison.second]
         for comparison, one in zip(comparisons, effects, strict=True)
@@ -112,23 +110,23 @@ def effects_table(tallies: Tallies, of: Compared) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame()
 
 
-def not_compared(tallies: Tallies, tallied: pl.DataFrame, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
+def not_compared(
+    studies: Sequence[str], tallied: pl.DataFrame, pairs: pl.DataFrame, of_pairs: Compared
+) -> pl.DataFrame:
     """checkpoint, condition, study and reason of pairs that were not compared in a study that either side has.
 
-    `tallied`: rows of `summaries.tallied`. Where a side has no responses under a condition, there is one row with a
-    null study.
+    `tallied`: rows of `summaries.tallied`; `pairs`: post and base; `of_pairs`: their effects. Where a side has no
+    responses under a condition, there is one row with a null study.
     """
-    pair_rows = pl.DataFrame(pairs, schema={"post": pl.String, "base": pl.String}, orient="row")
-    sides = _sides(tallied, pair_rows)
-    counts = {
-        (one.first.checkpoint, one.second.checkpoint, one.first.condition): study_effects(tallies, one)
-        for one in tallies.comparisons
-        if one.first.condition == one.second.condition
+    sides = _sides(tallied, pairs)
+    effects_of = {
+        (one.first.checkpoint, one.second.checkpoint, one.first.condition): effects
+        for one, effects in zip(of_pairs.comparisons, of_pairs.effects, strict=True)
     }
-    index_of = {study: index for index, study in enumerate(tallies.studies)}
+    index_of = {study: index for index, study in enumerate(studies)}
 
     def undefined(row: dict[str, object]) -> str | None:
-        effects = counts.get((str(row["post"]), str(row["base"]), str(row["condition"])))
+        effects = effects_of.get((str(row["post"]), str(row["base"]), str(row["condition"])))
         if effects is None or row["study"] is None:
             return None
         at = index_of[str(row["study"])]

@@ -52,10 +52,6 @@ class Draws:
     """[B, S, tasks]."""
     task_accuracy: Draw
 
-    def of(self, kind: str) -> Draw:
-        """Draws of d of a kind of comparison."""
-        return self.d[kind]
-
     def over_all_studies(self, values_BSV: Draw) -> tuple[Floats, Floats]:
         """Interval of the mean over the studies that each statistic has [V]."""
         has_SV: NDArray[np.bool_] = np.any(~np.isnan(values_BSV), axis=0)

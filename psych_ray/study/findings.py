@@ -93,12 +93,12 @@ def _tables(
     yield "by_study", with_domain(scored, settings.domains)
     yield "by_checkpoint", summaries.by_checkpoint(scored, facts, drawn.task_intervals())
     yield "skipped", summaries.incomplete(rows, facts, references)
-    yield "skipped", not_compared(tallies, rows, list(pairs.iter_rows()))
+    yield "skipped", not_compared(tallies.studies, rows, pairs, of_pairs)
     by_study = effect_tables.pairs_by_study(effects_table(tallies, of_pairs))
     if by_study.height:
         by_study = lineage.ordered(by_study, facts, checkpoint="post")
         yield "misalignment_by_study", with_domain(by_study, settings.domains)
-        over = OverStudies(tallies, of_pairs, drawn.of("pairs"), drawn.bootstrap)
+        over = OverStudies(tallies, of_pairs, drawn.d["pairs"], drawn.bootstrap)
         yield from effect_tables.of_pairs(over, of_pairs, facts, settings.domains, tallies.studies)
         yield "accuracy", effect_tables.accuracy(tallies, of_pairs, drawn, facts)
         yield "transcript_differences", effect_tables.transcript_differences(tallies, of_pairs)
@@ -106,7 +106,7 @@ def _tables(
     contrasts = effect_tables.contrasts_by_study(effects_table(tallies, of_conditions))
     if contrasts.height:
         yield "contrasts_by_study", lineage.ordered(contrasts, facts)
-        over = OverStudies(tallies, of_conditions, drawn.of("conditions"), drawn.bootstrap)
+        over = OverStudies(tallies, of_conditions, drawn.d["conditions"], drawn.bootstrap)
         yield from effect_tables.of_conditions(over, of_conditions, facts, settings.domains, tallies.studies)
     yield from more_tables(tallies, of_pairs.comparisons, facts, drawn.bootstrap, settings.transcripts)
 

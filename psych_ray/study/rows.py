@@ -14,21 +14,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from psych_ray.errors import ResultsError
+from psych_ray.scoring.calibration import NLL_AT, OPTIONS_BRIER, OPTIONS_HIT, OPTIONS_NLL, OPTIONS_TOP
 from psych_ray.study.numbering import ABOUT, KEY, Ints, Numbering, segment_sums
 from psych_ray.transcripts.status import Status
 
-TEMPERATURES = {
-    "nll_t050": 0.5,
-    "nll_t070": 0.7,
-    "nll_t140": 1.4,
-    "nll_t200": 2.0,
-    "nll_t280": 2.8,
-    "nll_t400": 4.0,
-    "nll_t560": 5.6,
-    "nll_t800": 8.0,
-}
+TEMPERATURES = {name: temperature for temperature, name in NLL_AT.items()}
 """Columns with the NLL at a temperature."""
-_OPTIONS = ("options_nll", "options_brier", "options_top")
+_OPTIONS = (OPTIONS_NLL, OPTIONS_BRIER, OPTIONS_TOP)
 _CODES = {status.value: status.code for status in Status}
 _SCORED = Status.scored.code
 
@@ -98,7 +90,7 @@ def read_table(frame: pl.LazyFrame) -> TaskTable:
     names = set(frame.collect_schema().names())
     more = [column for column in (*TEMPERATURES, *_OPTIONS) if column in names]
     columns = [*KEY, "response", "status", "nll", "top1", *more]
-    columns += [column for column in ("n_options", "options_hit") if column in names]
+    columns += [column for column in ("n_options", OPTIONS_HIT) if column in names]
     table = _collected(frame, columns)
     if not _in_order(table):
         frame = frame.sort(*KEY, "response")
@@ -150,8 +142,8 @@ def _rows(
         nll_R=floats("nll"),
         hit_R=_known_bools(table["top1"], scored_R),
         letter_R=letter & scored_R,
-        option_hit_R=_known_bools(table["options_hit"], scored_R)
-        if "options_hit" in table.columns
+        option_hit_R=_known_bools(table[OPTIONS_HIT], scored_R)
+        if OPTIONS_HIT in table.columns
         else np.full(len(table), -1, np.int8),
         more={column: values for column in more if not np.isnan(values := floats(column)).all()},
     )

@@ -45,7 +45,7 @@ class ComparisonTally:
 
     sums: Sums
     """n; sums of NLL - centre of the first task (a) and the second (b), of their squares and products (aa, bb, ab);
-    letters: single letters scored in both, letter_a, letter_b, letter_ab: hits of the first, the second and both;
+    letters: single letters scored in both, letter_a and letter_b: hits of the first and the second;
     only_a and only_b: responses scored in one of the two."""
     centres_S: tuple[Floats, Floats]
 

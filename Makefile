@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast faults fuzz check bench setup clean
+.PHONY: demo test test-fast faults fuzz check bench gpu setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network needed
@@ -33,6 +33,10 @@ check: $(READY)  ## format, lint, types, direction of imports
 
 bench: $(READY)  ## scoring against the loop and the bare body, on this machine's CPU
 	$(BIN)/python -m tests.benchmarks.cpu
+
+gpu: $(READY)  ## the tests that need a GPU of NVIDIA, then scoring against the loop there, as one table; within ten minutes
+	$(BIN)/pytest -q tests/gpu
+	$(BIN)/python -m tests.benchmarks.gpu
 
 setup: $(READY)
 

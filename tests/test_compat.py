@@ -72,13 +72,13 @@ def host_out_of_memory() -> bool:
     return False
 
 
-def varlen_attention() -> bool:
+def varlen_arguments() -> bool:
     from inspect import signature
 
     from torch.nn.attention.varlen import varlen_attn
 
     names = list(signature(varlen_attn).parameters)
-    return len(names[:7]) == 7 and {"scale", "window_size", "enable_gqa"} <= set(names[7:])
+    return len(names[:7]) == 7 and {"scale", "window_size"} <= set(names[7:])
 
 
 def decoder() -> bool:
@@ -327,7 +327,7 @@ INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("torch", "ops.mkldnn._linear_pointwise", linear_pointwise),
     ("torch", "text of the error of the CPU's allocator", host_out_of_memory),
     ("torch", "text of gloo's error where a rank is gone", lost_rank),
-    ("torch", "nn.attention.varlen.varlen_attn with scale, window_size and enable_gqa", varlen_attention),
+    ("torch", "nn.attention.varlen.varlen_attn with scale and window_size", varlen_arguments),
     ("transformers", "PreTrainedModel.get_decoder", decoder),
     ("transformers", "models.auto.modeling_auto.MODEL_FOR_*_MAPPING", auto_mappings),
     ("transformers", "PreTrainedModel._keys_to_ignore_on_load_unexpected", keys_to_ignore),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from psych_ray.compat.transformers import conversion_errors
@@ -19,6 +21,8 @@ ParameterHook = Callable[..., Any]
 """Called with module, name and parameter; what it returns, unless None, is registered instead."""
 
 
+_CONVERTED_ROWS = 8192
+"""Rows of a weight in half precision that are converted to float32 together."""
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "cannot allocate memory", "defaultcpuallocator", "alloc_failed")
 
 
@@ -54,6 +58,46 @@ def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return product
+
+
+def float32_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` with a float32 result, also of bfloat16 arguments: [R, D], [V, D], [V] to [R, V].
+
+    `linear` would round the result to the dtype of the arguments, in bfloat16 by up to 0.06 at 16. CUDA has products
+    with another dtype of the result, undocumented (torch 2.13); elsewhere slices of the weight are converted.
+    """
+    import torch
+
+    if rows.dtype == torch.float32:
+        return torch.nn.functional.linear(rows, weight, bias)
+    if rows.device.type == "cuda":
+        product = torch.mm(rows, weight.t(), out_dtype=torch.float32)
+    else:
+        converted = rows.float()
+        product = converted.new_empty(len(rows), len(weight))
+        for first in range(0, len(weight), _CONVERTED_ROWS):
+            some = slice(first, first + _CONVERTED_ROWS)
+            product[:, some] = torch.mm(converted, weight[some].float().t())
+    return product if bias is None else product.add_(bias)
+
+
+def varlen_attention() -> Callable[..., Any]:
+    """`torch.nn.attention.varlen.varlen_attn` with the arguments that it has from torch 2.12 on.
+
+    torch 2.11 has no `enable_gqa`: the heads of keys and values are repeated there, with the same result.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn if "enable_gqa" in signature(varlen_attn).parameters else partial(_repeat_heads, varlen_attn)
+
+
+def _repeat_heads(
+    attend: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, *more: Any, enable_gqa: bool, **options: Any
+) -> Any:
+    if enable_gqa:
+        n = query.shape[1] // key.shape[1]
+        key, value = (states.repeat_interleave(n, dim=1) for states in (key, value))
+    return attend(query, key, value, *more, **options)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

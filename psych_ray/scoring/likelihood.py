@@ -1,8 +1,8 @@
 """The metric. A response's negative log-likelihood is the sum, over its tokens, of -log p(token | all tokens before).
 
 Teacher-forced: the participant's own earlier responses are among the tokens before. In nats. Always computed from
-float32 logits, whatever the dtype of the weights. Shapes: R scored tokens, D width, V vocabulary, K options, S other
-temperatures, C columns of `calibration`.
+float32 logits, which are not rounded to the dtype of the weights. Shapes: R scored tokens, D width, V vocabulary, K
+options, S other temperatures, C columns of `calibration`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from psych_ray.compat.torch import float32_linear
 from psych_ray.scoring.calibration import TEMPERATURES
 
 _CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
@@ -46,7 +47,7 @@ class Head:
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Float32 logits [R, V]."""
-        logits_RV = nn.functional.linear(hidden_RD, self.weight_VD, self.bias_V).float()
+        logits_RV = float32_linear(hidden_RD, self.weight_VD, self.bias_V)
         if self.scale != 1.0:
             logits_RV *= self.scale
         if self.soft_cap is not None:

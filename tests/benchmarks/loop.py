@@ -1,7 +1,8 @@
 """The baseline: the loop that the study's published scripts run, written anew.
 
-For each transcript a full forward pass with the logits of every token, cross-entropy over all of them in float32, a
-Python loop over tokens to sum them up by response, and a clean-up after each transcript. Accuracy takes a second run.
+For each transcript a full forward pass with the logits of every token, cross-entropy over all of them in the dtype of
+the weights, a Python loop over tokens to sum them up by response, and a clean-up after each of them. Accuracy takes a
+second run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def loop_nll(model: PreTrainedModel, queries: Sequence[Query]) -> list[list[floa
         with torch.inference_mode():
             ids = torch.from_numpy(query.token_ids_T)[None].to(model.device)
             logits = model(input_ids=ids).logits
-            losses = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
+            losses = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none")
             wanted = set(query.at_R.tolist())
             answers.append([losses[t - 1].item() for t in range(1, ids.shape[1]) if t in wanted])
         del logits, losses

@@ -15,6 +15,7 @@ from psych_ray.transcripts.record import Transcript
 SHARED = Path(os.environ.get("PSYCH_RAY_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
 SHAPES = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8},
     "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
     "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
 }
@@ -67,15 +68,15 @@ def real_queries(*, tokens: int, n: int) -> list[Query]:
     return [found[k] for k in order[:n]]
 
 
-def like_real(*, n: int, seed: int = 0) -> list[Query]:
+def like_real(*, n: int, seed: int = 0, longest: int = 30_000) -> list[Query]:
     """Queries with lengths and scored tokens drawn like those of the real studies, for a machine without the data.
 
     Lengths: quantiles of 24 studies of Psych-201 with Qwen3's tokenizer (median 3,300, a quarter above 8,192, one in a
-    hundred above 16,384); 5.4 % of the tokens are scored.
+    hundred above 16,384), at most `longest`; 5.4 % of the tokens are scored.
     """
     rng = np.random.default_rng(seed)
     at, quantiles = [0, 0.25, 0.5, 0.75, 0.99, 1], [400, 1000, 3300, 8192, 16_384, 30_000]
-    lengths = np.interp(rng.random(n), at, quantiles).astype(int)
+    lengths = np.interp(rng.random(n), at, quantiles).astype(int).clip(max=longest)
     return [
         Query(
             rng.integers(0, VOCABULARY - 300, length),

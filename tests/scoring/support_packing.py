@@ -31,11 +31,12 @@ def slow_attention(query, key, value, cu_seqlens, _, max_seqlen, __, *, scale, w
 
 
 def tiny(architecture: str, **more):
-    config = getattr(transformers, f"{architecture}Config")(
-        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=4096, initializer_range=0.3,
-        tie_word_embeddings=False, pad_token_id=None, bos_token_id=None, eos_token_id=None, **more,
-    )  # fmt: skip
+    settings = {
+        "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096, "initializer_range": 0.3,
+        "tie_word_embeddings": False, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+    }  # fmt: skip
+    config = getattr(transformers, f"{architecture}Config")(**settings | more)
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 

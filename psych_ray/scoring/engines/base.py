@@ -6,17 +6,18 @@ Shapes: T tokens of one sequence, R scored tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from psych_ray.compat.torch import float32_linear
 from psych_ray.compat.transformers import text_decoder
 from psych_ray.scoring.calibration import OF_OPTIONS, TEMPERATURES
 from psych_ray.scoring.likelihood import Head
@@ -108,7 +109,8 @@ class WholeModelEngine:
     """The reference: the model's own forward, all logits, one sequence at a time.
 
     The self-check compares every other engine with it, and it scores where none of them agrees. It shares no code with
-    them: it neither takes the model apart nor uses `likelihood`, but log_softmax of whole logits.
+    them: it neither takes the model apart nor uses `likelihood`, but log_softmax of whole logits. In half precision,
+    too, these are float32, where the head is a matrix without adapters.
     """
 
     name = "transformers, whole logits"
@@ -128,7 +130,8 @@ class WholeModelEngine:
 
     def _score_alone(self, query: Query) -> TokenScores:
         ids_T = torch.from_numpy(query.token_ids_T).to(self.model.device)
-        logits_TV = self.model(input_ids=ids_T[None, : query.length], use_cache=False).logits[0]
+        with _float32_logits(self.model):
+            logits_TV = self.model(input_ids=ids_T[None, : query.length], use_cache=False).logits[0]
         at_R = torch.from_numpy(query.at_R).to(self.model.device)
         logits_RV = logits_TV[at_R - 1].float()
         log_p_RV = logits_RV.log_softmax(-1)
@@ -137,6 +140,24 @@ class WholeModelEngine:
         if query.options_K is not None:
             scores += (_calibration(logits_RV, ids_T[at_R], query.options_K),)
         return to_scores(*scores)
+
+
+@contextmanager
+def _float32_logits(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context, the model's own forward has float32 logits: others would differ by their rounding alone."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        yield
+        return
+    handle = head.register_forward_hook(
+        lambda head, rows, _: float32_linear(rows[0].flatten(0, -2), head.weight, head.bias).unflatten(
+            0, rows[0].shape[:-1]
+        )
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _calibration(logits_RV: Tensor, targets_R: Tensor, options_K: NDArray[np.int64]) -> Tensor:

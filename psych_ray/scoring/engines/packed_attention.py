@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from psych_ray.compat.torch import varlen_attention
 from psych_ray.compat.transformers import sdpa_attention, sdpa_mask
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import Query, padded_options
@@ -26,7 +27,7 @@ ATTENTION = "psych_ray_varlen"
 _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 VarlenAttention = Callable[..., Any]
-"""As `varlen_attn` of PyTorch: query, key, value [P, H, D], then cu_seqlens [N + 1] and max_seqlen twice."""
+"""As `compat.torch.varlen_attention`: query, key, value [P, H, D], then cu_seqlens [N + 1] and max_seqlen twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,7 @@ def enable_varlen_attention(model: PreTrainedModel) -> None:
 def varlen_attention_for(device: torch.device, dtype: torch.dtype) -> VarlenAttention | None:
     """Kernel that attends within the sequences of a pack on this device; None where there is none for the dtype."""
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):  # the dtypes of its kernels
-        from torch.nn.attention.varlen import varlen_attn
-
-        return varlen_attn
+        return varlen_attention()
     if device.type == "cpu" and dtype == torch.float32 and onednn.available():
         return onednn.attend
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -82,9 +83,20 @@ def test_with_a_soft_cap(engine):
     compare(ENGINES[engine](model), model)
 
 
+class Float32Head(torch.nn.Module):
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.float() @ self.weight.float().t()
+
+
 def test_in_bfloat16():
     model = tiny("Llama").to(torch.bfloat16)
-    compare(WholeModelEngine(model), model)
+    unrounded = copy.deepcopy(model)
+    unrounded.lm_head = Float32Head(model.lm_head.weight)
+    compare(WholeModelEngine(model), unrounded)
 
 
 def test_a_head_in_bfloat16_is_summed_in_float32():

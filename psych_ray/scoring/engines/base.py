@@ -144,16 +144,17 @@ class WholeModelEngine:
 
 @contextmanager
 def _float32_logits(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context, the model's own forward has float32 logits: others would differ by their rounding alone."""
-    head = model.get_output_embeddings()
-    if type(head) is not nn.Linear:
+    """Within the context, logits of a model in half precision are float32: others would differ by their rounding."""
+    head: Any = model.get_output_embeddings()
+    if model.dtype == torch.float32 or type(head) is not nn.Linear:
         yield
         return
-    handle = head.register_forward_hook(
-        lambda head, rows, _: float32_linear(rows[0].flatten(0, -2), head.weight, head.bias).unflatten(
-            0, rows[0].shape[:-1]
-        )
-    )
+
+    def unrounded(head: nn.Linear, given: tuple[Tensor], _: Tensor) -> Tensor:
+        logits_RV = float32_linear(given[0].flatten(0, -2), head.weight, head.bias)
+        return logits_RV.view(*given[0].shape[:-1], -1)
+
+    handle = head.register_forward_hook(unrounded, prepend=True)
     try:
         yield
     finally:

@@ -58,15 +58,15 @@ def test_no_socket_has_a_longer_path_than_was_computed(session):
     assert max(len(str(path)) for path in sockets) == len(str(local_socket_path(session)))
 
 
-def test_a_temporary_folder_with_too_long_a_path_is_refused_in_one_line(tmp_path, monkeypatch):
-    folder = tmp_path / "a-folder-with-a-name-of-thirty"
+def test_a_temporary_folder_with_too_long_a_path_is_refused_in_one_line(scratch, monkeypatch):
+    folder = scratch / "a-folder-with-a-name-of-thirty"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     says = rf"TMPDIR={folder}: its path of \d+ bytes.* of \d+, and the system allows 107; set TMPDIR to"
     with pytest.raises(PsychRayError, match=says), ray_session(ClusterConfig(cpus=1)):
         pass
-    assert list(folder.iterdir()) == []
+    folder.rmdir()  # nothing is left in it
 
 
 def processes() -> list[psutil.Process]:

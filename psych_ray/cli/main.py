@@ -68,6 +68,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
       cluster.nodes=N cluster.gpus=N cluster.gpu_memory_gb=GB
                                            for plan: a cluster that is not running
   plan.picture=PATH                        for plan: who runs when, .html or .png
+  plan.all=true                            for plan: each of many checkpoints, not only by generation
   results.root=PATH_OR_URI                 a local path, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER
   tracking=console|wandb                   tracking.mode=offline|online
   study.domains=FILE                       for report: domains of studies, beside those of Psych-201
@@ -82,7 +83,8 @@ examples
   psych-ray status results.root=results
   psych-ray plan experiment=persona cluster.nodes=4 cluster.gpus=8 cluster.gpu_memory_gb=80
 
-exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted
+exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted,
+141 nobody reads the output any more, as of `psych-ray status | head -1`
 """
 
 

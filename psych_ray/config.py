@@ -483,8 +483,10 @@ class ReportConfig:
 
 @dataclass(kw_only=True)
 class PlanConfig:
-    """What psych-ray plan shows beside its tables."""
+    """What psych-ray plan shows."""
 
+    all: bool = False
+    """Show every task and checkpoint, also of more than 20 checkpoints, which are otherwise shown by generation."""
     picture: str | None = None
     """File for a picture of who runs when, .html, .png, .pdf or .svg; None: none."""
     preempted_every_hours: float | None = None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from psych_ray.app.assumed_transcripts import assumed_transcripts, is_assumable
 from psych_ray.app.cluster import cluster_to_plan_for
+from psych_ray.app.plan_unfit import unfit_lines
 from psych_ray.app.prepare import Prepared, find_sweep, prepare, survey_of
 from psych_ray.app.sweep import replica_specs, weights_facts
 from psych_ray.checkpoints.find import Found, load_group
@@ -76,8 +77,8 @@ class SweepPlan:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """A sentence for each of: time, GPU-hours and price, rates; then one for each that does not fit."""
-        return (*_sentences(self), *(f"does not fit: {reason}" for reason in self.prepared.unfit.values()))
+        """A sentence for each of: time, GPU-hours and price, rates; then what does not fit, and why."""
+        return (*_sentences(self), *unfit_lines(self.prepared))
 
 
 def plan(config: Config, *, say: Callable[[str], None]) -> SweepPlan:

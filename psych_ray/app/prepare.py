@@ -33,7 +33,7 @@ from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_fit
 from psych_ray.sweep.cost import Device, fetch_seconds, load_seconds, replica_device
-from psych_ray.sweep.placement import Placement, Placer
+from psych_ray.sweep.placement import Placement, Placer, Unfit
 from psych_ray.sweep.plan import PlannedTranscripts, Task, without_committed
 from psych_ray.sweep.rates import Rate
 from psych_ray.transcripts.conditions import condition_named
@@ -71,8 +71,8 @@ class Prepared:
     """Assumed time to load the weights, by their slug."""
     fetch_seconds: dict[str, float]
     """Assumed time to bring the weights to a node's own disk, by their slug."""
-    unfit: dict[str, str]
-    """Reason why weights have no placement, by their slug; where `refuse` is set there are none."""
+    unfit: dict[str, Unfit]
+    """Why weights have no placement, by their slug; where `refuse` is set there are none."""
     slots: Slots
 
 
@@ -203,10 +203,10 @@ def _place(
     *,
     longest: int,
     refuse: bool,
-) -> tuple[dict[str, Placement], Slots, dict[str, str]]:
+) -> tuple[dict[str, Placement], Slots, dict[str, Unfit]]:
     """Place each set of weights, and divide the cluster among them; reasons, by slug, for weights that fit nowhere."""
     placements: dict[str, Placement] = {}
-    unfit: dict[str, str] = {}
+    unfit: dict[str, Unfit] = {}
     placer = Placer(
         cluster, config.scoring, ranks=config.cluster.ranks, across_nodes=config.cluster.across_nodes, longest=longest
     )
@@ -216,7 +216,7 @@ def _place(
         except CheckpointError as error:
             if refuse:
                 raise
-            unfit[weights] = str(error)
+            unfit[weights] = placer.unfit(checkpoint.card.id, shapes[checkpoint.slug], error)
     while True:
         try:
             return placements, _slots([one.ranks for one in placements.values()], config, cluster), unfit
@@ -224,7 +224,7 @@ def _place(
             if refuse or not placements:
                 raise
             most = max(one.ranks for one in placements.values())
-            unfit |= {weights: f"{weights}: {error}" for weights, one in placements.items() if one.ranks == most}
+            unfit |= {weights: Unfit(str(error)) for weights, one in placements.items() if one.ranks == most}
             placements = {weights: one for weights, one in placements.items() if one.ranks < most}
 
 

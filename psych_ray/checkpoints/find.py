@@ -28,20 +28,29 @@ from psych_ray.checkpoints.quantization import require_known
 from psych_ray.checkpoints.trust import Trust
 from psych_ray.checkpoints.wanted import Described, describe, wanted_cards
 from psych_ray.checkpoints.weight_files import ADAPTER, count_parameters, weight_files
-from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource
+from psych_ray.config import CheckpointCard, CheckpointsConfig, CheckpointSource, Reference
 from psych_ray.errors import CheckpointError, UnreachableError
 
 
 def with_references(checkpoints: Sequence[Checkpoint], references: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Both; CheckpointError where a checkpoint has the name of a reference, or names one as its base."""
+    """Both; CheckpointError where a checkpoint has the name of a reference, or names one as its base.
+
+    Also of those references that are not among them: a report and a later sweep into the same root go by the name.
+    """
     both = [*checkpoints, *references]
-    _require_different_names(both)
+    reserved = {*Reference, *(reference.slug for reference in references)}
     for checkpoint in checkpoints:
-        if any(checkpoint.base_slug == reference.slug for reference in references):
+        if checkpoint.slug in reserved:
+            raise CheckpointError(
+                f"{checkpoint.card.path or checkpoint.card.id}: a checkpoint named {checkpoint.slug} would be taken "
+                f"for the reference of that name; rename its directory, or give it another id in {CARD}"
+            )
+        if checkpoint.base_slug in reserved:
             raise CheckpointError(
                 f"{checkpoint.card.id}: its base {checkpoint.card.base} has the name of a reference, which is no base; "
-                "correct its card, or omit the reference from checkpoints.references"
+                "correct its card"
             )
+    _require_different_names(both)
     return both
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
 from psych_ray import __version__
+from psych_ray.cli.output import READER_LEFT, ReaderLeftError, watch_readers
 from psych_ray.ending import ENDING, INTERRUPTED, INTERRUPTED_LINE, end_process
 from psych_ray.errors import ConfigError, PsychRayError
 
 _CFG = "--cfg"
 _CONFIG_DIR = "--config-dir"
+_COMPLETION = "completion"
+_CANDIDATES = (_COMPLETION, "candidates", "--")
+"""What a shell asks, followed by the words of its command line."""
 COMMANDS = {
     "sweep": "score what is missing, then report",
     "plan": "what would run, on what, how long, at what price; starts nothing",
@@ -30,6 +35,8 @@ usage: psych-ray COMMAND [OVERRIDE ...]
        psych-ray COMMAND --help              all settings that a command uses, with their defaults, and examples
        psych-ray COMMAND [OVERRIDE ...] --cfg
                                              print the configuration that results, and do nothing else
+       psych-ray completion bash|zsh|fish    print what makes a shell complete commands, overrides and values:
+                                             eval "$(psych-ray completion bash)" in ~/.bashrc
 
 commands
 {chr(10).join(f"  {name:<8} {what}" for name, what in COMMANDS.items())}
@@ -61,6 +68,7 @@ overrides (Hydra's grammar; every one has a default, and `psych-ray sweep` alone
       cluster.nodes=N cluster.gpus=N cluster.gpu_memory_gb=GB
                                            for plan: a cluster that is not running
   plan.picture=PATH                        for plan: who runs when, .html or .png
+  plan.all=true                            for plan: each of many checkpoints, not only by generation
   results.root=PATH_OR_URI                 a local path, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER
   tracking=console|wandb                   tracking.mode=offline|online
   study.domains=FILE                       for report: domains of studies, beside those of Psych-201
@@ -75,24 +83,17 @@ examples
   psych-ray status results.root=results
   psych-ray plan experiment=persona cluster.nodes=4 cluster.gpus=8 cluster.gpu_memory_gb=80
 
-exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted
+exit codes: 0 complete, 1 error, 2 bad configuration, 3 some transcripts could not be scored, 130 interrupted,
+141 nobody reads the output any more, as of `psych-ray status | head -1`
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. A user's mistake becomes one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if len(arguments) > 1 and arguments[0] in COMMANDS and {"-h", "--help"} & set(arguments):
-        from psych_ray.cli.command_help import command_help
-
-        print(command_help(arguments[0], COMMANDS[arguments[0]]), end="")  # noqa: T201
-        return 0
-    if not arguments or {"-h", "--help", "help"} & set(arguments):
-        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else ConfigError.exit_code
-    if arguments[0] == "--version":
-        print(__version__)  # noqa: T201
-        return 0
+    told = _tell(arguments)
+    if told is not None:
+        return told
     with ENDING.signals():
         try:
             exit_code = _run(arguments[0], arguments[1:])
@@ -112,15 +113,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_and_exit() -> NoReturn:
-    """Run the command of this process.
+    """Run the command of this process, which ends where nobody reads its output any more; a sweep goes on without.
 
     After one that used a bucket the interpreter is not shut down: threads of obstore that still run then aborted the
     process in 2 of 26 runs of `verify`, after everything was done and printed.
     """
-    exit_code = main()
-    if "obstore" in sys.modules:
+    watch_readers(goes_on=sys.argv[1:2] == ["sweep"])
+    try:
+        exit_code = main()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except ReaderLeftError:
+        exit_code = READER_LEFT
+    if "obstore" in sys.modules or ENDING.skips_clean_up:
         end_process(None, exit_code)
     sys.exit(exit_code)
+
+
+def _tell(arguments: Sequence[str]) -> int | None:
+    """Print what needs no configuration: help, version, candidates; None where that was not asked for."""
+    if tuple(arguments[:3]) == _CANDIDATES:
+        return _print_candidates(arguments[3:])
+    if len(arguments) > 1 and arguments[0] in COMMANDS and {"-h", "--help"} & set(arguments):
+        from psych_ray.cli.command_help import command_help
+
+        print(command_help(arguments[0], COMMANDS[arguments[0]]), end="")  # noqa: T201
+        return 0
+    if not arguments or {"-h", "--help", "help"} & set(arguments):
+        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else ConfigError.exit_code
+    if arguments[0] == "--version":
+        print(__version__)  # noqa: T201
+        return 0
+    return None
 
 
 def _one_line(error: PsychRayError) -> str:
@@ -141,7 +166,27 @@ def _config_directory(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return directory, overrides
 
 
+def _print_candidates(words: Sequence[str]) -> int:
+    """Nothing where anything is wrong: what is printed appears in the middle of a user's command line."""
+    with suppress(Exception):
+        from psych_ray.cli.completion import candidates
+
+        print("".join(f"{one}\n" for one in candidates(words, COMMANDS)), end="")  # noqa: T201
+    return 0
+
+
+def _print_completion(shells: Sequence[str]) -> int:
+    from psych_ray.cli.completion_scripts import SCRIPTS
+
+    if len(shells) != 1 or shells[0] not in SCRIPTS:
+        raise ConfigError(f"psych-ray {_COMPLETION}: name one shell, {', '.join(SCRIPTS)}")
+    print(SCRIPTS[shells[0]], end="")  # noqa: T201
+    return 0
+
+
 def _run(command: str, overrides: Sequence[str]) -> int:
+    if command == _COMPLETION:
+        return _print_completion(overrides)
     if command not in COMMANDS:
         raise ConfigError(f"no command {command!r}; there is {', '.join(COMMANDS)}; see psych-ray --help")
     from psych_ray.cli.compose import as_yaml, load_config

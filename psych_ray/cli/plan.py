@@ -8,11 +8,14 @@ from rich.table import Table
 
 from psych_ray.app.plan import SweepPlan, write_picture
 from psych_ray.app.plan import plan as plan_sweep
+from psych_ray.app.plan_groups import planned_groups
 from psych_ray.app.report import sweep_name
 from psych_ray.cli.show import print_line, right, say, show
 from psych_ray.config import Config
 
 UNFIT = 3
+_MANY = 20
+"""Checkpoints that are still shown each."""
 
 
 def plan(config: Config) -> int:
@@ -20,9 +23,13 @@ def plan(config: Config) -> int:
     planned = plan_sweep(config, say=say)
     if planned.found.described:
         show(_proposals(planned))
-    show(_tasks(planned))
-    show(_placements(planned))
-    show(_weights(planned))
+    if len(planned.prepared.checkpoints) > _MANY and not config.plan.all:
+        show(_groups(planned))
+        print_line(_extent(planned))
+    else:
+        show(_tasks(planned))
+        show(_placements(planned))
+        show(_weights(planned))
     for line in planned.lines:
         print_line(line)
     if config.plan.picture is not None:
@@ -44,6 +51,29 @@ def _proposals(planned: SweepPlan) -> Table:
         stage = card.stage.value if card.stage else "not known"
         table.add_row(card.id, card.family, card.generation, size, stage, card.base or "", one.sources)
     return table
+
+
+def _groups(planned: SweepPlan) -> Table:
+    names = ("checkpoints", "size_b", "responses missing")
+    table = Table("generation", *right(*names), "engine", "replica on", *right("starts", "replica-hours", "GPU-hours"))
+    for one in planned_groups(planned):
+        sizes = [f"{size:g}" for size in (*one.sizes_b[:1], *one.sizes_b[1:][-1:])]
+        numbers = (f"{one.checkpoints:,}", " to ".join(sizes), f"{one.responses_missing:,}")
+        hours = (f"{one.starts:,}", f"{one.hours:,.2f}", f"{one.gpu_hours:,.2f}")
+        table.add_row(one.generation, *numbers, one.engine, one.device, *hours)
+    return table
+
+
+def _extent(planned: SweepPlan) -> str:
+    """What the rows of groups leave out, and where it is."""
+    tasks, n_checkpoints = planned.prepared.tasks, len(planned.prepared.checkpoints)
+    conditions = ", ".join(dict.fromkeys(task.condition for task in tasks))
+    n_complete = sum(not task.missing for task in tasks)
+    return (
+        f"{n_checkpoints:,} checkpoints, {len(tasks):,} tasks under {conditions}, {n_complete:,} of them complete; "
+        f"each task has {len(tasks[0].transcripts):,} transcripts with {tasks[0].n_responses:,} "
+        "responses. plan.all=true shows every task and checkpoint"
+    )
 
 
 def _tasks(planned: SweepPlan) -> Table:

@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Column, Table
 
+_UNLIMITED = 100_000
+"""Columns of a file or a pipe; a table takes those that it needs."""
+
 
 def right(*names: str) -> list[Column | str]:
     """Columns of numbers."""
@@ -17,8 +20,13 @@ def right(*names: str) -> list[Column | str]:
 
 
 def show(table: Table) -> None:
-    """Print a table."""
-    Console(markup=False, emoji=False, highlight=False).print(table)  # names are data: a [/] in one is a [/]
+    """Print a table. Nothing in it is cut: a terminal that is too narrow folds it, elsewhere it is as wide as it is."""
+    for column in table.columns:
+        column.overflow = "fold"
+    console = Console(markup=False, emoji=False, highlight=False)  # names are data: a [/] in one is a [/]
+    if not console.is_terminal:
+        console.width = _UNLIMITED
+    console.print(table)
 
 
 def print_line(line: str) -> None:

@@ -22,6 +22,7 @@ from psych_ray.cluster.watch import ClusterWatch
 from psych_ray.compat.ray import (
     keep_gpus_visible_to_ray_workers,
     local_ray_options,
+    local_socket_path,
     ray_keeps_signal_handlers,
     ray_on_loopback,
     ray_token,
@@ -34,6 +35,8 @@ from psych_ray.sweep.cluster_shape import ClusterShape, NodeShape
 from psych_ray.temporary import temporary_directory
 
 _OBJECT_STORE_BYTES = 128 * 2**20
+_SOCKET_BYTES = 107
+"""What Linux allows for the path of a socket."""
 START_S = 120.0
 SHUT_DOWN_S = 30.0
 
@@ -59,10 +62,12 @@ def ray_session(config: ClusterConfig, shape: ClusterShape | None = None) -> Ite
         with _until_shut_down(f"the Ray cluster at {config.address}") as check:
             yield check
         return
-    with temporary_directory() as directory, ray_on_loopback(), ray_token(secrets.token_hex(32)):
-        _start_local(directory, (shape or local_shape(config)).nodes[0])
-        with agents_end_with_this_process(), _until_shut_down("the local Ray") as check:
-            yield check
+    with temporary_directory() as directory:
+        _require_short_sockets(directory)
+        with ray_on_loopback(), ray_token(secrets.token_hex(32)):
+            _start_local(directory, (shape or local_shape(config)).nodes[0])
+            with agents_end_with_this_process(), _until_shut_down("the local Ray") as check:
+                yield check
 
 
 @contextmanager
@@ -132,3 +137,15 @@ def _start_local(directory: Path, node: NodeShape) -> None:
     except BaseException:
         ray.shutdown()
         raise
+
+
+def _require_short_sockets(directory: Path) -> None:
+    """Raise PsychRayError where the temporary folder has too long a path for the sockets of a local Ray."""
+    folder, n_bytes = directory.parent, len(os.fsencode(local_socket_path(directory)))
+    if n_bytes > _SOCKET_BYTES:
+        own = len(os.fsencode(folder))
+        raise PsychRayError(
+            f"TMPDIR={folder}: its path of {own} bytes is too long for Ray, whose sockets below it get paths of "
+            f"{n_bytes}, and the system allows {_SOCKET_BYTES}; set TMPDIR to a directory with a path of at most "
+            f"{own + _SOCKET_BYTES - n_bytes} bytes, for example TMPDIR=/tmp"
+        )

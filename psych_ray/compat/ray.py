@@ -15,6 +15,8 @@ from typing import Any
 
 from psych_ray.compat.environment import environment
 
+_SESSION = "session_2000-01-01_00-00-00_000000"
+
 
 def local_ray_options(directory: Path) -> dict[str, Any]:
     """Arguments of `ray.init` for a local session whose files are in `directory` (Ray 2.60).
@@ -26,6 +28,14 @@ def local_ray_options(directory: Path) -> dict[str, Any]:
     """
     health = {"health_check_period_ms": 1000, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 4}
     return {"address": "local", "_temp_dir": str(directory / "r"), "_system_config": health}
+
+
+def local_socket_path(directory: Path) -> Path:
+    """As long as the longest path of a socket of a local session whose files are in `directory` (Ray 2.60).
+
+    Ray names the session by the time and its process, and refuses paths that Linux does not allow.
+    """
+    return Path(local_ray_options(directory)["_temp_dir"], f"{_SESSION}_{os.getpid()}", "sockets", "plasma_store")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ What is chosen never changes a score, so it is not part of a sweep's identity.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from psych_ray.checkpoints.shape import CheckpointShape
@@ -31,6 +32,23 @@ class Placement:
     ranks: int
     """Processes that hold it together, each with a GPU of its own where there are GPUs."""
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why weights have no placement."""
+
+    reason: str
+    """The same for all that are refused for it: without name and size."""
+    weights_bytes: float | None = None
+    """Their size, where it is the reason."""
+    smallest: str = ""
+    """The smallest memory that would do, where memory is the reason."""
+
+    @property
+    def size(self) -> str:
+        """Empty where it is not the reason."""
+        return "" if self.weights_bytes is None else f"{self.weights_bytes / 1e9:,.1f} GB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +126,26 @@ class Placer:
             return Placement(EngineName.transformers, 1, reason)
         return self._fitting(shape)
 
+    def unfit(self, name: str, shape: CheckpointShape, error: CheckpointError) -> Unfit:
+        """What `choose_placement` raised for the checkpoint `name`, apart from its name and size."""
+        need = _Need.of(shape, self.scoring, self.longest)
+        before, size, reason = str(error).partition(_size(need.weights))
+        if not size:
+            return Unfit(before.removeprefix(f"{name}: "))
+        return Unfit(reason.strip(), need.weights, self._smallest_memory(shape, need))
+
+    def _smallest_memory(self, shape: CheckpointShape, need: _Need) -> str:
+        host = f"{_whole_gb(need.weights)} of host memory"
+        if not self.cluster.gpus or self.scoring.device == "cpu":
+            return host
+        n = max(shape.rank_counts(self._most_ranks), default=1)
+        if shape.only_transformers or self.scoring.engine == EngineName.transformers:
+            n = 1
+        gpus = f"{n} GPUs" if n > 1 else "one GPU"
+        gpus = f"{gpus} of {_whole_gb(need.per_rank(n))}"
+        in_host = self.scoring.engine in {EngineName.auto, EngineName.deepspeed_zero} and not shape.only_transformers
+        return f"{gpus}, or {host}" if in_host else gpus
+
     @property
     def _most_ranks(self) -> int:
         return self.ranks or (self.cluster.gpus if self.across_nodes else self.cluster.gpus_per_node)
@@ -163,8 +201,18 @@ class Placer:
         too_large = in_host_memory and memory and weights > _USABLE * memory
         if too_large or (one_gpu and gpu_memory and weights > gpu_memory):
             raise CheckpointError(
-                f"{name}: its {weights / 1e9:,.1f} GB of weights fit nowhere on this cluster ({self.cluster}"
+                f"{name}: {_size(weights)} fit nowhere on this cluster ({self.cluster}"
                 + (f", {memory / 1e9:,.0f} GB of host memory" if memory else "")
-                + "); more or larger GPUs, scoring.dtype=bfloat16, "
-                "scoring.nvme=DIR with scoring.engine=deepspeed_zero, or exclude it with checkpoints.only"
+                + "); more or larger GPUs, "
+                + ("scoring.dtype=bfloat16, " if self.scoring.dtype == Dtype.float32 and not shape.bits else "")
+                + "scoring.nvme=DIR with scoring.engine=deepspeed_zero, or exclude it with checkpoints.only"
             )
+
+
+def _size(weights_bytes: float) -> str:
+    return f"its {weights_bytes / 1e9:,.1f} GB of weights"
+
+
+def _whole_gb(used_bytes: float) -> str:
+    """A memory of which so much can be used."""
+    return f"{math.ceil(used_bytes / _USABLE / 1e9):,} GB"

@@ -80,11 +80,12 @@ def config_of(*directories: Path, root: Path, cluster: ClusterConfig, participan
     )
 
 
-def planned(directory: Path, root: Path, cluster: ClusterConfig, **scoring) -> Prepared:
-    config = config_of(directory, root=root, cluster=cluster, participants=1000, **scoring)
+def planned(directory: Path, root: Path, cluster: ClusterConfig, *, refuse: bool = True, **scoring) -> Prepared:
+    participants = 1000 if refuse else 5
+    config = config_of(directory, root=root, cluster=cluster, participants=participants, **scoring)
     with cluster_to_plan_for(config.cluster) as shape:
         store = open_store(config.results.root)
-        return prepare(config, find(config, say=print), Snapshot.read(store), store, shape, write=False)
+        return prepare(config, find(config, say=print), Snapshot.read(store), store, shape, write=False, refuse=refuse)
 
 
 def four_nodes(gpu_memory_gb: float = 80, memory_gb: float = 1000) -> ClusterConfig:
@@ -162,9 +163,33 @@ def test_what_does_not_fit_is_listed_and_the_others_are_planned(checkpoints, tmp
     assert list(found.prepared.unfit) == ["70B"]
     assert [one.weights for one in found.weights] == ["8B"]
     assert found.timeline.committed == 2 * 20
-    assert found.lines[-1].startswith("does not fit: 70B: its 141.1 GB of weights fit nowhere")
+    assert found.lines[-1].startswith(
+        "does not fit: 70B: its 141.1 GB of weights fit nowhere on this cluster (4 nodes "
+    )
+    assert found.lines[-1].endswith("only; 8 GPUs of 22 GB, or 149 GB of host memory would do")
+    for gpu_memory_gb, memory_gb, unfit in [(22, 128, 0), (21, 128, 1), (16, 149, 0), (16, 148, 1)]:
+        cluster = four_nodes(gpu_memory_gb=gpu_memory_gb, memory_gb=memory_gb)
+        assert len(planned(checkpoints["70B"], tmp_path, cluster, refuse=False).unfit) == unfit
     assert show_plan(config) == 3
     assert capsys.readouterr().out.count("does not") == 3, "a line, and a cell for each of its two tasks"
+
+
+def test_what_does_not_fit_for_one_reason_is_one_line_with_sizes_and_names_below(checkpoints, tmp_path):
+    cluster = ClusterConfig(nodes=1, cpus=8, memory_gb=10)
+    config = config_of(*checkpoints.values(), root=tmp_path / "root", cluster=cluster)
+    found = plan(config, say=says)
+    assert found.lines == (
+        "nothing that is missing fits",
+        "does not fit: 2 checkpoints: the weights fit nowhere on this cluster (1 node of 8 CPU cores, 10 GB of host "
+        "memory); more or larger GPUs, scoring.nvme=DIR with scoring.engine=deepspeed_zero, or exclude it with "
+        "checkpoints.only",
+        "  16.1 GB of weights, 17 GB of host memory would do: 8B",
+        "  141.1 GB of weights, 149 GB of host memory would do: 70B",
+    )
+    cluster.memory_gb = 149
+    assert not plan(config, say=says).prepared.unfit
+    cluster.memory_gb = 148
+    assert list(plan(config, say=says).prepared.unfit) == ["70B"]
 
 
 def test_gangs_that_no_node_holds_are_listed_too(checkpoints, tmp_path):

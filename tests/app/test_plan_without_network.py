@@ -40,7 +40,7 @@ def composed(tmp_path: Path, *overrides: str) -> Config:
 
 
 def test_the_study_is_planned_by_one_word(tmp_path, capsys):
-    config = composed(tmp_path, "experiment=paper", "transcripts.limit=3")
+    config = composed(tmp_path, "experiment=paper", "transcripts.limit=3", "plan.all=true")
     assert show_plan(config) == 0
     out, err = capsys.readouterr()
     for task in ("Qwen--Qwen3.5-27B", "marcelbinz--Llama-3.1-Centaur-70B-adapter", "allenai--Olmo-3-1125-32B"):
@@ -54,6 +54,23 @@ def test_the_study_is_planned_by_one_word(tmp_path, capsys):
     assert "no route to the hub" in first
     assert second.startswith("transcripts=psych201 are assumed, as the hub cannot be reached: 151 studies of 3 part")
     assert not (tmp_path / "root").exists()
+
+
+def test_many_checkpoints_are_shown_by_generation_on_one_screen(tmp_path, capsys):
+    config = composed(tmp_path, "checkpoints=paper", "transcripts=demo", "scoring.dtype=bfloat16")
+    assert show_plan(config) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) < 40
+    assert "105 checkpoints, 105 tasks under plain, 0 of them complete; each task has 96 transcripts" in out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert sum(int(row[1]) for row in rows) == 105
+    assert sum(int(row[3].replace(",", "")) for row in rows) == 105 * 3_053
+    assert [row[:3] for row in rows if row[0] == "qwen3.5"] == [["qwen3.5", "9", "0.8 to 27"]]
+    assert len({(row[0], row[4], row[5]) for row in rows}) == len(rows)
+    show_plan(replace(config, plan=replace(config.plan, all=True)))
+    every = capsys.readouterr().out
+    hours = [float(line.split("│")[6].replace(",", "")) for line in every.splitlines() if line.endswith(" assumed │")]
+    assert sum(float(row[8].replace(",", "")) for row in rows) == pytest.approx(sum(hours), abs=0.01 * len(hours))
 
 
 def test_listed_sizes_decide_where_weights_go(tmp_path):

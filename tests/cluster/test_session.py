@@ -14,7 +14,9 @@ import ray
 
 from psych_ray.cluster.nodes import NodesWatch
 from psych_ray.cluster.session import ray_session
+from psych_ray.compat.ray import local_socket_path
 from psych_ray.config import ClusterConfig
+from psych_ray.errors import PsychRayError
 from psych_ray.sweep.cluster_shape import Slots
 from psych_ray.sweep.events import NodeJoined
 
@@ -49,6 +51,22 @@ def session(scratch) -> Path:
     left = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH") or "OSX" in name}
     assert left == {name: value for name, value in before.items() if name in left}
     assert not directory.exists()
+
+
+def test_no_socket_has_a_longer_path_than_was_computed(session):
+    sockets = [path for path in session.rglob("*") if path.is_socket()]
+    assert max(len(str(path)) for path in sockets) == len(str(local_socket_path(session)))
+
+
+def test_a_temporary_folder_with_too_long_a_path_is_refused_in_one_line(scratch, monkeypatch):
+    folder = scratch / "a-folder-with-a-name-of-thirty"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    says = rf"TMPDIR={folder}: its path of \d+ bytes.* of \d+, and the system allows 107; set TMPDIR to"
+    with pytest.raises(PsychRayError, match=says), ray_session(ClusterConfig(cpus=1)):
+        pass
+    folder.rmdir()  # nothing is left in it
 
 
 def processes() -> list[psutil.Process]:

@@ -24,6 +24,11 @@ _AS_AUTHORS: dict[str, Condition] = {
 }
 
 
+def condition_names() -> tuple[str, ...]:
+    """The names of the built-in conditions."""
+    return tuple(_CONDITIONS)
+
+
 def condition_named(name: str, *, parity: bool = False) -> Condition:
     """Find the condition of a name, or at a dotted path; `parity`: as the study's authors carried it out.
 

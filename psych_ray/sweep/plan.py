@@ -7,6 +7,7 @@ between them, so that a plan of hundreds of checkpoints is made in seconds. Pure
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -172,3 +173,27 @@ def by_transcript(tasks: Sequence[Task]) -> list[Unit]:
             numbers[id(task.transcripts)] = index
         numbered += [(index[unit.transcripts[0].id], unit) for unit in task.missing]
     return [unit for _, unit in sorted(numbered, key=lambda pair: pair[0])]
+
+
+def fewer_units(units: Sequence[Unit], at_most: int) -> list[Unit]:
+    """Join units of the same task where there are more than `at_most`, for a simulation: a plan has millions at times.
+
+    The joined ones, about `at_most` of them, take as long together, and are in the order of the first of each.
+    """
+    size = -(-len(units) // at_most)
+    if size <= 1:
+        return list(units)
+    groups: dict[tuple[str, str, int], list[Unit]] = {}
+    seen = Counter[tuple[str, str]]()
+    for unit in units:
+        groups.setdefault((*unit.task, seen[unit.task] // size), []).append(unit)
+        seen[unit.task] += 1
+    return [
+        Unit(
+            checkpoint,
+            condition,
+            Transcripts(transcript for unit in group for transcript in unit.transcripts),
+            seconds=sum(unit.seconds for unit in group),
+        )
+        for (checkpoint, condition, _), group in groups.items()
+    ]

@@ -17,7 +17,7 @@ from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore, open_store
 from psych_ray.scoring.scored import ScoredTranscript, SimulatorScorer
 from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN, most_characters_read, replica_device, tokens_at_most
-from psych_ray.sweep.plan import PlannedTranscripts, Task, by_transcript, plan_task, without_committed
+from psych_ray.sweep.plan import PlannedTranscripts, Task, by_transcript, fewer_units, plan_task, without_committed
 from psych_ray.sweep.unit import Unit
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
@@ -195,6 +195,19 @@ def test_units_are_those_of_the_slow_way_and_share_their_transcripts_between_tas
     plain, chat = tasks
     assert all(a.transcripts is b.transcripts for a, b in zip(plain.missing, chat.missing, strict=True))
     assert [unit.task for unit in by_transcript(tasks)] == [("a", "plain"), ("a", "chat")] * len(expected)
+
+
+@pytest.mark.parametrize("at_most", [1, 7, 50, 199, 200, 1000])
+def test_fewer_units_take_as_long_and_have_the_same_transcripts(at_most):
+    wanted, rng = refs(100, 3), random.Random(0)
+    units = [Unit(*task, (ref,), seconds=rng.random()) for ref in wanted for task in [("a", "plain"), ("b", "chat")]]
+    fewer = fewer_units(units, at_most)
+    assert len(fewer) <= at_most + 2
+    assert fewer == units or len(units) > at_most
+    for task in [("a", "plain"), ("b", "chat")]:
+        joined = [unit for unit in fewer if unit.task == task]
+        assert [ref for unit in joined for ref in unit.transcripts] == wanted
+        assert sum(unit.seconds for unit in joined) == pytest.approx(sum(u.seconds for u in units if u.task == task))
 
 
 def test_what_is_computed_of_the_transcripts_of_a_unit_does_not_travel_with_it():

@@ -124,7 +124,7 @@ class LanguageModelScorer:
             partial(self.align, condition=condition),
             size=lambda aligned: aligned.size,
             budget=max(_LEAST_PREFETCHED, _PREFETCHED_WINDOWS * window_tokens),
-            threads=min(_MOST_THREADS, torch.get_num_threads()),
+            threads=preparation_threads(),
             idle=self._idle,
         )
         with prefetcher as stream:
@@ -164,6 +164,11 @@ class LanguageModelScorer:
             scores = iter(self._cache.score(queries, self.engine))
         for aligned in window:
             yield _sum_per_response(aligned, list(islice(scores, len(aligned.queries))))
+
+
+def preparation_threads() -> int:
+    """Threads that prepare transcripts: at most those that torch has, as a replica may have a part of the cores."""
+    return min(_MOST_THREADS, torch.get_num_threads())
 
 
 def token_indices(alignment: Alignment) -> NDArray[np.int64]:

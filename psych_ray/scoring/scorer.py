@@ -37,13 +37,13 @@ from psych_ray.transcripts.status import Status
 _WINDOW_BATCHES = 8
 _PREFETCHED_WINDOWS = 2
 _LEAST_PREFETCHED = 2**16
+"""Tokens that are prepared ahead at least, as an engine that runs one sequence at a time has small windows."""
 _MOST_THREADS = 4
 """Of preparation: Python runs a fifth of it, in which one thread keeps the others, and the engine, from running."""
-_BYTES_PER_TOKEN, _BYTES_PER_TRANSCRIPT = 16, 1024
-"""Memory of a transcript that is ready to be scored, about: of text and ids, with a token for 4 characters; and beside
-them."""
+_MOST_BYTES_PER_TOKEN = 1000
+"""A transcript that is prepared ahead and takes more counts as one of more tokens; an ordinary one takes 16."""
 _BYTES_PER_CHARACTER, _BYTES_PER_SPAN = 4, 25
-"""The same by its characters, and for each response in each of its renderings: one for each response takes most."""
+"""What one takes, about: for its text and ids, and for each response in each of its renderings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,10 @@ class _Aligned:
 
     @property
     def size(self) -> int:
-        """Its tokens, or its memory as that of so many tokens where that is more."""
+        """Its tokens; more where it takes much memory for them, as with a rendering for each of many responses."""
         spans = _BYTES_PER_SPAN * len(self.is_option_R) * len(self.alignments)
-        n_bytes = _BYTES_PER_TRANSCRIPT + _BYTES_PER_CHARACTER * len(self.transcript.text) + spans
-        return max(self.n_tokens, n_bytes // _BYTES_PER_TOKEN)
+        n_bytes = _BYTES_PER_CHARACTER * len(self.transcript.text) + spans
+        return max(1, self.n_tokens, n_bytes // _MOST_BYTES_PER_TOKEN)
 
 
 class LanguageModelScorer:

@@ -3,7 +3,7 @@
 scorer = load_scorer(checkpoint, ScoringConfig())
 for scored in scorer.score(transcripts, condition_named("plain")): ...
 
-Rendering and tokenization run in a background thread. Scores of equal queries (participants with the same text,
+Rendering and tokenization run in background threads. Scores of equal queries (participants with the same text,
 conditions that render the same text) are computed once and cached.
 """
 
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -32,8 +34,16 @@ from psych_ray.transcripts.options import option_index
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
 
-_PREFETCHED = 16
 _WINDOW_BATCHES = 8
+_PREFETCHED_WINDOWS = 2
+_LEAST_PREFETCHED = 2**16
+"""Tokens that are prepared ahead at least, as an engine that runs one sequence at a time has small windows."""
+_MOST_THREADS = 4
+"""Of preparation: Python runs a fifth of it, in which one thread keeps the others, and the engine, from running."""
+_MOST_BYTES_PER_TOKEN = 1000
+"""A transcript that is prepared ahead and takes more counts as one of more tokens; an ordinary one takes 16."""
+_BYTES_PER_CHARACTER, _BYTES_PER_SPAN = 4, 25
+"""What one takes, about: for its text and ids, and for each response in each of its renderings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,13 @@ class _Aligned:
     @property
     def n_tokens(self) -> int:
         return sum(query.length for query in self.queries)
+
+    @property
+    def size(self) -> int:
+        """Its tokens; more where it takes much memory for them, as with a rendering for each of many responses."""
+        spans = _BYTES_PER_SPAN * len(self.is_option_R) * len(self.alignments)
+        n_bytes = _BYTES_PER_CHARACTER * len(self.transcript.text) + spans
+        return max(1, self.n_tokens, n_bytes // _MOST_BYTES_PER_TOKEN)
 
 
 class LanguageModelScorer:
@@ -100,9 +117,18 @@ class LanguageModelScorer:
         self, transcripts: Iterable[Transcript], condition: Condition, goes_on: Callable[[], bool] = lambda: True
     ) -> Iterator[ScoredTranscript]:
         """Score transcripts, in their order, for as long as `goes_on()`, which is asked before each window of them."""
-        aligned = (self.align(transcript, condition) for transcript in transcripts)
-        with Prefetcher(aligned, capacity=_PREFETCHED, idle=self._idle) as stream:
-            for window in windows(stream, lambda a: a.n_tokens, _WINDOW_BATCHES * self.engine.batch_tokens):
+        pass_tokens = self.engine.batch_tokens
+        window_tokens = _WINDOW_BATCHES * pass_tokens
+        prefetcher = Prefetcher(
+            transcripts,
+            partial(self.align, condition=condition),
+            size=lambda aligned: aligned.size,
+            budget=max(_LEAST_PREFETCHED, _PREFETCHED_WINDOWS * window_tokens),
+            threads=preparation_threads(),
+            idle=self._idle,
+        )
+        with prefetcher as stream:
+            for window in windows(stream, lambda aligned: aligned.n_tokens, window_tokens, first=pass_tokens):
                 if not goes_on():
                     return
                 yield from self._score_window(window)
@@ -140,6 +166,11 @@ class LanguageModelScorer:
             yield _sum_per_response(aligned, list(islice(scores, len(aligned.queries))))
 
 
+def preparation_threads() -> int:
+    """Threads that prepare transcripts: at most those that torch has, as a replica may have a part of the cores."""
+    return min(_MOST_THREADS, torch.get_num_threads())
+
+
 def token_indices(alignment: Alignment) -> NDArray[np.int64]:
     """Indices of all tokens to be scored, ascending, response after response."""
     counts = alignment.last_R - alignment.first_R
@@ -150,26 +181,28 @@ def token_indices(alignment: Alignment) -> NDArray[np.int64]:
 
 
 def _sum_per_response(aligned: _Aligned, scores: Sequence[TokenScores]) -> ScoredTranscript:
-    """Sum the scores of tokens per response; each response comes from the rendering in which it is scored."""
-    n = len(aligned.alignments[0].status_R)
-    status_R = aligned.alignments[0].status_R.copy()
+    """Sum the scores of tokens per response [S of R that are scored], each in the rendering in which it is scored."""
+    alignments = aligned.alignments
+    n = len(alignments[0].status_R)
+    scored = [np.flatnonzero(one.status_R == Status.scored.code) for one in alignments]
+    scored_S = np.concatenate(scored)
+    counts = [one.last_R[at] - one.first_R[at] for one, at in zip(alignments, scored, strict=True)]
+    counts_S = np.concatenate(counts)
+    place = np.repeat(np.arange(len(scored_S)), counts_S)
+    status_R = alignments[0].status_R.copy()
     n_tokens_R, nll_R, top1_R = np.zeros(n, np.int32), np.full(n, np.nan, np.float32), np.zeros(n, np.bool_)
+    status_R[scored_S] = Status.scored.code
+    n_tokens_R[scored_S] = counts_S
+    nll_R[scored_S] = np.bincount(place, np.concatenate([one.nll_R for one in scores]), len(scored_S))
+    hits_S = np.bincount(place, np.concatenate([one.top1_R for one in scores]), len(scored_S))
+    top1_R[scored_S] = hits_S == counts_S
     calibration_RC = None
     if aligned.queries[0].options_K is not None:
         calibration_RC = np.full((n, len(COLUMNS)), np.nan, np.float32)
-    for alignment, of_tokens in zip(aligned.alignments, scores, strict=True):
-        counts = alignment.last_R - alignment.first_R
-        response = np.repeat(np.arange(n), counts)
-        is_scored = alignment.status_R == Status.scored.code
-        hits = np.bincount(response, weights=of_tokens.top1_R, minlength=n)
-        status_R[is_scored] = Status.scored.code
-        n_tokens_R[is_scored] = counts[is_scored]
-        nll_R[is_scored] = np.bincount(response, weights=of_tokens.nll_R, minlength=n)[is_scored]
-        top1_R[is_scored] = (hits == counts)[is_scored]
-        if calibration_RC is not None and of_tokens.calibration_RC is not None:
-            starts = (np.cumsum(counts) - counts)[is_scored]
-            calibration_RC[is_scored] = np.add.reduceat(of_tokens.calibration_RC, starts, axis=0, dtype=np.float64)
-    if calibration_RC is not None:
+        of_tokens = [one.calibration_RC for one in scores if one.calibration_RC is not None]
+        if of_tokens and len(scored_S):
+            starts = np.cumsum(counts_S) - counts_S
+            calibration_RC[scored_S] = np.add.reduceat(np.concatenate(of_tokens), starts, axis=0, dtype=np.float64)
         calibration_RC[~(aligned.is_option_R & (n_tokens_R == 1)), len(NLL_AT) :] = np.nan
     return ScoredTranscript(
         aligned.transcript,
@@ -177,7 +210,7 @@ def _sum_per_response(aligned: _Aligned, scores: Sequence[TokenScores]) -> Score
         nll_R=nll_R,
         top1_R=top1_R,
         status_R=status_R,
-        tokens_read=sum(len(alignment.token_ids_T) for alignment in aligned.alignments),
-        straddling_edges=sum(alignment.straddling_edges for alignment in aligned.alignments),
+        tokens_read=sum(len(alignment.token_ids_T) for alignment in alignments),
+        straddling_edges=sum(alignment.straddling_edges for alignment in alignments),
         calibration_RC=calibration_RC,
     )

@@ -24,11 +24,9 @@ from transformers import PreTrainedModel
 
 from psych_ray.scoring.engines.base import Engine, Query
 from psych_ray.scoring.loading import candidate_engines
-from psych_ray.scoring.scorer import LanguageModelScorer, Truncation
-from psych_ray.scoring.tokens.alignment import align
-from psych_ray.transcripts.conditions import condition_named
 from tests.benchmarks.loop import loop_nll, loop_top1
-from tests.benchmarks.shapes import SHARED, like_real, random_model, real_queries, real_tokenizer, real_transcripts
+from tests.benchmarks.preparing import preparing
+from tests.benchmarks.shapes import SHARED, like_real, random_model, real_queries
 
 
 def main() -> None:
@@ -46,7 +44,7 @@ def main() -> None:
     result = {"threads": torch.get_num_threads(), "torch": torch.__version__, "shape": given.shape}
     result["speed"] = speed(given.shape, given.transcripts, given.rounds)
     if SHARED.is_dir():
-        result["preparing"] = preparing(given.shape)
+        result["preparing"] = preparing()
     result["memory"] = [_in_a_process_of_its_own(given.shape, tokens) for tokens in (16_000, 40_000)]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1))
@@ -93,26 +91,6 @@ def speed(shape: str, n: int, rounds: int) -> dict[str, object]:
 def fastest(model: PreTrainedModel) -> Engine:
     """Build the engine that a replica uses on this machine."""
     return next(iter(candidate_engines(model).values()))()
-
-
-def preparing(shape: str, *, n: int = 4, tokens: int = 2048) -> dict[str, object]:
-    """Measure how fast transcripts are rendered and tokenized, and how long scoring waits for that."""
-    transcripts, tokenizer, plain = real_transcripts(4), real_tokenizer(), condition_named("plain")
-    began = time.perf_counter()
-    prepared = sum(len(align(plain.render(t, None), tokenizer, None).token_ids_T) for t in transcripts)
-    seconds = time.perf_counter() - began
-    scorer = LanguageModelScorer(
-        fastest(random_model(shape, dtype=torch.float32, device="cpu")), tokenizer, Truncation(tokens)
-    )
-    longest = sorted(transcripts, key=lambda t: -len(t.text))[:n]
-    began = time.perf_counter()
-    read = sum(scored.tokens_read for scored in scorer.score(longest, plain))
-    scoring = time.perf_counter() - began
-    return {
-        "prepared_tokens_per_s": round(prepared / seconds),
-        "scored_tokens_per_s": round(read / scoring),
-        "waited_share": round(scorer.idle_seconds / scoring, 4),
-    }
 
 
 @torch.inference_mode()

@@ -8,7 +8,8 @@ import pytest
 from small_tokenizers import byte_tokenizer
 from transformers import AutoTokenizer
 
-from psych_ray.scoring.tokens.alignment import align
+from psych_ray.scoring.tokens.alignment import align, tokenize
+from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.transcripts.conditions import condition_named, truncate_characters
 from psych_ray.transcripts.record import Transcript
 from psych_ray.transcripts.status import Status
@@ -106,6 +107,30 @@ def test_characters_are_cut_as_the_authors_do():
         cut = truncate_characters(rendering, n)
         assert cut.text == text
         assert int((cut.status == Status.scored.code).sum()) == kept
+
+
+@pytest.mark.parametrize("name", ["qwen3", "olmo3"])
+def test_ids_and_offsets_are_those_that_transformers_returns(shared, name):
+    from psych_ray.config import TranscriptsConfig, TranscriptSource
+    from psych_ray.transcripts.sources import read_transcripts
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers" / name)
+    config = TranscriptsConfig(source=TranscriptSource.files, path=str(shared / "data/psych-201"), limit=1)
+    of_studies = {transcript.study: transcript for transcript in read_transcripts(config)}
+    for transcript in of_studies.values():
+        for condition in ("plain", "chat"):
+            rendering = condition_named(condition).render(transcript, template_of(tokenizer))
+            expected = tokenizer(
+                rendering.text,
+                return_offsets_mapping=True,
+                add_special_tokens=not rendering.special_tokens_in_text,
+                verbose=False,
+            )
+            tokens = tokenize(rendering, tokenizer)
+            assert tokens.ids_T.tolist() == expected["input_ids"]
+            offsets = zip(tokens.starts_T.tolist(), tokens.ends_T.tolist(), strict=True)
+            assert list(offsets) == expected["offset_mapping"]
+    assert len(of_studies) > 10
 
 
 @pytest.mark.parametrize("name", ["qwen3", "olmo3"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from small_tokenizers import LLAMA_LIKE, small_tokenizer
 from psych_ray.errors import ConditionError, ReplicaLostError
 from psych_ray.scoring.tokens import template_process
 from psych_ray.scoring.tokens.chat_templates import TokenizerTemplate
-from psych_ray.scoring.tokens.template_process import TemplateProcess
+from psych_ray.scoring.tokens.template_process import LimitError, TemplateProcess
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.record import Transcript
 
@@ -79,6 +80,28 @@ def test_a_template_that_loops_at_some_transcripts_only_is_no_fault_of_these(pro
     with pytest.raises(ConditionError, match=TIME):
         chat.render(bad, template)
     assert chat.render(last, template).text == before.replace("A<|eot|>", "B<|eot|>")
+
+
+def test_threads_that_wait_for_a_template_are_told_what_the_first_of_them_met():
+    class Slow:
+        n_calls = 0
+
+        def render(self, *_: object, **__: object) -> str:
+            self.n_calls += 1
+            time.sleep(0.3)
+            raise LimitError("takes more than 0.3 s for a conversation")
+
+    slow = Slow()
+    template = TokenizerTemplate(small_tokenizer("x"), slow)
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(template.render, TURNS, generation_prompt=True) for _ in range(4)]
+    for one in waiting:
+        with pytest.raises(ConditionError, match=TIME):
+            one.result()
+    assert slow.n_calls == 1
+    with pytest.raises(ConditionError, match=TIME):
+        template.render(TURNS, generation_prompt=True)
+    assert slow.n_calls == 2
 
 
 def test_a_process_that_is_stopped_or_killed_is_replaced(process, monkeypatch):

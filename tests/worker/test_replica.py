@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -170,13 +171,11 @@ def test_deepspeed_engines_need_a_process_group(tmp_path, engine, needed):
 
 
 def test_its_count_of_work_grows_while_it_loads_and_with_every_layer_that_runs(checkpoint, transcripts, tmp_path):
-    from threading import Thread
-
     store = open_store(str(tmp_path))
     refs = tuple(catalogue(store, transcripts))
     replica = Replica(spec(checkpoint, tmp_path))
     seen = {replica.work.done}
-    loading = Thread(target=replica.load)
+    loading = threading.Thread(target=replica.load)
     loading.start()
     while loading.is_alive():
         seen.add(replica.work.done)
@@ -241,4 +240,5 @@ def test_a_chat_template_that_explodes_is_an_error_of_the_checkpoint_under_chat_
     with pytest.raises(ConditionError, match=r"its chat template takes more than 0\.5 GB of memory") as raised:
         replica.score(Unit(found.slug, "chat", refs))
     assert failure_of(raised.value).kind == FailureKind.task
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("psych-ray")]
     assert replica.score(Unit(found.slug, "plain", refs)).responses > 0

@@ -8,6 +8,7 @@ characters of two responses belongs to the first. Independent of token ids.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,11 +63,12 @@ def tokenize(rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> Tokeni
     encoded = tokenizer(
         rendering.text,
         add_special_tokens=not rendering.special_tokens_in_text,
-        return_offsets_mapping=True,
         return_attention_mask=False,
         verbose=False,
     )
-    offsets_T2 = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    offsets = encoded.encodings[0].offsets
+    # Twice as fast as np.asarray, which looks at each pair; other threads wait meanwhile.
+    offsets_T2 = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets)).reshape(-1, 2)
     return TokenizedText(np.asarray(encoded["input_ids"], dtype=np.int64), offsets_T2[:, 0], offsets_T2[:, 1])
 
 

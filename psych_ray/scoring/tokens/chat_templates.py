@@ -7,6 +7,7 @@ process of their own (`template_process`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 from jinja2 import TemplateError
@@ -48,6 +49,9 @@ class TokenizerTemplate:
         is_own = type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
         self._own = tokenizer if is_own else None
         self._process = process
+        self._lock = threading.Lock()
+        self._exceeded: LimitError | None = None
+        """The last one."""
         self._special_tokens = tokenizer.special_tokens_map
         self._source = _FIXED_CLOCK + tokenizer.get_chat_template()
         self.name = str(tokenizer.name_or_path) or "this checkpoint"
@@ -64,9 +68,23 @@ class TokenizerTemplate:
         try:
             if self._own is not None:
                 return _rendered_by(self._own, self._source, turns, generation_prompt=generation_prompt)
-            return self._process.render(self._source, turns, options, generation_prompt=generation_prompt)
+            return self._render(turns, options, generation_prompt=generation_prompt)
         except LimitError as error:
             raise ConditionError(f"{self.name}: its chat template {error}; sweep it without chat") from error
+
+    def _render(
+        self, turns: Sequence[Mapping[str, str]], options: Mapping[str, object], *, generation_prompt: bool
+    ) -> str:
+        """LimitError also where another thread met a limit while this one waited: it would take as long again."""
+        before = self._exceeded
+        with self._lock:
+            if self._exceeded is not None and self._exceeded is not before:
+                raise LimitError(str(self._exceeded))
+            try:
+                return self._process.render(self._source, turns, options, generation_prompt=generation_prompt)
+            except LimitError as error:
+                self._exceeded = error
+                raise
 
 
 def _rendered_by(

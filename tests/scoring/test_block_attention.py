@@ -47,15 +47,15 @@ def check(given, *, scale=0.3, window=-1, atol=3e-6):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=atol)
 
 
-@pytest.mark.parametrize("length", [1, 2, 255, 256, 257, 1023, 1024, 1025, 1279, 1280, 1281, 2049])
+@pytest.mark.parametrize("length", [1, 2, 255, 256, 257, 1023, 1024, 1025, 1279, 1280, 1281, 2047, 2048, 2049, 3073])
 def test_lengths_around_the_edges_of_blocks(length):
     check(states([length], [length]))
 
 
-@pytest.mark.parametrize("window", [0, 5, 254, 255, 256, 768, 1023, 1024, 1500, 5000])
+@pytest.mark.parametrize("window", [0, 5, 254, 255, 256, 768, 1023, 1024, 1500, 2047, 2048, 2300, 5000])
 def test_windows(window):
-    """With those of 1,023 and more, a query has none of the keys of the oldest block."""
-    check(states([1700], [1700]), window=window)
+    """With those of 2,047 and more, there are several blocks, and queries that have none of the oldest one's keys."""
+    check(states([2900], [2900]), window=window)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (6, 6)])
@@ -74,8 +74,9 @@ def test_random_packs_with_keys_before_the_queries(monkeypatch, seed):
     def draw(low, high):
         return int(torch.randint(low, high, (), generator=generator))
 
-    monkeypatch.setattr(block_attention, "_QUERIES", queries := draw(1, 9))
+    monkeypatch.setattr(block_attention, "QUERIES", queries := draw(1, 9))
     monkeypatch.setattr(block_attention, "_KEYS", draw(queries, 14))
+    monkeypatch.setattr(block_attention, "_TOGETHER", draw(0, 20))
     lengths_q = [draw(1, 40) for _ in range(draw(1, 5))]
     lengths_k = [length + draw(0, 2) * draw(0, 30) for length in lengths_q]
     groups = draw(1, 4)
@@ -84,7 +85,7 @@ def test_random_packs_with_keys_before_the_queries(monkeypatch, seed):
 
 
 def test_scores_of_any_size_do_not_overflow():
-    query, key, value, *bounds = states([1500], [1500])
+    query, key, value, *bounds = states([2500], [2500])
     check((query * 300, key * 300, value, *bounds), atol=0.01)  # float32 scores of 1e5 are 0.01 apart
 
 
@@ -103,6 +104,7 @@ def test_no_step_takes_more_memory_the_longer_the_sequence():
             attend(query, key, value, *bounds, 600, length, scale=None, window_size=(-1, 0), enable_gqa=True)
         return max(event.self_cpu_memory_usage for event in profiled.events())
 
-    scores = 4 * 2 * 256 * 1024  # float32, heads, queries, keys
-    assert largest_step(2000) == scores
-    assert largest_step(8000) == scores
+    scores = 4 * 2 * 256 * 2048  # float32, heads, queries, keys that are scored together at most
+    assert largest_step(2000) <= scores
+    assert largest_step(4000) <= scores
+    assert largest_step(8000) <= scores

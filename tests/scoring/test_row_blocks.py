@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from support_packing import ARCHITECTURES, difference, queries, tiny
 
-from psych_ray.scoring.engines import block_attention, onednn
+from psych_ray.scoring.engines import block_attention, onednn, row_blocks
 from psych_ray.scoring.engines.base import WholeModelEngine
 from psych_ray.scoring.engines.block_attention import attend
 from psych_ray.scoring.engines.packed import PackedEngine
@@ -29,16 +30,42 @@ def seen_rows(model):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_scores_are_those_of_the_model_itself(monkeypatch, architecture):
-    monkeypatch.setattr(block_attention, "_QUERIES", 16)
+    monkeypatch.setattr(block_attention, "QUERIES", 16)
+    monkeypatch.setattr(row_blocks, "QUERIES", 16)
+    monkeypatch.setattr(block_attention, "_TOGETHER", 0)
     monkeypatch.setattr(block_attention, "_KEYS", 24)
     model = tiny(architecture, **ARCHITECTURES[architecture])
     seen = seen_rows(model)
     expected = WholeModelEngine(model).score(queries(LENGTHS))
-    for rows in (32, 50, 299):
+    for rows in (9, 32, 50, 299):
         seen.clear()
         engine = PackedEngine(model, batch_tokens=350, attend=attend, layer_rows=rows)
         assert difference(engine.score(queries(LENGTHS)), expected) < 1e-4
-        assert architecture == "Qwen3Moe" or max(seen) == rows, "layers of experts run over whole packs"
+        assert architecture == "Qwen3Moe" or 1 < max(seen) <= rows, "layers of experts run over whole packs"
+
+
+@pytest.mark.parametrize("lengths", [(300, 500, 20, 90), (1300,), (700, 700)])
+def test_scores_are_equal_to_the_last_bit(lengths):
+    model = tiny("Qwen3")
+    whole, blocks = (
+        PackedEngine(model, batch_tokens=2048, attend=attend, layer_rows=rows).score(queries(lengths))
+        for rows in (None, 512)
+    )
+    assert difference(whole, blocks) == 0
+
+
+@pytest.mark.parametrize("rows", [1, 7, 255, 256, 300, 512, 5000])
+@pytest.mark.parametrize("lengths", [(1,), (256, 256, 256), (300, 500, 20, 90), (2000,), (5,) * 100])
+def test_blocks_are_all_rows_in_order(lengths, rows):
+    bounds = np.cumsum([0, *lengths]).tolist()
+    blocks = list(row_blocks._blocks(bounds, rows))
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(bounds[-1]))
+    assert min(block.stop - block.start for block in blocks) > 0
+    assert max(block.stop - block.start for block in blocks) <= rows
+    assert len(blocks) <= 1 + 2 * bounds[-1] / rows
+    if rows >= 256:
+        starts = [max(bound for bound in bounds if bound <= block.start) for block in blocks]
+        assert all((block.start - start) % 256 == 0 for block, start in zip(blocks, starts, strict=True))
 
 
 def test_models_are_as_they_were_afterwards_also_after_an_exception():

@@ -8,6 +8,7 @@ Shapes: P tokens of a pack, D width.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from psych_ray.scoring.engines.block_attention import QUERIES
 from psych_ray.scoring.engines.packed_attention import running_pack
 
 ROWS = 512
@@ -49,14 +51,28 @@ def _in_blocks(forward: Callable[..., Any], rows: int, *hidden: Tensor, **given:
     if running is None or n_tokens <= rows or not _of_each_token((*hidden, *given.values()), n_tokens):
         return forward(*hidden, **given)
     output_1PD = torch.empty_like(hidden[0])
-    for start in range(0, n_tokens, rows):
-        block = slice(start, min(start + rows, n_tokens))
+    for block in _blocks(running.pack.cu_seqlens_N1.tolist(), rows):
         with running.given(block):
             output = forward(hidden[0][:, block], **{name: _slice(value, block) for name, value in given.items()})
         if not isinstance(output, Tensor):
             return forward(*hidden, **given)
         output_1PD[:, block] = output
     return output_1PD
+
+
+def _blocks(bounds_N1: list[int], rows: int) -> Iterator[slice]:
+    """Blocks of at most so many rows of a pack of sequences, cut where a sequence's blocks of queries begin.
+
+    So attention computes the same products whether or not layers run in blocks, and scores are equal to the last bit.
+    """
+    step = min(rows, QUERIES)
+    cuts = [cut for first, last in itertools.pairwise(bounds_N1) for cut in range(first, last, step)]
+    start = 0
+    for cut, after in itertools.pairwise([*cuts, bounds_N1[-1]]):
+        if after > start + rows:
+            yield slice(start, cut)
+            start = cut
+    yield slice(start, bounds_N1[-1])
 
 
 def _of_each_token(value: Any, n_tokens: int) -> bool:

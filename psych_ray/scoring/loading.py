@@ -25,9 +25,11 @@ from psych_ray.scoring.checks.self_check import self_check, sharded_self_check
 from psych_ray.scoring.checks.shrunk_model import check_shrunk_model
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import Engine, TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines.block_attention import attend
 from psych_ray.scoring.engines.lora import AdapterEngine, SharedBase, require_adapter
 from psych_ray.scoring.engines.onednn import OneDnnEngine
 from psych_ray.scoring.engines.packed import PackedEngine
+from psych_ray.scoring.engines.row_blocks import ROWS
 from psych_ray.scoring.engines.sharded.process_group import Rank
 from psych_ray.scoring.engines.sharded.tensor_parallel import TensorParallelEngine, load_tensor_parallel
 from psych_ray.scoring.engines.sharded.zero import ZeroEngine, load_zero
@@ -200,7 +202,7 @@ def candidate_engines(model: PreTrainedModel) -> dict[str, Callable[[], Engine]]
     if model.device.type == "cpu" and model.dtype == torch.float32 and onednn.available():
         return {
             f"{PackedEngine.name}, oneDNN": lambda: OneDnnEngine(
-                PackedEngine(model, batch_tokens=_CPU_BATCH, attend=onednn.attend)
+                PackedEngine(model, batch_tokens=_CPU_BATCH, attend=attend, layer_rows=ROWS)
             ),
             f"{plain.name}, oneDNN": lambda: OneDnnEngine(plain),
             plain.name: lambda: plain,

@@ -14,6 +14,7 @@ from support_packing import ARCHITECTURES, queries, slow_attention, tiny
 from psych_ray.scoring.calibration import COLUMNS, NLL_AT, OF_OPTIONS, TEMPERATURES
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import Query, TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines.block_attention import attend
 from psych_ray.scoring.engines.onednn import OneDnnEngine
 from psych_ray.scoring.engines.packed import PackedEngine
 from psych_ray.scoring.likelihood import Head
@@ -26,7 +27,7 @@ ENGINES = {
     "packed": lambda model: PackedEngine(model, batch_tokens=150, attend=slow_attention),
 }
 if onednn.available():
-    ENGINES["packed, oneDNN"] = lambda model: OneDnnEngine(PackedEngine(model, batch_tokens=150, attend=onednn.attend))
+    ENGINES["packed, oneDNN"] = lambda model: OneDnnEngine(PackedEngine(model, batch_tokens=150, attend=attend))
 
 
 def asked() -> list[Query]:

@@ -1,40 +1,20 @@
-"""oneDNN's products against PyTorch's own, and its attention against the mask written out."""
+"""oneDNN's products against PyTorch's own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from support_packing import ARCHITECTURES, difference, queries, slow_attention, tiny
+from support_packing import ARCHITECTURES, difference, queries, tiny
 from torch.overrides import _get_current_function_mode_stack
 
 from psych_ray.scoring.engines import onednn
 from psych_ray.scoring.engines.base import TransformersEngine, WholeModelEngine
+from psych_ray.scoring.engines.block_attention import attend
 from psych_ray.scoring.engines.onednn import OneDnnEngine
 from psych_ray.scoring.engines.packed import PackedEngine
 from psych_ray.scoring.loading import candidate_engines
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="this build of PyTorch has no oneDNN for this CPU")
-
-
-@pytest.mark.parametrize("window", [-1, 0, 5, 63, 300])
-@pytest.mark.parametrize(("heads", "groups"), [(4, 1), (4, 2), (6, 6)])
-def test_attention_is_the_mask_written_out(window, heads, groups):
-    torch.manual_seed(0)
-    lengths = (1, 700, 256, 300)  # below, at, and above the number of rows per product
-    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
-    query = torch.randn(sum(lengths), heads, 16)
-    key, value = (torch.randn(sum(lengths), heads // groups, 16) for _ in range(2))
-    given = (query, key, value, cu_seqlens, cu_seqlens, max(lengths), max(lengths))
-    how = {"scale": 0.3, "window_size": (window, 0), "enable_gqa": groups > 1}
-    torch.testing.assert_close(onednn.attend(*given, **how), slow_attention(*given, **how), rtol=1e-5, atol=2e-6)
-
-
-def test_the_default_scale_is_that_of_the_head_width():
-    query, key, value = (torch.randn(9, 2, 16) for _ in range(3))
-    ends = torch.tensor([0, 9])
-    how = {"window_size": (-1, 0), "enable_gqa": False}
-    default = onednn.attend(query, key, value, ends, ends, 9, 9, scale=None, **how)
-    assert torch.equal(default, onednn.attend(query, key, value, ends, ends, 9, 9, scale=0.25, **how))
 
 
 def test_only_float32_products_are_taken(monkeypatch):
@@ -70,7 +50,7 @@ def test_the_mode_ends_with_the_call_also_when_nested_and_after_an_exception():
 def test_scores_are_those_of_the_model_itself(architecture):
     model = tiny(architecture, **ARCHITECTURES[architecture])
     expected = WholeModelEngine(model).score(queries())
-    for engine in (TransformersEngine(model), PackedEngine(model, batch_tokens=150, attend=onednn.attend)):
+    for engine in (TransformersEngine(model), PackedEngine(model, batch_tokens=150, attend=attend)):
         assert difference(OneDnnEngine(engine).score(queries()), expected) < 1e-4
 
 

@@ -1,15 +1,12 @@
 """Float32 products on a CPU by oneDNN, which PyTorch includes but does not use for them.
 
 PyTorch computes float32 products with MKL, which on CPUs that are not Intel's uses half of the vector units or less: on
-a Zen 5, oneDNN is 2.3 times as fast, with the same round-off. Attention is computed with it too, without most of the
-products that a causal mask discards. Weights are neither copied nor repacked. Other dtypes and devices are
-not affected.
-Shapes: P tokens of a pack, T of one sequence, H heads, K heads of keys and values, G heads that share one, D width.
+a Zen 5, oneDNN is 2.3 times as fast, with the same round-off. Weights are neither copied nor repacked. Other dtypes and
+devices are not affected. Attention with these products: `block_attention`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,9 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 from psych_ray.compat.torch import has_onednn_linear, onednn_linear
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
-
-_ROWS = 256
-"""Query tokens per product of attention: with more of them, more of the product is discarded by the causal mask."""
 
 
 def available() -> bool:
@@ -72,54 +66,3 @@ def _is_supported(rows: Tensor, weight: Tensor) -> bool:
         and tensor.numel() > 0
         for tensor in (rows, weight)
     )
-
-
-def attend(
-    query_PHD: Tensor,
-    key_PKD: Tensor,
-    value_PKD: Tensor,
-    cu_seqlens_N1: Tensor,
-    _cu_seqlens_k: Tensor,
-    max_seqlen: int,
-    _max_seqlen_k: int,
-    *,
-    scale: float | None,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
-) -> Tensor:
-    """Causal attention within the sequences of a pack, float32 [P, H, D]; called as `varlen_attn` is."""
-    del max_seqlen, enable_gqa
-    scale = query_PHD.shape[-1] ** -0.5 if scale is None else scale
-    query_HPD = (query_PHD * scale).transpose(0, 1)
-    key_KPD, value_KPD = (states.transpose(0, 1).contiguous() for states in (key_PKD, value_PKD))
-    output_HPD = torch.empty(*query_HPD.shape[:2], value_KPD.shape[-1])
-    group = query_HPD.shape[0] // key_KPD.shape[0]
-    for start, end in itertools.pairwise(cu_seqlens_N1.tolist()):
-        for index, (key_PD, value_PD) in enumerate(zip(key_KPD, value_KPD, strict=True)):
-            heads = slice(index * group, (index + 1) * group)
-            _attend_one(
-                query_HPD[heads, start:end],
-                key_PD[start:end],
-                value_PD[start:end],
-                window_size[0],
-                output_HPD[heads, start:end],
-            )
-    return output_HPD.transpose(0, 1)
-
-
-def _attend_one(query_GTD: Tensor, key_TD: Tensor, value_TD: Tensor, window: int, output_GTD: Tensor) -> None:
-    """Attention of the heads that share keys over one sequence, `window` tokens back (-1: all of them)."""
-    for first in range(0, len(key_TD), _ROWS):
-        last = min(first + _ROWS, len(key_TD))
-        oldest = max(0, first - window) if window >= 0 else 0
-        rows_GTD = query_GTD[:, first:last]
-        scores = linear(rows_GTD.flatten(0, 1), key_TD[oldest:last]).unflatten(0, rows_GTD.shape[:2])
-        n_rows = last - first
-        square = torch.ones(n_rows, n_rows, dtype=torch.bool)
-        scores[..., first - oldest :].masked_fill_(square.triu(1), -torch.inf)
-        if window >= 0 and last - oldest > window + 1:
-            # row k attends from token first + k - window on; column c is token oldest + c
-            reach = torch.arange(n_rows)[:, None] + (first - window - oldest)
-            scores.masked_fill_(torch.arange(last - oldest) < reach, -torch.inf)
-        mixed = linear(scores.softmax(-1).flatten(0, 1), value_TD[oldest:last].t())
-        output_GTD[:, first:last] = mixed.unflatten(0, rows_GTD.shape[:2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from psych_ray.scoring.engines.packed_attention import (
     varlen_attention_for,
 )
 from psych_ray.scoring.engines.packs import PASS_TOKENS, packs
+from psych_ray.scoring.engines.row_blocks import layers_in_blocks
 from psych_ray.scoring.likelihood import Head
 
 _log = logging.getLogger(__name__)
@@ -44,7 +46,12 @@ class PackedEngine:
     name = "transformers, packed"
 
     def __init__(
-        self, model: PreTrainedModel, *, batch_tokens: int = PASS_TOKENS, attend: VarlenAttention | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        batch_tokens: int = PASS_TOKENS,
+        attend: VarlenAttention | None = None,
+        layer_rows: int | None = None,
     ) -> None:
         attend = attend or varlen_attention_for(model.device, model.dtype)
         if attend is None:
@@ -54,7 +61,9 @@ class PackedEngine:
         self.model = model.eval()
         self.batch_tokens = batch_tokens
         self._attend = attend
-        self._forward = partial(body_and_head, text_decoder(model), Head.of(model).token_nll)
+        self._body = text_decoder(model)
+        self._layer_rows = layer_rows
+        self._forward = partial(body_and_head, self._body, Head.of(model).token_nll)
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Query]) -> list[TokenScores]:
@@ -66,7 +75,9 @@ class PackedEngine:
         return score_in_packs(batch, self.batch_tokens, self._score, halve=self._halve)
 
     def _score(self, queries: Sequence[Query]) -> list[DeviceScores]:
-        return run_pack(queries, self._forward, self._attend, self.model.device)
+        blocks = layers_in_blocks(self._body, self._layer_rows) if self._layer_rows else nullcontext()
+        with blocks:
+            return run_pack(queries, self._forward, self._attend, self.model.device)
 
     def _halve(self, tokens: int) -> int:
         torch.cuda.empty_cache()

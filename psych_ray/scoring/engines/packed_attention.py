@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from psych_ray.compat.torch import varlen_attention
 from psych_ray.compat.transformers import sdpa_attention, sdpa_mask
-from psych_ray.scoring.engines import onednn
+from psych_ray.scoring.engines import block_attention, onednn
 from psych_ray.scoring.engines.base import Query, padded_options
 
 ATTENTION = "psych_ray_varlen"
@@ -65,8 +65,87 @@ class Pack:
             counts=[len(q.at_R) for q in queries],
         )
 
+    def bounds(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Bounds, as `cu_seqlens_N1`, of the sequences that have tokens in these rows: of their queries and their keys.
 
-_running: ContextVar[tuple[Pack, VarlenAttention] | None] = ContextVar("_running", default=None)
+        Queries are the tokens in the rows, keys also those before them in the same sequence.
+        """
+        starts_N, ends_N = self.cu_seqlens_N1[:-1], self.cu_seqlens_N1[1:]
+        within_N = (ends_N > rows.start) & (starts_N < rows.stop)
+        ends = ends_N[within_N].clamp(max=rows.stop)
+        first_key = starts_N[within_N][:1]
+        queries, keys = (torch.cat([first, ends]) - first for first in (first_key.clamp(min=rows.start), first_key))
+        return queries, keys
+
+
+@dataclass(slots=True)
+class RunningPack:
+    """The pack that a model runs, and which of its rows the layers are given."""
+
+    pack: Pack
+    attend: VarlenAttention
+    rows: slice | None = None
+    """None: all of them."""
+    attention: nn.Module | None = None
+    """The module whose keys and values are kept, up to the last of the rows."""
+    key_KPD: Tensor | None = None
+    value_KPD: Tensor | None = None
+
+    @contextmanager
+    def given(self, rows: slice) -> Iterator[None]:
+        """Within the context, a layer is given these rows; those before them, from row 0 on, it was given before."""
+        if rows.start == 0:
+            self.attention = None
+        self.rows = rows
+        try:
+            yield
+        finally:
+            self.rows = None
+
+    def states(self, module: nn.Module, *states_PHD: Tensor) -> tuple[Any, ...]:
+        """The positional arguments of `varlen_attn`: query, key and value of the rows, with keys and values before."""
+        if self.rows is None:
+            cu_seqlens, longest = self.pack.cu_seqlens_N1, self.pack.max_seqlen
+            # the GPU's kernels need them so
+            return *(states.contiguous() for states in states_PHD), cu_seqlens, cu_seqlens, longest, longest
+        self._keep(module, self.rows, *states_PHD[1:])
+        assert self.key_KPD is not None
+        assert self.value_KPD is not None
+        cu_seqlens_q, cu_seqlens_k = self.pack.bounds(self.rows)
+        read = slice(self.rows.stop - int(cu_seqlens_k[-1]), self.rows.stop)
+        kept = (states_KPD[:, read].transpose(0, 1) for states_KPD in (self.key_KPD, self.value_KPD))
+        lengths = (int(cu_seqlens.diff().max()) for cu_seqlens in (cu_seqlens_q, cu_seqlens_k))
+        return states_PHD[0], *kept, cu_seqlens_q, cu_seqlens_k, *lengths
+
+    def _keep(self, module: nn.Module, rows: slice, key_PKD: Tensor, value_PKD: Tensor) -> None:
+        if self.attention is None:
+            n_tokens = self.pack.ids_1P.shape[1]
+            self.key_KPD = _buffer(self.key_KPD, key_PKD, n_tokens)
+            self.value_KPD = _buffer(self.value_KPD, value_PKD, n_tokens)
+            self.attention = module
+        if self.attention is not module:
+            raise ValueError(
+                f"{type(module).__name__}: its layer has another attention, which packing does not support"
+            )
+        assert self.key_KPD is not None
+        assert self.value_KPD is not None
+        self.key_KPD[:, rows] = key_PKD.transpose(0, 1)
+        self.value_KPD[:, rows] = value_PKD.transpose(0, 1)
+
+
+def _buffer(kept: Tensor | None, states_PKD: Tensor, n_tokens: int) -> Tensor:
+    """Memory for the states of a whole pack [K, P, D]: what the layer before had, if it is alike."""
+    _, n_heads, width = states_PKD.shape
+    shape = (n_heads, n_tokens, width)
+    return kept if kept is not None and kept.shape == shape else states_PKD.new_empty(shape)
+
+
+_running: ContextVar[RunningPack | None] = ContextVar("_running", default=None)
+
+
+def running_pack() -> RunningPack | None:
+    """The pack within whose sequences models attend; None outside of `packed_attention`."""
+    return _running.get()
 
 
 @contextmanager
@@ -75,7 +154,7 @@ def packed_attention(pack: Pack, attend: VarlenAttention | None) -> Iterator[Non
 
     With `attend=None` they attend as SDPA does, for a pack of one sequence.
     """
-    token = _running.set(None if attend is None else (pack, attend))
+    token = _running.set(None if attend is None else RunningPack(pack, attend))
     try:
         yield
     finally:
@@ -94,7 +173,7 @@ def varlen_attention_for(device: torch.device, dtype: torch.dtype) -> VarlenAtte
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):  # the dtypes of its kernels
         return varlen_attention()
     if device.type == "cpu" and dtype == torch.float32 and onednn.available():
-        return onednn.attend
+        return block_attention.attend
     return None
 
 
@@ -127,13 +206,8 @@ def _attention(
         raise ValueError(
             f"{type(module).__name__}: its attention has a soft cap or sinks, which packing does not support"
         )
-    pack, attend = running
-    output_PHD = attend(
-        *(states[0].transpose(0, 1).contiguous() for states in (query, key, value)),
-        pack.cu_seqlens_N1,
-        pack.cu_seqlens_N1,
-        pack.max_seqlen,
-        pack.max_seqlen,
+    output_PHD = running.attend(
+        *running.states(module, *(states[0].transpose(0, 1) for states in (query, key, value))),
         scale=scaling,
         # a window of w tokens holds the token itself and w - 1 before it
         window_size=(sliding_window - 1 if sliding_window else -1, 0),

@@ -76,7 +76,6 @@ def test_random_packs_with_keys_before_the_queries(monkeypatch, seed):
 
     monkeypatch.setattr(block_attention, "QUERIES", queries := draw(1, 9))
     monkeypatch.setattr(block_attention, "_KEYS", draw(queries, 14))
-    monkeypatch.setattr(block_attention, "_TOGETHER", draw(0, 20))
     lengths_q = [draw(1, 40) for _ in range(draw(1, 5))]
     lengths_k = [length + draw(0, 2) * draw(0, 30) for length in lengths_q]
     groups = draw(1, 4)

@@ -32,7 +32,6 @@ def seen_rows(model):
 def test_scores_are_those_of_the_model_itself(monkeypatch, architecture):
     monkeypatch.setattr(block_attention, "QUERIES", 16)
     monkeypatch.setattr(row_blocks, "QUERIES", 16)
-    monkeypatch.setattr(block_attention, "_TOGETHER", 0)
     monkeypatch.setattr(block_attention, "_KEYS", 24)
     model = tiny(architecture, **ARCHITECTURES[architecture])
     seen = seen_rows(model)

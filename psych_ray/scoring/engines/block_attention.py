@@ -20,10 +20,8 @@ from psych_ray.scoring.engines.onednn import linear
 
 QUERIES = 256
 """Query tokens per product: with more of them, more of the product is discarded by the causal mask."""
-_KEYS = 1024
-"""Key tokens per product, at least `QUERIES`: the scores of two heads then fit in a cache of 2 MB."""
-_TOGETHER = 2048
-"""Key tokens up to which all are in one product, as its softmax in one step is as accurate and nearly as fast."""
+_KEYS = 2048
+"""Key tokens per product, at least `QUERIES`: with fewer, threads wait for each other more often."""
 
 
 def attend(
@@ -117,9 +115,6 @@ def _key_blocks(first: int, last: int, window: int) -> Iterator[slice]:
     The latest comes first: each query attends to a key of it, its own, so that there is a finite maximum from then on.
     """
     oldest = max(0, first - window) if window >= 0 else 0
-    if last - oldest <= _TOGETHER:
-        yield slice(oldest, last)
-        return
     for stop in range(last, oldest, -_KEYS):
         yield slice(max(oldest, stop - _KEYS), stop)
 

@@ -12,7 +12,7 @@ import polars as pl
 from psych_ray.errors import ResultsError
 from psych_ray.results.catalogue import catalogue, read_catalogued
 from psych_ray.results.log import ResponsesLog
-from psych_ray.results.parts import write_part
+from psych_ray.results.parts import responses_table, write_table
 from psych_ray.results.reading import open_responses
 from psych_ray.results.schema import CheckpointFacts, Footer, Part, ScoringIdentity
 from psych_ray.results.snapshot import Snapshot
@@ -29,6 +29,11 @@ def silent(line: str) -> None:
 
 TASK = ("a", "plain")
 DAMAGE = ["emptied", "cut", "copied", "flipped", "truncated", "exchanged", "missing"]
+
+
+def write_part(store: ResultsStore, scored: Sequence[ScoredTranscript], footer: Footer) -> Part:
+    """Write the rows of one unit."""
+    return write_table(store, responses_table(scored), footer)
 
 
 def commit(store: ResultsStore, *units: tuple[Sequence[ScoredTranscript], Footer]) -> list[Part]:

@@ -74,8 +74,9 @@ def _names(word: str, uses: Sequence[str], given: set[str]) -> Iterator[str]:
 def _overrides(word: str, directory: str | None) -> Iterator[str]:
     """`word` with the values that it may get."""
     name, _, value = word.partition("=")
-    own = (each for each in Path(directory or "/nowhere").expanduser().glob(f"{name}/*.yaml") if directory)
-    for choice in (*choices().get(name, ()), *(file.stem for file in own)):
+    files = Path(directory).expanduser().glob(f"{name}/*.yaml") if directory else ()
+    own = (file.stem for file in files if _NEEDS_NO_QUOTES.fullmatch(file.stem))
+    for choice in (*choices().get(name, ()), *own):
         yield f"{name}={choice}"
     setting = next((one for every in settings_by_group().values() for one in every if one.name == name), None)
     if setting is not None:

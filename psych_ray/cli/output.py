@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 READER_LEFT = 141
 """Exit code of a command whose output nobody reads: 128 + SIGPIPE, as a shell gives for cat and grep."""
-_GONE = {errno.EPIPE, errno.EIO}
-"""What writing fails with: to a pipe without reader, to a terminal that was closed."""
 
 
 class ReaderLeftError(OSError):
@@ -36,7 +35,7 @@ class _Descriptor(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in _GONE:
+            if not self._has_no_reader(error):
                 raise
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())  # also what is still buffered, and what the interpreter flushes at its end
@@ -44,6 +43,11 @@ class _Descriptor(io.FileIO):
         if not self._goes_on:
             raise ReaderLeftError(errno.EPIPE, "the reader of the output has left")
         return super().write(data)
+
+    def _has_no_reader(self, error: OSError) -> bool:
+        """Whether this is a pipe without reader, or a terminal that was closed; other files may fail with EIO too."""
+        is_terminal = stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+        return error.errno == errno.EPIPE or (error.errno == errno.EIO and is_terminal)
 
 
 def watch_readers(*, goes_on: bool) -> None:

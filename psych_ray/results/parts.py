@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -43,16 +43,12 @@ class NoPartError(Exception):
         return self.reason
 
 
-def write_part(store: ResultsStore, scored: Sequence[ScoredTranscript], footer: Footer) -> Part:
-    """Write the rows of one unit, or nothing at all. The part belongs to the table once it is committed to its log.
-
-    Its footer is returned as written: with what is counted in the rows.
-    """
-    return write_table(store, responses_table(scored), footer)
-
-
 def write_table(store: ResultsStore, table: pa.Table, footer: Footer) -> Part:
-    """Write rows in the columns of `RESPONSES` as a part."""
+    """Write the rows of one unit, in the columns of `RESPONSES`, or nothing at all.
+
+    The part belongs to the table once it is committed to its log. Its footer is returned as written: with what is
+    counted in the rows.
+    """
     footer = replace(footer, **counted_facts(table))
     content = to_parquet(table, {_KEY: json.dumps(asdict(footer))})
     name = PartName(footer.checkpoint.slug, footer.condition, footer.unit, checksum(content))

@@ -118,6 +118,11 @@ class Prefetcher(Generic[S, T]):
         try:
             item = self._prepare(source)
             size = self._size(item)
+        except BaseException:
+            with self._changed:
+                self._is_stopped = True  # the consumer gets this exception, and then nothing more
+            raise
+        else:
             return item
         finally:
             with self._changed:

@@ -233,8 +233,14 @@ def _rows_of() -> Iterator[tuple[Callable[[ScoredTranscript], None], Future[pa.T
     waiting: SimpleQueue[ScoredTranscript | None] = SimpleQueue()
     with ThreadPoolExecutor(1, "psych-ray-rows") as thread:
         table = thread.submit(responses_table, iter(waiting.get, None))
+
+        def add(one: ScoredTranscript) -> None:
+            if table.done():
+                table.result()  # raises: the table is not complete before the last
+            waiting.put(one)
+
         try:
-            yield waiting.put, table
+            yield add, table
         finally:
             waiting.put(None)
 

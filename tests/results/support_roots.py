@@ -12,11 +12,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support_table import responses
+from support_table import responses, write_part
 
 from psych_ray.results.catalogue import catalogue, read_catalogued
 from psych_ray.results.log import LoggedPart, ResponsesLog
-from psych_ray.results.parts import checksum, to_parquet, write_part
+from psych_ray.results.parts import checksum, to_parquet
 from psych_ray.results.schema import CheckpointFacts, Footer, Part, PartName, ScoringIdentity, TranscriptRef
 from psych_ray.results.store import LocalStore, ResultsStore
 from psych_ray.results.table import open_table

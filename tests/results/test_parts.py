@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from support_table import commit
+from support_table import commit, write_part
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.log import ResponsesLog
-from psych_ray.results.parts import NoPartError, check_part, read_part, responses_table, write_part
+from psych_ray.results.parts import NoPartError, check_part, read_part, responses_table
 from psych_ray.results.reading import open_responses
 from psych_ray.results.schema import RESPONSES, CheckpointFacts, Footer, PartName, ScoringIdentity, Tally
 from psych_ray.results.store import open_store
@@ -166,8 +166,8 @@ def test_what_cannot_be_written_is_one_clear_line(tmp_path):
 WRITER = """
 import itertools, sys, time
 sys.path[:0] = [{here!r}, {above!r}]
+from support_table import write_part
 from test_parts import footer, scored
-from psych_ray.results.parts import write_part
 from psych_ray.results.store import open_store
 store = open_store({root!r})
 print("ready", flush=True)

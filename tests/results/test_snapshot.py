@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support_table import commit
+from support_table import commit, write_part
 
 from psych_ray.results.parts import (
     NoPartError,
@@ -19,7 +19,6 @@ from psych_ray.results.parts import (
     checksum,
     responses_table,
     to_parquet,
-    write_part,
 )  # fmt: skip
 from psych_ray.results.reading import open_responses
 from psych_ray.results.schema import CheckpointFacts, Footer, Part, PartName, ScoringIdentity, Tally

@@ -126,3 +126,18 @@ def test_leaving_early_ends_all_threads_also_when_the_results_of_none_were_taken
 def test_it_is_imported_without_torch():
     code = "import sys, psych_ray.scoring.prefetch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_after_a_failure_nothing_more_is_begun():
+    begun = []
+
+    def fail(k):
+        begun.append(k)
+        raise KeyError(k)
+
+    prefetcher = Prefetcher(range(10_000), fail, size=lambda _: 1, budget=10, threads=2, idle=IdleTime())
+    with prefetcher as results:
+        time.sleep(0.2)
+        with pytest.raises(KeyError):
+            next(results)
+    assert len(begun) <= 4

@@ -139,3 +139,9 @@ def test_bounds_of_the_sequences_in_some_rows():
             last = dict(within)
             assert cu_seqlens_k.diff().tolist() == [last[number] + 1 for number in sequences]
             assert cu_seqlens_q[0] == cu_seqlens_k[0] == 0
+
+
+def test_an_attention_that_is_used_twice_in_a_layer_is_refused():
+    model = tiny("DiffLlama")
+    with pytest.raises(ValueError, match="DiffLlamaAttention: its layer attends more than once"):
+        PackedEngine(model, batch_tokens=2048, attend=attend, layer_rows=512).score(queries((700,)))

@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from psych_ray.errors import CheckpointError
 from psych_ray.scoring.checks.self_check import self_check
+from psych_ray.scoring.engines import block_attention, onednn, packed_attention
 from psych_ray.scoring.engines.base import TransformersEngine, WholeModelEngine
 from psych_ray.scoring.engines.packed import PackedEngine
+from psych_ray.scoring.engines.row_blocks import ROWS
 
 
 @pytest.fixture
@@ -51,6 +53,24 @@ def test_packing_that_leaks_is_not_used(loaded):
     engine, checks = self_check(model, tokenizer, candidates(model, leaking))
     assert isinstance(engine, TransformersEngine)
     assert [check.passed for check in checks[-2:]] == [False, True]
+
+
+@pytest.mark.skipif(not onednn.available(), reason="this build of PyTorch has no oneDNN for this CPU")
+def test_blocks_of_rows_that_forget_the_ones_before_are_seen(loaded, monkeypatch):
+    model, tokenizer, _ = loaded
+    keep = packed_attention.RunningPack._keep
+
+    def forgets(running, module, rows, key, value):
+        keep(running, module, rows, key, value)
+        running.value_KPD[:, : rows.start] = 0
+
+    monkeypatch.setattr(packed_attention.RunningPack, "_keep", forgets)
+    in_blocks = {
+        "packed": lambda: PackedEngine(model, batch_tokens=2048, attend=block_attention.attend, layer_rows=ROWS)
+    }
+    engine, checks = self_check(model, tokenizer, in_blocks)
+    assert isinstance(engine, WholeModelEngine)
+    assert not checks[-1].passed
 
 
 def test_a_leak_that_fades_at_once_is_seen(loaded):

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from psych_ray.compat.torch import is_out_of_memory
 from psych_ray.errors import CheckpointError, first_line
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores, WholeModelEngine
+from psych_ray.scoring.engines.row_blocks import ROWS
 from psych_ray.scoring.scored import Check
 from psych_ray.scoring.tokens.alignment import align
 from psych_ray.transcripts.conditions import condition_named
@@ -30,6 +31,7 @@ BOUND_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 
 _PROBE_TEXT = 'Say "<<A>>", (<<b>>)\nthen <<-3.5>>\nor <<🙂>>? <<non->>, $<<12>>: <<two words>><<next>>.'
 _PROBE_TOKENS = 256
+_LONG_PROBE_TOKENS = ROWS + 128
 _FIRST_TOKENS = 16
 
 
@@ -52,6 +54,7 @@ def self_check(
         checks.append(_head_is_the_files(model, directory))
     reference = WholeModelEngine(model)
     queries = _probes(tokenizer, min(_PROBE_TOKENS, context or _PROBE_TOKENS))
+    queries.append(_long_probe(queries, context))
     expected = reference.score(queries)
     checks.append(_finite(expected))
     _require_passed(name, checks)
@@ -136,6 +139,14 @@ def _probes(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Query]:
         ids = np.asarray(tokenizer(transcript.text[:text_length], verbose=False)["input_ids"][:max_tokens], np.int64)
         queries.append(Query(ids, np.arange(1, len(ids))))
     return queries
+
+
+def _long_probe(probes: Sequence[Query], context: int | None) -> Query:
+    """A sequence that an engine reads in several blocks, if it reads in any."""
+    ids = np.concatenate([probe.token_ids_T for probe in probes])[
+        : min(_LONG_PROBE_TOKENS, context or _LONG_PROBE_TOKENS)
+    ]
+    return Query(ids, np.arange(1, len(ids)))
 
 
 def _finite(scores: Sequence[TokenScores]) -> Check:

@@ -146,19 +146,19 @@ class WholeModelEngine:
 def _float32_logits(model: PreTrainedModel) -> Iterator[None]:
     """Within the context, logits of a model in half precision are float32: others would differ by their rounding."""
     head: Any = model.get_output_embeddings()
-    if model.dtype == torch.float32 or type(head) is not nn.Linear:
+    if model.dtype == torch.float32 or type(head) is not nn.Linear or "forward" in vars(head):
         yield
         return
+    weight, bias = head.weight, head.bias
 
-    def unrounded(head: nn.Linear, given: tuple[Tensor], _: Tensor) -> Tensor:
-        logits_RV = float32_linear(given[0].flatten(0, -2), head.weight, head.bias)
-        return logits_RV.view(*given[0].shape[:-1], -1)
+    def unrounded(rows: Tensor) -> Tensor:
+        return float32_linear(rows.flatten(0, -2), weight, bias).view(*rows.shape[:-1], -1)
 
-    handle = head.register_forward_hook(unrounded, prepend=True)
+    vars(head)["forward"] = unrounded  # instead of a hook, so that the rounded ones are not computed
     try:
         yield
     finally:
-        handle.remove()
+        del vars(head)["forward"]
 
 
 def _calibration(logits_RV: Tensor, targets_R: Tensor, options_K: NDArray[np.int64]) -> Tensor:

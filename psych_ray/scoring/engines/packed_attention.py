@@ -87,7 +87,9 @@ class RunningPack:
     rows: slice | None = None
     """None: all of them."""
     attention: nn.Module | None = None
-    """The module whose keys and values are kept, up to the last of the rows."""
+    """The module whose keys and values are kept."""
+    kept_to: int = 0
+    """Row up to which they are."""
     key_KPD: Tensor | None = None
     value_KPD: Tensor | None = None
 
@@ -95,7 +97,7 @@ class RunningPack:
     def given(self, rows: slice) -> Iterator[None]:
         """Within the context, a layer is given these rows; those before them, from row 0 on, it was given before."""
         if rows.start == 0:
-            self.attention = None
+            self.attention, self.kept_to = None, 0
         self.rows = rows
         try:
             yield
@@ -123,10 +125,11 @@ class RunningPack:
             self.key_KPD = _buffer(self.key_KPD, key_PKD, n_tokens)
             self.value_KPD = _buffer(self.value_KPD, value_PKD, n_tokens)
             self.attention = module
-        if self.attention is not module:
+        if self.attention is not module or self.kept_to == rows.stop:
             raise ValueError(
-                f"{type(module).__name__}: its layer has another attention, which packing does not support"
+                f"{type(module).__name__}: its layer attends more than once, which blocks of rows do not support"
             )
+        self.kept_to = rows.stop
         assert self.key_KPD is not None
         assert self.value_KPD is not None
         self.key_KPD[:, rows] = key_PKD.transpose(0, 1)

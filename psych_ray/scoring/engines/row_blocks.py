@@ -32,7 +32,7 @@ def layers_in_blocks(body: nn.Module, rows: int) -> Iterator[None]:
     """
     layers = [
         layer
-        for layer in getattr(body, "layers", ())
+        for layer in dict.fromkeys(getattr(body, "layers", ()))
         if "forward" not in vars(layer) and all(parameter.ndim < 3 for parameter in layer.parameters())
     ]
     for layer in layers:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,24 @@ def ray_on_loopback() -> Iterator[None]:
             yield
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def ray_with_few_processes() -> Iterator[None]:
+    """Within the context, a Ray that this process starts has no dashboard, log monitor and autoscaler (Ray 2.60).
+
+    Each is a Python process that imports Ray, and `ray.init` waits for the first, which it starts for statistics of
+    usage even without `include_dashboard`. A local session has no use for any of them.
+    """
+    from ray._private import parameter, services
+
+    params, start_api_server = parameter.RayParams, services.start_api_server
+    parameter.RayParams = partial(params, no_monitor=True, include_log_monitor=False)
+    services.start_api_server = lambda *args, **kwargs: (None, None)
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = params, start_api_server
 
 
 @contextmanager

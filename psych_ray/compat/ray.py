@@ -25,10 +25,12 @@ def local_ray_options(directory: Path) -> dict[str, Any]:
     `_temp_dir` begins with an underscore; without it Ray writes to /tmp/ray and leaves it there. Ray makes it and all
     below it writable for everyone, so it is a directory in `directory`, whose mode stays. Its name is short as those of
     sockets are limited. The address is given because RAY_ADDRESS otherwise replaces it. A raylet that does not answer
-    counts as dead after 4 requests of 10 s, a second apart; by default that takes more than a minute.
+    counts as dead after 4 requests of 10 s, a second apart; by default that takes more than a minute. By default
+    replicas have a niceness of 15: with anything else on the machine they get a small share of its cores.
     """
     health = {"health_check_period_ms": 1000, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 4}
-    return {"address": "local", "_temp_dir": str(directory / "r"), "_system_config": health}
+    system = health | {"worker_niceness": 0}
+    return {"address": "local", "_temp_dir": str(directory / "r"), "_system_config": system}
 
 
 def local_socket_path(directory: Path) -> Path:

@@ -19,7 +19,15 @@ from torch import nn
 
 from psych_ray import compat
 from psych_ray.compat.deepspeed import disable_shared_memory_all_reduce, has_async_io, is_tensor_parallel
-from psych_ray.compat.ray import local_ray_options, ray_keeps_signal_handlers, ray_on_loopback, ray_token, was_preempted
+from psych_ray.compat.matplotlib import pdf_fonts_without_layout
+from psych_ray.compat.ray import (
+    local_ray_options,
+    ray_keeps_signal_handlers,
+    ray_on_loopback,
+    ray_token,
+    ray_with_few_processes,
+    was_preempted,
+)
 from psych_ray.compat.torch import (
     has_onednn_linear,
     is_connection_lost,
@@ -321,6 +329,45 @@ def lost_rank() -> bool:
     return found.stdout.strip() == "True" and not is_connection_lost(RuntimeError("shape mismatch"))
 
 
+def font_tables() -> bool:
+    import io
+
+    from fontTools import subset
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    options = subset.Options
+
+    def size() -> int:
+        figure, buffer = Figure(), io.BytesIO()
+        figure.text(0.5, 0.5, "AVATAR")
+        with rc_context({"pdf.fonttype": 42, "font.family": ["DejaVu Sans"]}):
+            figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+        return len(buffer.getvalue())
+
+    with pdf_fonts_without_layout():
+        smaller = size()
+    return smaller < size() and subset.Options is options
+
+
+def few_processes() -> bool:
+    from pathlib import Path
+
+    from ray._private import node, parameter, services, worker
+
+    before = parameter.RayParams, services.start_api_server
+    with ray_with_few_processes():
+        params = parameter.RayParams()
+        none = services.start_api_server(False, False) == (None, None)
+    sources = [Path(module.__file__).read_text() for module in (node, worker)]
+    return (
+        (params.no_monitor, params.include_log_monitor, none) == (True, False, True)
+        and before == (parameter.RayParams, services.start_api_server)
+        and "ray._private.services.start_api_server(" in sources[0]
+        and "ray._private.parameter.RayParams(" in sources[1]
+    )
+
+
 INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("torch", "nn.modules.module.register_module_parameter_registration_hook", parameter_registration_hook),
     ("transformers", "utils.chat_template_utils.render_jinja_template", chat_template_renderer),
@@ -343,6 +390,8 @@ INTERFACES: list[tuple[str, str, Callable[[], bool]]] = [
     ("deepspeed", "directories of runtime.swap_tensor", zero_files),
     ("ray", "_temp_dir and _system_config of ray.init", local_ray),
     ("ray", "_private.ray_constants.ENABLE_RAY_CLUSTER", loopback),
+    ("ray", "_private.parameter.RayParams and _private.services.start_api_server", few_processes),
+    ("matplotlib", "fontTools.subset.Options in backends._backend_pdf_ps", font_tables),
     ("ray", "_raylet.AuthenticationTokenLoader and Config", session_token),
     ("ray", "_private.utils.set_sigterm_handler", signal_handlers),
     ("ray", "_private.worker.print_to_stdstream", printed_errors),
@@ -373,7 +422,7 @@ def test_the_interface_is_as_expected(library, interface, works):
 
 
 def test_importing_it_imports_no_library():
-    heavy = ("torch", "transformers", "deepspeed", "peft", "ray", "wandb")
+    heavy = ("torch", "transformers", "deepspeed", "peft", "ray", "wandb", "matplotlib")
     modules = ", ".join(f"psych_ray.compat.{module.name}" for module in iter_modules(compat.__path__))
     code = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)

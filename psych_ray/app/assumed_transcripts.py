@@ -12,7 +12,6 @@ from itertools import cycle
 from psych_ray.config import Collection, DataSet, TranscriptsConfig, TranscriptSource
 from psych_ray.errors import TranscriptError
 from psych_ray.results.schema import TranscriptRef
-from psych_ray.study.domains import load_domains
 from psych_ray.sweep.cost import CHARACTERS_PER_TOKEN
 from psych_ray.transcripts.normalise import is_excluded
 from psych_ray.transcripts.simulated import TASKS
@@ -63,6 +62,8 @@ def assumed_transcripts(config: TranscriptsConfig, *, say: Callable[[str], None]
 
 
 def _studies(config: TranscriptsConfig) -> list[str]:
+    from psych_ray.study.domains import load_domains  # imports SciPy, which no other command needs before a report
+
     domains, selection = load_domains(), Selection(config.studies, None)
     only = Collection.psych101 if config.source == TranscriptSource.psych101 else config.collection
     return [
@@ -73,6 +74,8 @@ def _studies(config: TranscriptsConfig) -> list[str]:
 
 
 def _all_studies() -> list[str]:
+    from psych_ray.study.domains import load_domains
+
     return sorted(study for study in load_domains().of_study if study not in TASKS and not is_excluded(study))
 
 

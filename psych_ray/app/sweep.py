@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from importlib import import_module
+from threading import Thread
 
 from psych_ray.app.cluster import cluster_to_run_on
 from psych_ray.app.prepare import Prepared, checkpoint_facts, find_sweep, prepare
 from psych_ray.app.report import make_report, reported, sweep_name
 from psych_ray.checkpoints.find import Checkpoint, load_group
 from psych_ray.checkpoints.wanted import Described
-from psych_ray.config import Config
+from psych_ray.config import Config, EngineName
 from psych_ray.ending import ENDING
 from psych_ray.results.store import RETRY_S, open_store
 from psych_ray.results.table import ResponsesTable, open_table
+from psych_ray.sweep.cluster_shape import Slots
+from psych_ray.sweep.placement import Placement
 from psych_ray.sweep.plan import by_transcript
 from psych_ray.sweep.scheduler import Scheduler
 from psych_ray.sweep.stalls import Deadlines
 from psych_ray.sweep.starts import WeightsFacts
 from psych_ray.tracking.events import SweepEnded, SweepStarted, TaskPlan, Tracker
 from psych_ray.worker.spec import ReplicaSpec
+
+_SHARING_PARAMETERS = 100_000_000
+"""So many are loaded in less time than a new process takes to import what loads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +46,12 @@ def sweep(config: Config, *, say: Callable[[str], None]) -> SweepResult:
 
     `say` gets a line for every step that may take long, and for everything that was not scored.
     """
-    from psych_ray.study.domains import load_domains
     from psych_ray.tracking import open_tracker
 
-    load_domains(config.study.domains)  # here, as the report is written only when all is scored
+    if config.study.domains is not None:
+        from psych_ray.study.domains import load_domains
+
+        load_domains(config.study.domains)  # here, as the report is written only when all is scored
     results = config.results
     store = open_store(results.root, retry_s=min(RETRY_S, results.unreachable_seconds))
     found = find_sweep(config, say=say)
@@ -155,6 +164,7 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
         replicas=config.cluster.replicas,
         prefetches=config.checkpoints.disk is not None,
     )
+    _import_ahead()
     with (
         ray_session(config.cluster, prepared.cluster) as check,
         NodesWatch(prepared.slots, notices=NoticesWatch(config.cluster.notices)) as nodes,
@@ -172,6 +182,16 @@ def run_sweep(prepared: Prepared, config: Config, table: ResponsesTable, tracker
             ending=ENDING,
             check=check,
         )
+
+
+def _import_ahead() -> None:
+    """Import what the report needs in a thread, as this process would only wait while Ray starts."""
+
+    def run() -> None:
+        with suppress(Exception):  # the report imports it again, and raises
+            import_module("psych_ray.report")
+
+    Thread(target=run, name="imports", daemon=True).start()
 
 
 def weights_facts(prepared: Prepared, specs: Mapping[str, ReplicaSpec]) -> dict[str, WeightsFacts]:
@@ -213,6 +233,19 @@ def replica_specs(prepared: Prepared, config: Config) -> dict[str, ReplicaSpec]:
             threads=prepared.slots.cpus,
             ranks=prepared.placements[weights].ranks,
             stall_seconds=config.cluster.stall_seconds,
+            shares_process=_share_process(checkpoints, prepared.placements[weights], prepared.slots, config),
         )
         for weights, checkpoints in groups.items()
     }
+
+
+def _share_process(checkpoints: Sequence[Checkpoint], placement: Placement, slots: Slots, config: Config) -> bool:
+    """Whether weights are small, on one CPU rank, and come without code that could change what is loaded next."""
+    return (
+        placement.ranks == 1
+        and placement.engine == EngineName.transformers
+        and not slots.gpus
+        and not config.checkpoints.allow_pickle
+        and all(one.reference or 0 < one.n_parameters <= _SHARING_PARAMETERS for one in checkpoints)
+        and not any(one.card.trust_remote_code for one in checkpoints)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -32,6 +33,12 @@ class RankProcess:
 
     def __init__(self, spec: ReplicaSpec, rank: int = 0) -> None:
         self._make = partial(Replica, spec, rank)
+
+    def renew(self, spec: ReplicaSpec) -> None:
+        """Forget the weights, and be a replica of one rank of these ones."""
+        self.__dict__.pop("_replica", None)
+        gc.collect()  # models refer to themselves
+        self._make = partial(Replica, spec)
 
     @cached_property
     def _replica(self) -> Replica:

@@ -227,6 +227,7 @@ class _Driver:
                     raise ResultsError(reason)
                 case _:
                     self._ask_replica(action)
+        self.replicas.end_spare()
 
     def _ask_replica(self, action: StartReplica | Score | Cut | Fetch | StopReplica) -> None:
         match action:

@@ -57,6 +57,14 @@ class Gang:
                 )
             self.actors.append(actor_class.options(**options, name=f"{name}-{rank}").remote(spec, rank))
         self._needs_process_group = spec.needs_process_group
+        self.shares_process = spec.shares_process
+        """Whether it may be renewed."""
+        self.node: str | None = None
+        """Of rank 0, once that is known."""
+
+    def renew(self, spec: ReplicaSpec) -> None:
+        """Let the process of a gang of one rank hold other weights; both must allow it. `load` follows."""
+        self.actors[0].renew.remote(spec)
 
     def load(self) -> list[Any]:
         """Load the weights."""

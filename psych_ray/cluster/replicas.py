@@ -83,6 +83,10 @@ class Replicas:
     """Nodes of the ranks of a replica that have answered."""
     _units: dict[int, Unit] = field(default_factory=dict)
     """The unit that a replica was given last."""
+    _failed: set[int] = field(default_factory=set)
+    """Replicas of which a rank failed or died."""
+    _spare: list[Gang] = field(default_factory=list)
+    """Processes of stopped replicas that the next ones may take over; see `end_spare`."""
     _asks_at: float = 0.0
 
     @property
@@ -100,10 +104,14 @@ class Replicas:
         return set(self._places.get(replica, {}).values())
 
     def start(self, action: StartReplica) -> ReplicaSpec:
-        """Start the processes of a replica, and let them load; what it is made from."""
+        """Start the processes of a replica, or take over spare ones, and let them load; what it is made from."""
         spec = replace(self.specs[action.weights], pass_share=action.pass_share)
-        name = f"replica-{action.replica}-{action.weights}"
-        gang = Gang(spec, self.slots, name=name, across_nodes=self.across_nodes, nodes=action.nodes)
+        gang = self._take_spare(action.nodes) if spec.shares_process else None
+        if gang is None:
+            name = f"replica-{action.replica}-{action.weights}"
+            gang = Gang(spec, self.slots, name=name, across_nodes=self.across_nodes, nodes=action.nodes)
+        else:
+            gang.renew(spec)
         self._gangs[action.replica], self._weights[action.replica] = gang, action.weights
         self._call(action.replica, gang.load())
         return spec
@@ -118,22 +126,45 @@ class Replicas:
         self._gangs[replica].cut(self._units[replica])
 
     def stop(self, replica: int) -> None:
-        """End a replica's processes and forget what they were asked to do."""
+        """End a replica's processes and forget what they were asked to do.
+
+        Until `end_spare`, those that are idle, and may hold other weights, can be taken over.
+        """
+        is_sound = replica not in self._failed and all(call.replica != replica for call in self._calls.values())
+        self._failed.discard(replica)
         self._calls = {reference: call for reference, call in self._calls.items() if call.replica != replica}
         self._asked = {reference: asked for reference, asked in self._asked.items() if asked[0] != replica}
         self.heartbeats = {key: beat for key, beat in self.heartbeats.items() if key[0] != replica}
         for held in (self._weights, self._places, self._units):
             held.pop(replica, None)
-        self._gangs.pop(replica).kill()
+        gang = self._gangs.pop(replica)
+        if gang.shares_process and gang.node is not None and is_sound:
+            self._spare.append(gang)
+        else:
+            gang.kill()
+
+    def end_spare(self) -> None:
+        """End the spare processes, whose places Ray could give to none of the replicas that were started since."""
+        while self._spare:
+            self._spare.pop().kill()
+
+    def _take_spare(self, nodes: Sequence[str]) -> Gang | None:
+        for gang in self._spare:
+            if not nodes or gang.node == nodes[0]:
+                self._spare.remove(gang)
+                return gang
+        return None
 
     def stop_all(self) -> None:
         """End all processes."""
         for replica in list(self._gangs):
             self.stop(replica)
+        self.end_spare()
 
     def forget_all(self) -> None:
         """End nothing: the cluster is gone, and they end when they notice."""
         self._gangs.clear()
+        self._spare.clear()
 
     def wait(self, seconds: float, sleep: Callable[[float], None]) -> Iterator[Event]:
         """Wait for an outcome, at most so long; events of all that are known then.
@@ -186,6 +217,8 @@ class Replicas:
         if rank in places:
             return []
         places[rank] = node
+        if rank == 0:
+            self._gangs[replica].node = node
         n_ranks = len(self._gangs[replica].actors)
         return [ReplicaPlaced(replica, tuple(places[r] for r in range(n_ranks)))] if len(places) == n_ranks else []
 
@@ -193,8 +226,10 @@ class Replicas:
         try:
             outcome = ray.get(reference)
         except RayError as error:
+            self._failed.add(call.replica)
             return self._death(call, failure_of_death(error))
         if isinstance(outcome, Failure):
+            self._failed.add(call.replica)
             return [RankFailed(call.replica, outcome, call.rank)]
         if call.rank == 0:
             self.report(call.replica, self.specs[self._weights[call.replica]], outcome)

@@ -26,6 +26,7 @@ from psych_ray.compat.ray import (
     ray_keeps_signal_handlers,
     ray_on_loopback,
     ray_token,
+    ray_with_few_processes,
     silence_ray_errors,
 )
 from psych_ray.config import ClusterConfig, ClusterKind
@@ -120,7 +121,7 @@ def _start_local(directory: Path, node: NodeShape) -> None:
     try:
         line = f"Ray could not be started here: it took longer than {START_S:g} s"
         # Ray puts the working directory before all others from which its processes import, whatever lies in it.
-        with ends_within(START_S, line), ray_keeps_signal_handlers(), chdir(directory):
+        with ends_within(START_S, line), ray_keeps_signal_handlers(), ray_with_few_processes(), chdir(directory):
             ray.init(
                 num_cpus=node.cpus,
                 num_gpus=node.gpus,

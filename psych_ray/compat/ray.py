@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ def local_ray_options(directory: Path) -> dict[str, Any]:
     `_temp_dir` begins with an underscore; without it Ray writes to /tmp/ray and leaves it there. Ray makes it and all
     below it writable for everyone, so it is a directory in `directory`, whose mode stays. Its name is short as those of
     sockets are limited. The address is given because RAY_ADDRESS otherwise replaces it. A raylet that does not answer
-    counts as dead after 4 requests of 10 s, a second apart; by default that takes more than a minute.
+    counts as dead after 4 requests of 10 s, a second apart; by default that takes more than a minute. By default
+    replicas have a niceness of 15: with anything else on the machine they get a small share of its cores.
     """
     health = {"health_check_period_ms": 1000, "health_check_timeout_ms": 10_000, "health_check_failure_threshold": 4}
-    return {"address": "local", "_temp_dir": str(directory / "r"), "_system_config": health}
+    system = health | {"worker_niceness": 0}
+    return {"address": "local", "_temp_dir": str(directory / "r"), "_system_config": system}
 
 
 def local_socket_path(directory: Path) -> Path:
@@ -55,6 +58,24 @@ def ray_on_loopback() -> Iterator[None]:
             yield
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def ray_with_few_processes() -> Iterator[None]:
+    """Within the context, a Ray that this process starts has no dashboard, log monitor and autoscaler (Ray 2.60).
+
+    Each is a Python process that imports Ray, and `ray.init` waits for the first, which it starts for statistics of
+    usage even without `include_dashboard`. A local session has no use for any of them.
+    """
+    from ray._private import parameter, services
+
+    params, start_api_server = parameter.RayParams, services.start_api_server
+    parameter.RayParams = partial(params, no_monitor=True, include_log_monitor=False)
+    services.start_api_server = lambda *args, **kwargs: (None, None)
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = params, start_api_server
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from psych_ray.compat.matplotlib import pdf_fonts_without_layout
 from psych_ray.report.findings.finding import Finding
 from psych_ray.report.style import RC
 from psych_ray.study.tables import Findings
@@ -39,7 +40,7 @@ class RenderedFigure:
 
 def render_figure(finding: Finding, found: Findings) -> RenderedFigure | None:
     """The figure of a finding; None where there is nothing to draw."""
-    with mpl.rc_context(RC), warnings.catch_warnings():
+    with mpl.rc_context(RC), pdf_fonts_without_layout(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure = finding.figure(found)
         if figure is None:

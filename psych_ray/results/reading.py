@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from psych_ray.errors import ResultsError
 from psych_ray.results.log import LoggedPart
@@ -21,7 +22,8 @@ from psych_ray.results.store import ResultsStore
 from psych_ray.temporary import temporary_directory
 
 _THREADS = 8
-_SCHEMA = pl.DataFrame(RESPONSES.empty_table()).schema
+# RESPONSES.empty_table() would import pandas
+_SCHEMA = pl.DataFrame(pa.Table.from_batches([], RESPONSES)).schema
 
 
 @contextmanager

@@ -46,6 +46,9 @@ class ReplicaSpec:
     """Time-out of a collective: how long a rank may keep the others waiting."""
     pass_share: float = 1.0
     """Fraction of the default number of tokens per pass; below 1 after a rank ran out of memory."""
+    shares_process: bool = False
+    """Whether its process may hold other such weights before and after it: for small ones most of the time of a replica
+    is that of a new process that imports torch and transformers."""
 
     @property
     def of_references(self) -> bool:

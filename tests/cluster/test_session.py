@@ -127,6 +127,12 @@ def test_replicas_import_nothing_from_the_working_directory(session):
     assert str(session) in found, "which no other user can write to"
 
 
+def test_it_starts_nothing_that_a_sweep_has_no_use_for(session):
+    started = " ".join(" ".join(process.cmdline()) for process in processes())
+    assert "raylet" in started
+    assert not [name for name in ("dashboard/dashboard.py", "monitor.py", "log_monitor.py") if name in started]
+
+
 KILLED = """
 import time
 from psych_ray.cluster.session import ray_session

@@ -34,7 +34,7 @@ check: $(READY)  ## format, lint, types, direction of imports
 bench: $(READY)  ## scoring against the loop and the bare body, on this machine's CPU
 	$(BIN)/python -m tests.benchmarks.cpu
 
-gpu: $(READY)  ## the tests that need a GPU of NVIDIA, then scoring against the loop there, as one table; within ten minutes
+gpu: $(READY)  ## the tests that need a GPU of NVIDIA, then scoring against the loop there, as one table
 	$(BIN)/pytest -q tests/gpu
 	$(BIN)/python -m tests.benchmarks.gpu
 

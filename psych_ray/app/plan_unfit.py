@@ -30,13 +30,12 @@ def _of_one_reason(reason: str, own: dict[str, Unfit], prepared: Prepared) -> It
             would_do = f"{unfit.size} of weights, {unfit.smallest} would do" if unfit.size else ""
             names[round((unfit.weights_bytes or 0.0) / 1e8), would_do].append(checkpoint.card.id or slug)
     ((_, would_do), first), *more = sorted(names.items())
-    sized = [unfit for unfit in own.values() if unfit.size]
+    one = next(iter(own.values()))
     if not more and len(first) == 1:
-        size = f"its {sized[0].size} of weights " if sized else ""
-        enough = f"; {sized[0].smallest} would do" if sized else ""
-        yield f"does not fit: {first[0]}: {size}{reason}{enough}"
+        enough = f"; {one.smallest} would do" if one.smallest else ""
+        yield f"does not fit: {first[0]}: {one}{enough}"
         return
-    subject = "the weights " if sized else ""
+    subject = "the weights " if one.size else ""
     yield f"does not fit: {sum(map(len, names.values()))} checkpoints: {subject}{reason}"
     for (_, would_do), ids in sorted(names.items()):
         yield f"  {would_do}{': ' if would_do else ''}{', '.join(ids)}"

@@ -25,7 +25,7 @@ from psych_ray.checkpoints.find import (
 from psych_ray.checkpoints.shape import CheckpointShape, shape_of
 from psych_ray.config import CheckpointSource, Config, TranscriptSource
 from psych_ray.demo import demo_checkpoints
-from psych_ray.errors import CheckpointError, ConfigError, ResultsError, TranscriptError
+from psych_ray.errors import ConfigError, ResultsError, TranscriptError
 from psych_ray.results.catalogue import catalogue, require_same_form
 from psych_ray.results.refused import refusals, write_refused
 from psych_ray.results.schema import CheckpointFacts, ScoringIdentity, TranscriptRef
@@ -33,7 +33,7 @@ from psych_ray.results.snapshot import Snapshot
 from psych_ray.results.store import ResultsStore
 from psych_ray.sweep.cluster_shape import ClusterShape, Slots, divide, require_fit
 from psych_ray.sweep.cost import Device, fetch_seconds, load_seconds, replica_device
-from psych_ray.sweep.placement import Placement, Placer, Unfit
+from psych_ray.sweep.placement import Placement, Placer, Unfit, UnfitError
 from psych_ray.sweep.plan import PlannedTranscripts, Task, without_committed
 from psych_ray.sweep.rates import Rate
 from psych_ray.transcripts.conditions import condition_named
@@ -213,10 +213,10 @@ def _place(
     for weights, checkpoint in _most_demanding(checkpoints).items():
         try:
             placements[weights] = placer.choose_placement(checkpoint.card.id, shapes[checkpoint.slug])
-        except CheckpointError as error:
+        except UnfitError as error:
             if refuse:
                 raise
-            unfit[weights] = placer.unfit(checkpoint.card.id, shapes[checkpoint.slug], error)
+            unfit[weights] = error.unfit
     while True:
         try:
             return placements, _slots([one.ranks for one in placements.values()], config, cluster), unfit

@@ -1,4 +1,4 @@
-"""Scripts that teach bash, zsh and fish to ask `psych-ray completion candidates` what a word may become.
+"""Scripts for bash, zsh and fish, which complete a word by what `psych-ray completion candidates` prints.
 
 A candidate is the whole word, with a space after it unless it is to be continued. Data only.
 """

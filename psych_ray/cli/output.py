@@ -24,7 +24,7 @@ class ReaderLeftError(OSError):
 
 
 class _Descriptor(io.FileIO):
-    """A file descriptor that leads to nowhere once its reader has left."""
+    """A file descriptor that is redirected to the null device once its reader has left."""
 
     def __init__(self, descriptor: int, name: str, *, goes_on: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)

@@ -50,6 +50,18 @@ class Unfit:
         """Empty where it is not the reason."""
         return "" if self.weights_bytes is None else f"{self.weights_bytes / 1e9:,.1f} GB"
 
+    def __str__(self) -> str:
+        """The reason with the size, as it is told of one checkpoint."""
+        return f"its {self.size} of weights {self.reason}" if self.size else self.reason
+
+
+class UnfitError(CheckpointError):
+    """A checkpoint that has no placement."""
+
+    def __init__(self, name: str, unfit: Unfit) -> None:
+        super().__init__(f"{name}: {unfit}")
+        self.unfit = unfit
+
 
 @dataclass(frozen=True, slots=True)
 class _Need:
@@ -103,7 +115,7 @@ class Placer:
     def choose_placement(self, name: str, shape: CheckpointShape) -> Placement:
         """Choose engine and ranks of the checkpoint `name`.
 
-        CheckpointError where the engine of the configuration cannot hold it, and where nothing on this cluster can.
+        UnfitError where the engine of the configuration cannot hold it, and where nothing on this cluster can.
         """
         placement = self._choose(name, shape)
         self._require_memory(name, shape, placement)
@@ -126,14 +138,6 @@ class Placer:
             return Placement(EngineName.transformers, 1, reason)
         return self._fitting(shape)
 
-    def unfit(self, name: str, shape: CheckpointShape, error: CheckpointError) -> Unfit:
-        """What `choose_placement` raised for the checkpoint `name`, apart from its name and size."""
-        need = _Need.of(shape, self.scoring, self.longest)
-        before, size, reason = str(error).partition(_size(need.weights))
-        if not size:
-            return Unfit(before.removeprefix(f"{name}: "))
-        return Unfit(reason.strip(), need.weights, self._smallest_memory(shape, need))
-
     def _smallest_memory(self, shape: CheckpointShape, need: _Need) -> str:
         host = f"{_whole_gb(need.weights)} of host memory"
         if not self.cluster.gpus or self.scoring.device == "cpu":
@@ -153,7 +157,7 @@ class Placer:
     def _configured(self, name: str, shape: CheckpointShape) -> Placement:
         engine, ranks = self.scoring.engine, self.ranks
         if shape.only_transformers:
-            raise CheckpointError(f"{name}: {shape.only_transformers}, which scoring.engine={engine} cannot hold")
+            raise UnfitError(name, Unfit(f"{shape.only_transformers}, which scoring.engine={engine} cannot hold"))
         if engine == EngineName.deepspeed_zero:
             return Placement(engine, ranks or max(1, self.cluster.gpus_per_node), "configured")
         if ranks is None:
@@ -163,7 +167,7 @@ class Placer:
             fitting = [n for n in counts if not memory or need.fits(n, memory)]
             ranks = min(fitting or counts[-1:], default=2)
         if obstacle := shape.tensor_parallel_obstacle(ranks):
-            raise CheckpointError(f"{name}: {obstacle}")
+            raise UnfitError(name, Unfit(obstacle))
         return Placement(engine, ranks, "configured")
 
     def _fitting(self, shape: CheckpointShape) -> Placement:
@@ -189,28 +193,25 @@ class Placer:
         return Placement(EngineName.deepspeed_zero, most, f"{size} fit {unfit}; kept in the node's memory")
 
     def _require_memory(self, name: str, shape: CheckpointShape, placement: Placement) -> None:
-        """Raise CheckpointError for weights in memory that no node has, or no GPU where one must hold them."""
+        """Raise UnfitError for weights in memory that no node has, or no GPU where one must hold them."""
         on_gpu = self.cluster.gpus > 0 and self.scoring.device != "cpu"
         is_zero = placement.engine == EngineName.deepspeed_zero
         in_host_memory = self.scoring.nvme is None if is_zero else not on_gpu
-        weights = _Need.of(shape, self.scoring, self.longest).weights
+        need = _Need.of(shape, self.scoring, self.longest)
         nodes = self.cluster.usable_nodes if self.across_nodes else ()
         memory = max(self.cluster.memory_bytes, sum(node.memory_bytes for node in nodes))
         gpu_memory = self.cluster.gpu_memory_bytes
         one_gpu = on_gpu and placement.engine == EngineName.transformers
-        too_large = in_host_memory and memory and weights > _USABLE * memory
-        if too_large or (one_gpu and gpu_memory and weights > gpu_memory):
-            raise CheckpointError(
-                f"{name}: {_size(weights)} fit nowhere on this cluster ({self.cluster}"
+        too_large = in_host_memory and memory and need.weights > _USABLE * memory
+        if too_large or (one_gpu and gpu_memory and need.weights > gpu_memory):
+            reason = (
+                f"fit nowhere on this cluster ({self.cluster}"
                 + (f", {memory / 1e9:,.0f} GB of host memory" if memory else "")
                 + "); more or larger GPUs, "
                 + ("scoring.dtype=bfloat16, " if self.scoring.dtype == Dtype.float32 and not shape.bits else "")
                 + "scoring.nvme=DIR with scoring.engine=deepspeed_zero, or exclude it with checkpoints.only"
             )
-
-
-def _size(weights_bytes: float) -> str:
-    return f"its {weights_bytes / 1e9:,.1f} GB of weights"
+            raise UnfitError(name, Unfit(reason, need.weights, self._smallest_memory(shape, need)))
 
 
 def _whole_gb(used_bytes: float) -> str:

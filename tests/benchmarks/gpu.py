@@ -1,4 +1,4 @@
-"""`make gpu`: scoring against the loop on one GPU, random weights in bfloat16, as one table; within ten minutes.
+"""`make gpu`: scoring against the loop on one GPU, random weights in bfloat16, as one table.
 
     python -m tests.benchmarks.gpu [--shape 0.6b 8b] [--zero 8b] [--transcripts 64] [--out FILE]
 

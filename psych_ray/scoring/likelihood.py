@@ -7,7 +7,8 @@ options, S other temperatures, C columns of `calibration`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,11 @@ from transformers import PreTrainedModel
 from psych_ray.compat.torch import float32_linear
 from psych_ray.scoring.calibration import TEMPERATURES
 
-_CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
-"""Size of the float32 logits that are in memory together."""
+_CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 1024 * 2**20}
+"""Size of the float32 logits that are in memory together: on a CPU, what caches hold."""
+_SLICE_TOKENS = {"cpu": 4096, "cuda": 2**20}
+"""Tokens of the vocabulary whose logits are computed together. On a CPU, products with few rows and all of it are
+slower; on a GPU, there is no reason to divide it."""
 _PIECE_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
 """Size of those that go through all temperatures together: about what caches hold."""
 _HALVED = {8.0: (8.0, 4.0, 2.0, 1.0, 0.5), 5.6: (5.6, 2.8, 1.4, 0.7)}
@@ -44,6 +48,11 @@ class Head:
         divisor = getattr(config, "logits_scaling", None) or 1.0
         soft_cap = getattr(config, "final_logit_softcapping", None)
         return cls(module.weight, getattr(module, "bias", None), scale / divisor, soft_cap)
+
+    def slice(self, first: int, end: int) -> Head:
+        """The head of the tokens from `first` to `end`, as views of this one."""
+        bias_V = None if self.bias_V is None else self.bias_V[first:end]
+        return replace(self, weight_VD=self.weight_VD[first:end], bias_V=bias_V)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Float32 logits [R, V]."""
@@ -87,6 +96,14 @@ class LogitSummary(NamedTuple):
         nll_RS = self.exp_sums_RS.log() + below_R1 / below_R1.new_tensor(TEMPERATURES)
         return nll_R, top1_R, torch.cat([nll_RS, self._of_options(targets_R, options_RK)], dim=-1)
 
+    def rescaled(self, largest_R: Tensor) -> LogitSummary:
+        """The same with `largest_R`, which are at least as large, in place of the largest logits."""
+        below_R = self.largest - largest_R
+        exp_sums_RS = self.exp_sums_RS
+        if exp_sums_RS is not None:
+            exp_sums_RS = exp_sums_RS * (below_R[:, None] / below_R.new_tensor(TEMPERATURES)).exp_()
+        return self._replace(largest=largest_R, exp_sum=self.exp_sum * below_R.exp_(), exp_sums_RS=exp_sums_RS)
+
     def _of_options(self, targets_R: Tensor, options_RK: Tensor) -> Tensor:
         """The columns `calibration.OF_OPTIONS`; NaN where there are no two options."""
         assert self.options_RK is not None
@@ -104,33 +121,63 @@ class LogitSummary(NamedTuple):
 def summarize(hidden_RD: Tensor, head: Head, targets_R: Tensor, options_RK: Tensor | None = None) -> LogitSummary:
     """Summarize the logits of R tokens in chunks: the logits of all of them together may not fit in memory.
 
-    An option below 0 is none of the vocabulary. Without `options_RK` there are no sums at other temperatures either.
+    A target or an option that is none of the head's rows, below 0 or above, has the logit -inf. Without `options_RK`
+    there are no sums at other temperatures either. Of equal logits, the first is the arg max.
     """
-    rows = max(1, _CHUNK_BYTES[hidden_RD.device.type] // (4 * head.weight_VD.shape[0]))
-    starts = range(0, max(1, len(hidden_RD)), rows)
-    chunks = [
-        _summarize(
-            head.logits(hidden_RD[start : start + rows]),
-            targets_R[start : start + rows],
-            None if options_RK is None else options_RK[start : start + rows],
-        )
-        for start in starts
-    ]
+    device, vocabulary = hidden_RD.device.type, head.weight_VD.shape[0]
+    width = min(vocabulary, _SLICE_TOKENS[device])
+    firsts = range(0, vocabulary, width)
+    rows = max(1, _CHUNK_BYTES[device] // (4 * width))
+    chunks = []
+    for start in range(0, max(1, len(hidden_RD)), rows):
+        at = slice(start, start + rows)
+        of_slices = [
+            _summarize(
+                head.slice(first, first + width).logits(hidden_RD[at]),
+                targets_R[at] - first,
+                None if options_RK is None else options_RK[at] - first,
+            )
+            for first in firsts
+        ]
+        chunks.append(_joined(of_slices, firsts) if len(of_slices) > 1 else of_slices[0])
     fields: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in zip(*chunks, strict=True)]
     return LogitSummary(*fields)
 
 
+def _joined(of_slices: Sequence[LogitSummary], firsts: Sequence[int]) -> LogitSummary:
+    """Summary of a vocabulary from those of its slices, whose first tokens are `firsts`."""
+    largest_R, best_R = torch.stack([one.largest for one in of_slices]).max(dim=0)
+    argmax_NR = torch.stack([one.argmax + first for one, first in zip(of_slices, firsts, strict=True)])
+    rescaled = [one.rescaled(largest_R) for one in of_slices]
+    exp_sums = [one.exp_sums_RS for one in rescaled if one.exp_sums_RS is not None]
+    options = [one.options_RK for one in rescaled if one.options_RK is not None]
+    return LogitSummary(
+        largest_R,
+        argmax_NR.gather(0, best_R[None])[0],
+        torch.stack([one.exp_sum for one in rescaled]).sum(0),
+        torch.stack([one.target for one in rescaled]).amax(0),
+        torch.stack(exp_sums).sum(0) if exp_sums else None,
+        torch.stack(options).amax(0) if options else None,
+    )
+
+
 def _summarize(logits_RV: Tensor, targets_R: Tensor, options_RK: Tensor | None) -> LogitSummary:
-    target = logits_RV.gather(-1, targets_R[:, None])[:, 0]
+    target = _logits_of(logits_RV, targets_R[:, None])[:, 0]
     largest, argmax = logits_RV.max(dim=-1)
     options, exp_sums = None, None
     if options_RK is not None:
-        options = logits_RV.gather(-1, options_RK.clamp(min=0)).masked_fill(options_RK < 0, -torch.inf)
+        options = _logits_of(logits_RV, options_RK)
     # in place: the logits are not used again
     below_RV = logits_RV.sub_(largest[:, None])
     if options_RK is not None:
         exp_sums = torch.cat([_exp_sums(below_rV) for below_rV in below_RV.split(_piece_rows(below_RV))])
     return LogitSummary(largest, argmax, below_RV.exp_().sum(-1), target, exp_sums, options)
+
+
+def _logits_of(logits_RV: Tensor, tokens_RK: Tensor) -> Tensor:
+    """Logits of tokens [R, K]; -inf for those that are not in the vocabulary."""
+    last = logits_RV.shape[1] - 1
+    return logits_RV.gather(-1, tokens_RK.clamp(0, last)).masked_fill((tokens_RK < 0) | (tokens_RK > last), -torch.inf)
 
 
 def _exp_sums(below_RV: Tensor) -> Tensor:

@@ -123,6 +123,38 @@ def test_chunks_and_pieces_change_nothing(monkeypatch):
             np.testing.assert_allclose(one.calibration_RC, other.calibration_RC, atol=2e-6)
 
 
+@pytest.mark.parametrize("width", [1, 7, 64, 299])
+def test_slices_of_the_vocabulary_change_nothing(monkeypatch, width):
+    from psych_ray.scoring import likelihood
+
+    generator = torch.Generator().manual_seed(3)
+    weight_VD, hidden_RD = (torch.randn(n, 16, generator=generator) for n in (VOCABULARY, 40))
+    head = Head(weight_VD, torch.randn(VOCABULARY, generator=generator), scale=0.5, soft_cap=30.0)
+    targets_R = torch.randint(VOCABULARY, (40,), generator=generator)
+    targets_R[::3] = head.logits(hidden_RD)[::3].argmax(-1)
+    options_RK = torch.cat([targets_R[:, None], torch.tensor([0, 170, 299, -1]).expand(40, 4)], dim=1)
+    options_RK[5], options_RK[6, 1:] = -1, -1
+    monkeypatch.setattr(likelihood, "_SLICE_TOKENS", {"cpu": width})
+    monkeypatch.setattr(likelihood, "_CHUNK_BYTES", {"cpu": 9 * width * 4})
+    nll_R, top1_R, calibration_RC = head.token_nll(hidden_RD, targets_R, options_RK)
+    logits_RV = head.logits(hidden_RD).double()
+    np.testing.assert_allclose(nll_R, -logits_RV.log_softmax(-1)[range(40), targets_R], atol=1e-5)
+    assert top1_R.tolist() == (logits_RV.argmax(-1) == targets_R).tolist()
+    assert 13 < sum(top1_R) < 40
+    for found, logits_V, target, options_K in zip(calibration_RC, logits_RV, targets_R, options_RK, strict=True):
+        row = slow_columns(logits_V.numpy(), int(target), options_K[options_K >= 0].tolist())
+        np.testing.assert_allclose(found, [row[name] for name in COLUMNS], atol=1e-5)
+
+
+def test_of_equal_logits_in_several_slices_the_first_is_the_arg_max(monkeypatch):
+    from psych_ray.scoring import likelihood
+
+    monkeypatch.setattr(likelihood, "_SLICE_TOKENS", {"cpu": 3})
+    head, hidden_RD = head_of(torch.zeros(4, 11))
+    _, top1_R = head.token_nll(hidden_RD, torch.tensor([0, 2, 3, 10]))
+    assert top1_R.tolist() == [True, False, False, False]
+
+
 def head_of(logits_RV: torch.Tensor) -> tuple[Head, torch.Tensor]:
     """A head and states whose logits are these: the states are unit vectors."""
     return Head(logits_RV.T.contiguous()), torch.eye(len(logits_RV))

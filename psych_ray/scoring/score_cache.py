@@ -21,15 +21,16 @@ _ENTRY_BYTES = 1024
 """Of a query's scores beside their arrays, about."""
 
 
-class _Key(NamedTuple):
-    """Hashes, equal for queries with equal scores."""
+class QueryKey(NamedTuple):
+    """Hashes, equal for queries with equal scores. They are computed without the interpreter's lock."""
 
     tokens: bytes
     """Of the tokens up to the last scored one, and of the scored indices."""
     options: bytes
 
     @classmethod
-    def of(cls, query: Query) -> _Key:
+    def of(cls, query: Query) -> QueryKey:
+        """Hash a query."""
         last = query.length + 1 if query.length else 0
         options = b"" if query.options_K is None else b"options" + query.options_K.tobytes()
         return cls(_hash(query.token_ids_T[:last].tobytes()) + _hash(query.at_R.tobytes()), options)
@@ -47,15 +48,14 @@ class ScoreCache:
         self._scores.clear()
         self._free = self._capacity
 
-    def score(self, queries: Sequence[Query], engine: Engine) -> list[TokenScores]:
-        """The engine's scores, one result per query, in order; equal queries are scored once.
+    def score(self, queries: Sequence[Query], keys: Sequence[QueryKey], engine: Engine) -> list[TokenScores]:
+        """The engine's scores, one result per query, in order; those with equal `keys` are scored once.
 
         Queries that differ in their options only have the same NLLs, to the last bit, and options do not decide what
         the engine computes in one call: it is called again for the other options.
         """
-        keys = [_Key.of(query) for query in queries]
         found: dict[bytes, _ByOptions] = {key.tokens: dict(self._scores.get(key.tokens, {})) for key in keys}
-        first: dict[bytes, _Key] = {}
+        first: dict[bytes, QueryKey] = {}
         for key in keys:
             first.setdefault(key.tokens, key)
         unique = dict(zip(keys, queries, strict=True))
@@ -64,7 +64,7 @@ class ScoreCache:
         self._compute(other_options, found, engine)
         return [found[key.tokens][key.options] for key in keys]
 
-    def _compute(self, missing: Mapping[_Key, Query], found: Mapping[bytes, _ByOptions], engine: Engine) -> None:
+    def _compute(self, missing: Mapping[QueryKey, Query], found: Mapping[bytes, _ByOptions], engine: Engine) -> None:
         """Add the scores of these queries to `found` and to the cache."""
         computed = engine.score(list(missing.values())) if missing else []
         for key, scores in zip(missing, computed, strict=True):
@@ -74,7 +74,7 @@ class ScoreCache:
             same_tokens[key.options] = scores
             self._add(key, scores)
 
-    def _add(self, key: _Key, scores: TokenScores) -> None:
+    def _add(self, key: QueryKey, scores: TokenScores) -> None:
         self._scores.setdefault(key.tokens, {})[key.options] = scores
         self._free -= _size(scores)
         while self._free < 0:

@@ -23,7 +23,7 @@ from psych_ray.errors import TranscriptError
 from psych_ray.scoring.calibration import COLUMNS, NLL_AT
 from psych_ray.scoring.engines.base import Engine, Query, TokenScores
 from psych_ray.scoring.prefetch import IdleTime, Prefetcher, windows
-from psych_ray.scoring.score_cache import ScoreCache
+from psych_ray.scoring.score_cache import QueryKey, ScoreCache
 from psych_ray.scoring.scored import Check, ScoredTranscript
 from psych_ray.scoring.tokens.alignment import Alignment, align
 from psych_ray.scoring.tokens.option_tokens import option_tokens
@@ -61,6 +61,8 @@ class _Aligned:
     transcript: Transcript
     alignments: tuple[Alignment, ...]
     queries: tuple[Query, ...]
+    keys: tuple[QueryKey, ...]
+    """Of the queries; made here, as the engine would wait for them."""
     is_option_R: NDArray[np.bool_]
     """Which responses are an option of the participant."""
 
@@ -155,13 +157,15 @@ class LanguageModelScorer:
         option_R = option_index(transcript)
         options_K = option_tokens(option_R, alignments) if self._calibration else None
         queries = tuple(Query(one.token_ids_T, token_indices(one), options_K) for one in alignments)
-        return _Aligned(transcript, tuple(alignments), queries, option_R >= 0)
+        keys = tuple(map(QueryKey.of, queries))
+        return _Aligned(transcript, tuple(alignments), queries, keys, option_R >= 0)
 
     def _score_window(self, window: Sequence[_Aligned]) -> Iterator[ScoredTranscript]:
         queries = [query for aligned in window for query in aligned.queries]
+        keys = [key for aligned in window for key in aligned.keys]
         n_characters = sum(len(aligned.transcript.text) for aligned in window)
         with self._work.of_reading(n_characters, sum(query.length for query in queries)):
-            scores = iter(self._cache.score(queries, self.engine))
+            scores = iter(self._cache.score(queries, keys, self.engine))
         for aligned in window:
             yield _sum_per_response(aligned, list(islice(scores, len(aligned.queries))))
 

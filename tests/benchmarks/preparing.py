@@ -1,6 +1,6 @@
 """How fast transcripts are prepared, and how long an engine waits between and within units; part of `make bench`.
 
-    python -m tests.benchmarks.preparing [--limit 8] [--rate 200000] [--out FILE]
+    python -m tests.benchmarks.preparing [--limit 8] [--idle-limit 40] [--rate 200000] [--out FILE]
 
 The engine is simulated: it sleeps for as long as a device takes at `--rate` tokens a second, and needs no processor.
 A replica reads units from a root and writes their parts. "Before" is one thread, 16 transcripts ahead, whole windows;
@@ -87,11 +87,12 @@ def main() -> None:
     """Measure, print two tables, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=8, help="participants of each experiment")
+    parser.add_argument("--idle-limit", type=int, default=40, help="the same for idle time, which takes whole units")
     parser.add_argument("--rate", type=float, default=200_000, help="tokens a second of the simulated engine")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/preparing.json"))
     given = parser.parse_args()
-    result = preparing(given.limit, given.rate, given.rounds)
+    result = preparing(given.limit, given.idle_limit, given.rate, given.rounds)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1))
     print(f"tokens prepared per second by {result['threads']} threads on {os.cpu_count()} cores, medians")
@@ -107,16 +108,16 @@ def main() -> None:
         print(f"{row['tokenizer']:10}{row['condition']:14}{row['units']:>6}{shares}   {firsts}")
 
 
-def preparing(limit: int = 4, rate: float = 200_000, rounds: int = 3) -> dict[str, Any]:
+def preparing(limit: int = 4, idle_limit: int = 40, rate: float = 200_000, rounds: int = 3) -> dict[str, Any]:
     """Measure the rate for each tokenizer and condition, and the share of idle time."""
-    transcripts = real_transcripts(limit)
+    transcripts, of_units = real_transcripts(limit), real_transcripts(idle_limit)
     prepared, idle = [], []
     for path in sorted(path for path in (SHARED / "tokenizers").iterdir() if path.is_dir()):
         tokenizer = AutoTokenizer.from_pretrained(path)
         for condition in CONDITIONS:
             suited = [one for one in transcripts if condition != "zero_shot" or len(one.responses) <= 100]
             prepared.append({"tokenizer": path.name, **_rates(tokenizer, suited, condition, rounds)})
-        shares = [_idle(tokenizer, transcripts, condition, rate) for condition in ("plain", "chat")]
+        shares = [_idle(tokenizer, of_units, condition, rate) for condition in ("plain", "chat")]
         idle += [{"tokenizer": path.name, **of_condition} for of_condition in shares]
     return {"threads": preparation_threads(), "prepared": prepared, "idle": idle}
 

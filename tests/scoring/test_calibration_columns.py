@@ -15,7 +15,7 @@ from psych_ray.config import ScoringConfig
 from psych_ray.scoring.calibration import COLUMNS, NLL_AT
 from psych_ray.scoring.engines.base import Query, TokenScores
 from psych_ray.scoring.loading import load_scorer
-from psych_ray.scoring.score_cache import ScoreCache
+from psych_ray.scoring.score_cache import QueryKey, ScoreCache
 from psych_ray.scoring.tokens.alignment import align
 from psych_ray.scoring.tokens.chat_templates import template_of
 from psych_ray.transcripts.conditions import condition_named
@@ -156,25 +156,29 @@ def query(seed: int, options: list[int]) -> Query:
     return Query(ids, np.array([1, 2, 3]), np.array(options, np.int64))
 
 
+def score(cache: ScoreCache, batch: list[Query], engine: Counting) -> list[TokenScores]:
+    return cache.score(batch, [QueryKey.of(query) for query in batch], engine)
+
+
 def test_queries_with_other_options_keep_the_nll_and_do_not_share_a_call():
     engine, cache = Counting(), ScoreCache()
     batch = [query(0, [1, 2]), query(1, [1, 2]), query(0, [1, 3]), query(0, [1, 2])]
-    found = cache.score(batch, engine)
+    found = score(cache, batch, engine)
     assert engine.calls == [2, 1]
     assert found[0].nll_R.tolist() == found[2].nll_R.tolist() == found[3].nll_R.tolist()
     assert found[1].nll_R.tolist() != found[0].nll_R.tolist()
-    assert [one.nll_R.tolist() for one in cache.score(batch, engine)] == [one.nll_R.tolist() for one in found]
+    assert [one.nll_R.tolist() for one in score(cache, batch, engine)] == [one.nll_R.tolist() for one in found]
     assert engine.calls == [2, 1]
-    cache.score([query(1, [5, 6])], engine)
+    score(cache, [query(1, [5, 6])], engine)
     assert engine.calls == [2, 1, 1]
 
 
 def test_the_cache_is_bounded_in_bytes():
     engine, cache = Counting(), ScoreCache(n_bytes=5_000)
     for seed in range(10):
-        cache.score([query(seed, [1, 2])], engine)
+        score(cache, [query(seed, [1, 2])], engine)
         assert sum(len(options) for options in cache._scores.values()) <= 4
-    cache.score([query(9, [1, 2])], engine)
+    score(cache, [query(9, [1, 2])], engine)
     assert len(engine.calls) == 10
-    cache.score([query(0, [1, 2])], engine)
+    score(cache, [query(0, [1, 2])], engine)
     assert len(engine.calls) == 11

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from psych_ray.scoring.engines.base import Query, TransformersEngine
+from psych_ray.scoring.engines.base import TransformersEngine
 from psych_ray.scoring.engines.packed import PackedEngine
 from psych_ray.scoring.engines.packs import PASS_TOKENS
 from psych_ray.scoring.loading import candidate_engines
@@ -35,7 +35,7 @@ from tests.benchmarks.gpu_profile import shares_of_time
 from tests.benchmarks.loop import loop_nll
 from tests.benchmarks.shapes import (
     SHARED,
-    VOCABULARY,
+    flops,
     like_real,
     random_model,
     real_tokenizer,
@@ -217,19 +217,6 @@ class Benchmark:
     def peak(self) -> int:
         """Most bytes of tensors on the GPU since `reset_peak`."""
         return torch.cuda.max_memory_allocated() if self.is_cuda else 0
-
-
-def flops(model: torch.nn.Module, queries: list[Query]) -> float:
-    """Operations that scoring needs, whoever does it."""
-    config = model.config
-    embeddings = VOCABULARY * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    body = sum(parameter.numel() for parameter in model.parameters()) - embeddings
-    width = config.num_attention_heads * config.head_dim
-    total = 0.0
-    for query in queries:
-        total += 2.0 * body * query.length + 2.0 * config.num_hidden_layers * width * query.length**2
-        total += 2.0 * config.hidden_size * VOCABULARY * len(query.at_R)
-    return total
 
 
 def table(shapes: Mapping[str, Mapping[str, Any]]) -> str:

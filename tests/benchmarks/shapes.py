@@ -37,6 +37,19 @@ def random_model(shape: str, *, dtype: torch.dtype, device: str) -> PreTrainedMo
         return Qwen3ForCausalLM._from_config(config, dtype=dtype).eval()
 
 
+def flops(model: torch.nn.Module, queries: list[Query]) -> float:
+    """Operations that scoring needs, whoever does it."""
+    config = model.config
+    embeddings = VOCABULARY * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    body = sum(parameter.numel() for parameter in model.parameters()) - embeddings
+    width = config.num_attention_heads * config.head_dim
+    total = 0.0
+    for query in queries:
+        total += 2.0 * body * query.length + 2.0 * config.num_hidden_layers * width * query.length**2
+        total += 2.0 * config.hidden_size * VOCABULARY * len(query.at_R)
+    return total
+
+
 def real_transcripts(limit: int) -> list[Transcript]:
     """Read the first `limit` participants of every real study."""
     from psych_ray.config import TranscriptsConfig, TranscriptSource

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from psych_ray.study.numbering import Ints
 from psych_ray.study.task_sums import Floats
@@ -117,6 +117,6 @@ def interval(values_BV: NDArray[np.float32], n_clusters: Counts, level: float = 
     n = np.broadcast_to(np.asarray(n_clusters, np.float64), (n_values,))
     low, high = np.full(n_values, np.nan), np.full(n_values, np.nan)
     for at in np.flatnonzero((n > 1) & ~np.isnan(values_BV).all(axis=0)):
-        tail = 100 * float(stats.norm.sf(stats.t.ppf(0.5 + level / 2, n[at] - 1) * np.sqrt(n[at] / (n[at] - 1))))
+        tail = 100 * float(special.ndtr(special.stdtrit(n[at] - 1, 0.5 - level / 2) * np.sqrt(n[at] / (n[at] - 1))))
         low[at], high[at] = np.nanpercentile(values_BV[:, at], [tail, 100 - tail])
     return low, high

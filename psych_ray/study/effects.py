@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from psych_ray.study.comparing import Comparison
 from psych_ray.study.numbering import Ints
@@ -128,7 +128,7 @@ def joint_se(influences: Floats, participants: Floats, starts_S: Ints) -> Floats
 def t_interval(estimate: Floats, se: Floats, participants: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     """Interval by the t distribution with participants - 1 degrees of freedom."""
     freedom = np.where(participants > 1, participants - 1, np.nan)
-    half = stats.t.ppf(0.5 + level / 2, freedom) * se
+    half = special.stdtrit(freedom, 0.5 + level / 2) * se
     return estimate - half, estimate + half
 
 

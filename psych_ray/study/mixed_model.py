@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from psych_ray.study.comparing import Comparison
 from psych_ray.study.numbering import Ints
@@ -80,14 +80,14 @@ def mixed_model(
     except _FAILURES as error:
         reason = f"no fit within {deadline_s:g} s" if isinstance(error, TimeoutError) else "it did not converge"
         return empty("mixed_model"), f"the mixed model was given up: {reason}"
-    half = stats.norm.ppf(0.975) * estimates.se
+    half = special.ndtri(0.975) * estimates.se
     fixed = {
         "term": names,
         "estimate": estimates.fixed,
         "se": estimates.se,
         "low": estimates.fixed - half,
         "high": estimates.fixed + half,
-        "p": 2 * stats.norm.sf(np.abs(estimates.fixed) / estimates.se),
+        "p": 2 * special.ndtr(-np.abs(estimates.fixed) / estimates.se),
     }
     random = {"term": list(estimates.random), "estimate": list(estimates.random.values())}
     found = pl.concat([pl.DataFrame(fixed), pl.DataFrame(random)], how="diagonal")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from psych_ray.study.bootstrap import Bootstrap, clusters, interval
 from psych_ray.study.comparison import Compared
@@ -80,7 +80,7 @@ class OverStudies:
         if not known.any() or variances[known][0] == 0:
             return None
         freedom = self._participants(members, known) - 1
-        return float(2 * stats.t.sf(abs(by_study[known][0]) / np.sqrt(variances[known][0]), freedom))
+        return float(2 * special.stdtr(freedom, -abs(by_study[known][0]) / np.sqrt(variances[known][0])))
 
     def cohens_d(self, member: int, studies: Mask, *, population_sd: bool = False) -> Floats:
         """D of a comparison in each of these studies that has one."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 Vector = NDArray[np.float64]
 _LEVEL = 0.975
@@ -65,15 +65,15 @@ def random_effects(
     weights = 1 / total
     excess = max(1.0, float((weights * (y - mean) ** 2).sum()) / (k - 1))
     se = float(np.sqrt(excess / weights.sum()))
-    half = float(stats.t.ppf(_LEVEL, k - 1)) * se
-    predicted = float(stats.t.ppf(_LEVEL, k - 2) * np.sqrt(tau2 + se**2)) if k > 2 else None
+    half = float(special.stdtrit(k - 1, _LEVEL)) * se
+    predicted = float(special.stdtrit(k - 2, _LEVEL) * np.sqrt(tau2 + se**2)) if k > 2 else None
     return RandomEffects(
         k=k,
         mean=mean,
         se=se,
         low=mean - half,
         high=mean + half,
-        p=float(2 * stats.t.sf(abs(mean) / se, k - 1)),
+        p=float(2 * special.stdtr(k - 1, -abs(mean) / se)),
         tau=float(np.sqrt(tau2)),
         pi_low=None if predicted is None else mean - predicted,
         pi_high=None if predicted is None else mean + predicted,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from psych_ray.study.numbering import Numbering
 from psych_ray.study.rows import Task, TaskRows
@@ -96,6 +96,6 @@ def _correlation(xx_P: NDArray[Any], yy_P: NDArray[Any], xy_P: NDArray[Any]) -> 
         return {"r": r, "low": None, "high": None}
     influence_P = xy_P / np.sqrt(xx * yy) - r / 2 * (xx_P / xx + yy_P / yy)
     se = np.sqrt(clusters / (clusters - 1) * (influence_P**2).sum()) / (1 - r**2)
-    half = float(stats.t.ppf(0.975, clusters - 1) * se)
+    half = float(special.stdtrit(clusters - 1, 0.975) * se)
     z = float(np.arctanh(r))
     return {"r": r, "low": float(np.tanh(z - half)), "high": float(np.tanh(z + half))}

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
-from scipy.stats import t as student
+from scipy import special
 
 from psych_ray.report import line_figures
 from psych_ray.report.findings.finding import Finding, Statement
@@ -66,7 +66,7 @@ def group_estimate(row: dict[str, Any]) -> Estimate:
     d, se, n = row["difference"], row["se"], row["n_compared"]
     if d is None or se is None or n is None or n < 2 or not math.isfinite(se):
         return Estimate(d)
-    half = float(student.ppf(0.975, n - 1)) * se
+    half = float(special.stdtrit(n - 1, 0.975)) * se
     return Estimate(d, d - half, d + half)
 
 

@@ -31,8 +31,13 @@ check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## scoring against the loop and the bare body, on this machine's CPU
-	$(BIN)/python -m tests.benchmarks.cpu
+BEFORE =
+PARTS ?= 100000
+bench: $(READY)  ## scoring on this machine's CPU, a sweep's overhead, large tables; make bench BEFORE=COMMIT compares with a commit
+	$(BIN)/python -m tests.benchmarks.cpu $(if $(BEFORE),--before $(BEFORE))
+	$(BIN)/python -m tests.benchmarks.overhead --participants 1200
+	$(BIN)/python -m tests.benchmarks.bookkeeping $(PARTS)
+	$(BIN)/python -m tests.benchmarks.gpu
 
 gpu: $(READY)  ## the tests that need a GPU of NVIDIA, then scoring against the loop there, as one table
 	$(BIN)/pytest -q tests/gpu

@@ -1,6 +1,6 @@
 """Seconds that status and a widened resume take on a made-up results root of many parts.
 
-    python -m tests.benchmarks.bookkeeping [PARTS] [--root DIR]
+    python -m tests.benchmarks.bookkeeping [PARTS] [--root DIR] [--out FILE]
 
 Parts are spread over 20 tasks, with 10 transcripts of 40 responses each, and committed 64 at a time. Their files have
 the right names and sizes and no content: neither command opens one. The resumed plan has a fifth more transcripts and
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import tempfile
 import time
@@ -38,32 +39,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", type=int, nargs="?", default=5_000)
     parser.add_argument("--root", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/bookkeeping.json"))
     given = parser.parse_args()
+    seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as directory:
         store = open_store(str(given.root or directory))
         if not store.exists("responses/_delta_log/00000000000000000000.json"):
-            with timed("making the root"), patch("os.fsync"):
+            with timed("making the root", seconds), patch("os.fsync"):
                 make(store, given.parts // _TASKS)
         for when in ("", ", again"):
-            with timed(f"status{when}"):
+            with timed(f"status{when}", seconds):
                 rows = sum(task.rows for task in status_of(store).tasks)
             print(f"  {rows:,} rows")
             with (
-                timed(f"resume, from the lease to the plan{when}"),
+                timed(f"resume, from the lease to the plan{when}", seconds),
                 open_table(store, "benchmark", say=print) as table,
-                timed("  of that the plan"),
+                timed(f"of that the plan{when}", seconds),
             ):
                 tasks = plan_again(store, table.snapshot)
             missing = sum(len(unit.transcripts) for task in tasks for unit in task.missing)
             print(f"  {missing:,} transcripts x tasks missing")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps({"parts": given.parts, "seconds": seconds}, indent=1))
 
 
 @contextmanager
-def timed(what: str):
-    """Print how long the block took."""
+def timed(what: str, seconds: dict[str, float]):
+    """Print, and keep, how long the block took."""
     began = time.perf_counter()
     yield
-    print(f"{what}: {time.perf_counter() - began:.2f} s", flush=True)
+    seconds[what] = round(time.perf_counter() - began, 2)
+    print(f"{what}: {seconds[what]:.2f} s", flush=True)
 
 
 def make(store: ResultsStore, units: int) -> None:

@@ -25,7 +25,7 @@ from psych_ray.scoring.loading import load_scorer
 from psych_ray.scoring.scored import ScoredTranscript
 from psych_ray.transcripts.conditions import condition_named
 from psych_ray.transcripts.simulated import simulated_transcripts
-from tests.benchmarks.cpu import fastest
+from tests.benchmarks.contender import fastest
 from tests.benchmarks.shapes import SHARED, like_real, random_model, real_queries
 
 

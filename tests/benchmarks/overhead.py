@@ -1,6 +1,6 @@
 """What a sweep costs beyond scoring: its wall time over that of scoring the same units in this process, in one run.
 
-    python -m tests.benchmarks.overhead [--participants 150] [--rounds 3] [--unit-seconds 10]
+    python -m tests.benchmarks.overhead [--participants 150] [--rounds 3] [--unit-seconds 10] [--out FILE]
 
 One demo checkpoint. Starting and loading the replica is left out on both sides: the sweep is timed from the first unit
 that is handed out until everything is committed. Rounds alternate, medians are printed.
@@ -9,6 +9,7 @@ that is handed out until everything is committed. Rounds alternate, medians are 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--participants", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--unit-seconds", type=float, default=10.0)
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/overhead.json"))
     given = parser.parse_args()
     swept, alone = [], []
     for _ in range(given.rounds):
@@ -65,6 +67,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             alone.append(score(given, Path(directory)))
     ratio = statistics.median(a / b for a, b in zip(swept, alone, strict=True))
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(
+        json.dumps({"sweep_s": swept, "units_alone_s": alone, "median_ratio": round(ratio, 3)}, indent=1)
+    )
     print(
         f"sweep {statistics.median(swept):.1f} s, the units alone {statistics.median(alone):.1f} s: {ratio:.3f} times"
     )

@@ -20,6 +20,7 @@ from torch import nn
 from psych_ray import compat
 from psych_ray.compat.deepspeed import disable_shared_memory_all_reduce, has_async_io, is_tensor_parallel
 from psych_ray.compat.matplotlib import pdf_fonts_without_layout
+from psych_ray.compat.openmp import openmp_spins_briefly
 from psych_ray.compat.ray import (
     local_ray_options,
     ray_keeps_signal_handlers,
@@ -456,3 +457,12 @@ def test_tokenizers_raises_what_has_no_type_of_its_own():
     assert is_tokenizers_error(caught.value)
     assert not is_tokenizers_error(ValueError())
     assert not is_tokenizers_error(KeyboardInterrupt())
+
+
+@pytest.mark.parametrize("chosen", [None, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_threads_of_openmp_spin_as_the_user_chose(monkeypatch, chosen):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv(chosen, "0")
+    assert openmp_spins_briefly() == ({} if chosen else {"GOMP_SPINCOUNT": "1000"})

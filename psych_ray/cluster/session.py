@@ -19,6 +19,8 @@ from psych_ray.cluster.agents import agents_end_with_this_process
 from psych_ray.cluster.probe import CONNECT_S, why_not_connected
 from psych_ray.cluster.shape import local_shape
 from psych_ray.cluster.watch import ClusterWatch
+from psych_ray.compat.environment import environment
+from psych_ray.compat.openmp import openmp_spins_briefly
 from psych_ray.compat.ray import (
     keep_gpus_visible_to_ray_workers,
     local_ray_options,
@@ -65,7 +67,7 @@ def ray_session(config: ClusterConfig, shape: ClusterShape | None = None) -> Ite
         return
     with temporary_directory() as directory:
         _require_short_sockets(directory)
-        with ray_on_loopback(), ray_token(secrets.token_hex(32)):
+        with ray_on_loopback(), ray_token(secrets.token_hex(32)), environment(openmp_spins_briefly()):
             _start_local(directory, (shape or local_shape(config)).nodes[0])
             with agents_end_with_this_process(), _until_shut_down("the local Ray") as check:
                 yield check

@@ -53,6 +53,12 @@ def session(scratch) -> Path:
     assert not directory.exists()
 
 
+def test_threads_of_replicas_spin_briefly_while_they_wait(session):
+    read = ray.remote(lambda: os.environ.get("GOMP_SPINCOUNT") or os.environ["OMP_WAIT_POLICY"])
+    chosen = os.environ.get("GOMP_SPINCOUNT") or os.environ.get("OMP_WAIT_POLICY")
+    assert ray.get(read.remote()) == (chosen or "1000")
+
+
 def test_no_socket_has_a_longer_path_than_was_computed(session):
     sockets = [path for path in session.rglob("*") if path.is_socket()]
     assert max(len(str(path)) for path in sockets) == len(str(local_socket_path(session)))

@@ -10,9 +10,6 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## sweep demo checkpoints over demo transcripts, no network needed
 	$(BIN)/psych-ray sweep results.root=outputs/demo
 
-# two test processes share the cores: threads that spin while they wait keep each other from working
-test test-fast: export OMP_WAIT_POLICY := passive
-
 test: $(READY)  ## all tests, two files at a time: many of them wait more than they work
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
 

@@ -32,7 +32,7 @@ check: $(READY)  ## format, lint, types, direction of imports
 	$(BIN)/lint-imports
 
 BEFORE =
-PARTS ?= 100000
+PARTS ?= 20000
 bench: $(READY)  ## scoring on this machine's CPU, a sweep's overhead, large tables; make bench BEFORE=COMMIT compares with a commit
 	$(BIN)/python -m tests.benchmarks.cpu $(if $(BEFORE),--before $(BEFORE))
 	$(BIN)/python -m tests.benchmarks.overhead --participants 1200

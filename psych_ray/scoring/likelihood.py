@@ -21,8 +21,8 @@ from psych_ray.scoring.calibration import TEMPERATURES
 _CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 1024 * 2**20}
 """Size of the float32 logits that are in memory together: on a CPU, what caches hold."""
 _SLICE_TOKENS = {"cpu": 4096, "cuda": 2**20}
-"""Tokens of the vocabulary whose logits are computed together. On a CPU, products with few rows and all of it are
-slower; on a GPU, there is no reason to divide it."""
+"""Tokens of the vocabulary whose logits are computed together. On a CPU, products of few rows with all of it are
+slower; on a GPU it is not divided."""
 _PIECE_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
 """Size of those that go through all temperatures together: about what caches hold."""
 _HALVED = {8.0: (8.0, 4.0, 2.0, 1.0, 0.5), 5.6: (5.6, 2.8, 1.4, 0.7)}

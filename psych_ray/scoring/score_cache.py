@@ -22,7 +22,7 @@ _ENTRY_BYTES = 1024
 
 
 class QueryKey(NamedTuple):
-    """Hashes, equal for queries with equal scores. They are computed without the interpreter's lock."""
+    """Hashes, equal for queries with equal scores."""
 
     tokens: bytes
     """Of the tokens up to the last scored one, and of the scored indices."""

@@ -62,7 +62,7 @@ class _Aligned:
     alignments: tuple[Alignment, ...]
     queries: tuple[Query, ...]
     keys: tuple[QueryKey, ...]
-    """Of the queries; made here, as the engine would wait for them."""
+    """Of the queries; computed when they are prepared, as the engine would wait for them."""
     is_option_R: NDArray[np.bool_]
     """Which responses are an option of the participant."""
 

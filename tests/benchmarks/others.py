@@ -24,7 +24,7 @@ from psych_ray.transcripts.record import Transcript
 from tests.benchmarks.contender import fastest
 from tests.benchmarks.shapes import SHAPES, SHARED, random_model, real_tokenizer, real_transcripts
 
-_LAYERS, _CHARACTERS, _RESPONSES = 4, 1500, 15
+_LAYERS, _CHARACTERS, _RESPONSES = 4, 2500, 20
 """Of the checkpoint, and of the transcript: at most, and at least."""
 NllOf = Callable[[PreTrainedModel, PreTrainedTokenizerBase, Transcript], Callable[[], list[float]]]
 
